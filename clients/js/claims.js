@@ -3,17 +3,25 @@
 
 const SAVED_AT_ONCE = 200;
 
+const TOLD_MS = 60_000; // so long every tab is told what one of them has claimed, also the one that has signed in
+
 // Makes what guests have here the user's: each is one write. What is broken off goes on later, or at the next opening.
-export async function claim(account, tools) {
+export const claim = (account, tools) => tools.locked(`${account._key}:claim`, () => claimOnce(account, tools));
+
+async function claimOnce(account, tools) {
   const subject = account._subject;
-  const claimed = await claimGuests(account, tools, account._read(":claim")?.guest);
+  const { guest, told } = account._read(":claim") ?? {};
+  const claimed = told ? toldTo(subject, told) : await claimGuests(account, tools, guest);
   if (subject !== account._subject) return [];
-  account._write(":claim");
+  const rest = told ?? { claimed, subject, at: Date.now() };
+  account._write(":claim", rest.claimed.length && Date.now() - rest.at < TOLD_MS ? { told: rest } : undefined);
   account._claims = false;
   if (claimed.length) account.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
   await account._pull();
   return claimed;
 }
+
+const toldTo = (user, { claimed, subject, at }) => (user === subject && Date.now() - at < TOLD_MS ? claimed : []);
 
 async function claimGuests(account, tools, guest) {
   const { _url: url, _subject: subject, _storage: storage, _shelf: shelf } = account;

@@ -91,7 +91,7 @@ BAD_CONTENT = {
     "65 bits": [{"x": 2**63}],
     "nul in a key": [{"a\0": 1}],
     "deep": [{"x": nested(70)}],
-    "a million deep": [{"x": nested(100_000)}],
+    "100,000 deep": [{"x": nested(100_000)}],
     "an object": [{"x": object()}],
     "surrogate in a part": [{"x": "\udfff"}],
 }

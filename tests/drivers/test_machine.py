@@ -34,6 +34,7 @@ def histories(made: Callable[[str], Driver], url: str) -> Callable[[], DriverMac
     return fresh_store
 
 
+@pytest.mark.slow
 @few_or_many("examples", 10, 60 * SOAK)
 def test_memory(examples: int) -> None:
     """The reference agrees with a model that does not know it."""
@@ -41,6 +42,7 @@ def test_memory(examples: int) -> None:
     run_state_machine_as_test(histories(Intact, "memory://"), settings=how)
 
 
+@pytest.mark.slow
 @few_or_many("examples", 8, 30 * SOAK)
 def test_sqlite(tmp_path: Path, examples: int) -> None:
     """Three connections on one file, a new file for each history."""

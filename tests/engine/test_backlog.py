@@ -258,7 +258,7 @@ async def test_a_message_that_comes_while_its_session_is_ended_is_answered(opene
     keep = await opened(bot, clock=clock, session_ttl="30m", background=False)
     await keep.receive("ada", "hi")
     clock.now += 2000
-    store, housekeeper = keep._engine.store, keep._engine.sweeper._backlog.housekeeper
+    store, housekeeper = keep._engine.store, keep._engine.sweeper._housekeeper
     (row,) = [row for row in await store.rows("due", until=clock.now) if row.key.id == "ada"]
     answered = await keep.receive("ada", "again")
     left = await housekeeper.end_sessions([row], clock.now)

@@ -534,11 +534,12 @@ async def test_skipping_leaves_the_senders_claim_alone(sending: Any) -> None:
     """An operator's message is on its way when the bot is handed back elsewhere: it is sent once."""
     slow, idle = Loft(), Loft()
     slow.gate = asyncio.Event()
-    one, two = await sending(twice, slow, poll="10s"), await sending(twice, idle)
+    one = await sending(twice, slow, poll="10s")
     await one.pause(ADA)
     await one.accept(ADA, "are you human?", id="m1")
     await one.accept(ADA, "I am Kim", role="operator")
     await until(lambda: len(slow.sent) == 1)
+    two = await sending(twice, idle)  # not sooner: it could be the one that sends
     await two.resume(ADA, unread="skip")
     await nothing_happens_for(0.3)
     slow.gate.set()

@@ -13,7 +13,7 @@ from chatkeep import Chatkeep
 from chatkeep.server import create_app
 from chatkeep.server.admin import ADMIN
 
-from ..support.service import Service, run, service
+from ..support.service import Service, service
 from ..support.serving import Answer, Client
 from ..support.waiting import until
 
@@ -90,7 +90,7 @@ async def test_who_is_signed_in_at_the_desk_is_nobody_at_the_address_of_the_api(
     with service(tmp_path, "--admin-bind", "127.0.0.1:0", anonymous="true") as server:
         api, (admin,) = server.client(), admin_of(server)
         await until(lambda: answered(admin, "/readyz", 200))
-        key = run(tmp_path, "key", "create", "chat.db").stdout.strip()
+        key = server.key()
         signed_in = await admin.ask("POST", "/v1/session", json.dumps({"key": key}).encode(), same_origin(admin))
         session = {"Cookie": signed_in.headers["set-cookie"].split(";")[0], "chatkeep-desk": signed_in.json["proof"]}
         listed = [await client.ask("GET", "/v1/conversations", headers=session) for client in (admin, api)]

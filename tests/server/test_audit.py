@@ -95,7 +95,7 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
     """Who typed a command on this machine stands beside what keys did; a line of the access log has the key's id."""
     with service(tmp_path, log_format="json") as server:
         server.wait_for("Nobody can use this server")
-        made = json.loads(run(tmp_path, "key", "create", "chat.db", "--label", "ci", "--json").stdout)
+        made = json.loads(server.key("--label", "ci", "--json"))
         await server.client(made["token"]).post("ada", {"content": "hello"})
         run(tmp_path, "pause", "chat.db", "ada")
         run(tmp_path, "say", "chat.db", "ada", "Kim here", "--author", "Kim")

@@ -20,7 +20,7 @@ from chatkeep.server.serving import application_of, configured
 from chatkeep.server.settings import ServerSettings
 
 from ..support.program import free_port
-from ..support.service import Service, run, service
+from ..support.service import Service, service
 from ..support.serving import Client, served, serving
 from ..support.waiting import time_passes, until
 
@@ -125,7 +125,7 @@ async def test_behind_a_proxy_nothing_is_lost_and_addresses_have_the_prefix(name
         service(tmp_path, anonymous="true", proxies="127.0.0.1", keep_alive="90s") as server,
         proxied(name, tmp_path, server) as port,
     ):
-        key = run(tmp_path, "key", "create", "chat.db").stdout.strip()
+        key = server.key()
         client = Client(port, key)
         await until(lambda: answers(port))
         begun = await client.ask("POST", "/chat/v1/conversations", json.dumps({"id": "a/b c"}).encode())

@@ -26,7 +26,7 @@ async def test_a_bot_is_served_to_whoever_has_a_key(tmp_path: Path) -> None:
     """A key made on the command line opens the API; without one it stays shut."""
     with service(tmp_path) as server:
         server.wait_for("Nobody can use this server")
-        key = run(tmp_path, "key", "create", "chat.db", "--label", "ci").stdout.strip()
+        key = server.key("--label", "ci")
         answered = await server.client(key).post("ada", {"content": "hello"})
         refused = await server.client().post("ada", {"content": "hello"})
 

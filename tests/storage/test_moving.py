@@ -158,6 +158,7 @@ async def attempt(
         return False
 
 
+@pytest.mark.slow
 async def test_a_move_that_is_killed_at_every_write_is_run_again(fresh: Any) -> None:
     """Before and after each act that changes anything, the fences too: the next run brings the very same over."""
     kills, done = 0, False

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,15 +55,25 @@ class Service:
         """Somebody who speaks to it."""
         return Client(self.port, key)
 
+    def key(self, *options: str) -> str:
+        """A new service key from the command line, as soon as the store is there: it is opened after the address is told."""
+        store = self._logged.with_name("chat.db")
+        self._wait(store.exists, str(store))
+        made = run(store.parent, "key", "create", store.name, *options)
+        assert 0 == made.returncode, made.stderr
+        return made.stdout.strip()
+
     def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
         """The last of *count* places in the log that match, as soon as it is there."""
+        self._wait(lambda: len(list(re.finditer(pattern, self.log))) >= count, pattern)
+        return list(re.finditer(pattern, self.log))[count - 1]
+
+    def _wait(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if len(found := list(re.finditer(pattern, self.log))) >= count:
-                return found[count - 1]
+        while not reached():
             assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, f"{what} is not there:\n{self.log}"
             time.sleep(0.02)
-        raise AssertionError(f"{pattern} is not in the log:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Tells it to stop; its exit code."""

@@ -123,6 +123,32 @@ def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None
     until(page, "chat.messages.filter((m) => m.role === 'user').map((m) => m.text).join() === given.join()", texts)
 
 
+def test_the_tab_that_signs_in_is_told_what_another_one_has_claimed(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """All tabs learn of a sign-in at once, and any of them may be the one that claims."""
+    page = account_of(person, shop.address)
+    guest = page.evaluate(
+        """async () => { const { open } = await import('/client.js'); const visitor = await open({ name: 'two tabs' });
+           await visitor.send('said as a guest');
+           await new Promise((done) => visitor.on('message', (m) => m.role === 'assistant' && done()));
+           visitor.close(); return visitor.conversation; }"""
+    )
+    tab = account_of(person, shop.address)
+    held: list[Route] = []
+    page.route("**/v1/me", lambda route: held.append(route))
+    page.evaluate("(user) => { window.signing = signIn(user); }", user)
+    until(tab, "account.conversations.length === 1")
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/me")
+
+    assert 1 == len(page.evaluate("signing"))
+    assert [guest] == page.evaluate("account.conversations.map((one) => one.id)")
+    assert page.evaluate("notices.filter((notice) => notice.kind === 'claimed').length === 1")
+    assert "ck_" not in page.evaluate("localStorage.getItem(account._key + ':claim')")
+
+
 def test_a_tab_that_reads_of_a_sign_in_later_than_it_is_told(shop: Shop, person: BrowserContext, user: str) -> None:
     """What one tab writes into localStorage, another one may not see yet when it is told of it: it looks again when it does."""
     page, tab = account_of(person, shop.address), account_of(person, shop.address)

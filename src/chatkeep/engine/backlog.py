@@ -155,7 +155,7 @@ class Backlog:
         self._workers = workers
         self._leases = leases
         self.high_water = high_water
-        self.housekeeper = housekeeper
+        self._housekeeper = housekeeper
         self._go_on = go_on
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
@@ -265,7 +265,7 @@ class Backlog:
         """End the sessions of *rows*, all in one batch of the store; where more is to be done than that, a worker does it. Give the
         rows for which there is no room yet."""
         try:
-            others = await self.housekeeper.end_sessions(rows, now)
+            others = await self._housekeeper.end_sessions(rows, now)
         except (Unavailable, Uncertain):
             self._untidy = True
             raise

@@ -24,6 +24,7 @@ from ..storage.store import Store
 from .changes import Changes
 from .high_water import HighWater
 from .housekeeper import Housekeeper
+from .indexer import Indexer
 from .intake import Intake
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -108,6 +109,7 @@ class Engine(Generic[State]):
             versions=versions,
             high_water=high_water,
             housekeeper=housekeeper,
+            indexer=Indexer(store),
             journal=self.journal,
             open_store=self._open_store,
             reopen_store=self._reopen_store,

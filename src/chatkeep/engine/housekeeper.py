@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from ..conversation import housekeeping, snapshots
+from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
-from ..drivers.base import Row
-from ..errors import Conflict, Unavailable, Uncertain
+from ..drivers.base import Key, Row
+from ..errors import Conflict, Corrupt, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from ..storage.erasures import note_erasure
 from ..storage.holds import find_hold
 from ..storage.records import erase_belongings
 from .high_water import HighWater
-from .indexer import Indexer
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
 from .sender import Sender
 from .shared import Shared
+
+PAGE = 100
+"""Conversations that are scheduled at one beat."""
 
 
 class Housekeeper:
@@ -33,8 +37,8 @@ class Housekeeper:
         self._sender = sender
         self._pauses = pauses
         self._high_water = high_water
-        self.indexer = Indexer(shared.store)
-        """Keeps the full-text index of the store."""
+        self.unscheduled: Row | bool = False
+        """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
 
     async def tend(self, snapshot: Snapshot, now: float) -> bool:
         """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
@@ -101,6 +105,24 @@ class Housekeeper:
             return housekeeping.do_housekeeping(there, policy, at=clock(), ends=now, oldest=[])
 
         return await self._store.commit_row(row, decide, at=clock())
+
+    async def schedule_page(self) -> None:
+        """Go through the next page of the store for what was last written before the settings asked for its end."""
+        after = None if isinstance(self.unscheduled, bool) else self.unscheduled
+        rows = await self._store.rows("key", after=after, limit=PAGE)
+        for row in rows:
+            if row.due_at is None and not row.key.tenant.startswith(RESERVED):
+                with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
+                    await self._schedule(row.key)
+        self.unscheduled = rows[-1] if len(rows) == PAGE else False
+
+    async def _schedule(self, key: Key) -> None:
+        snapshot, now = await self._store.reload(key), self._shared.clock()
+
+        def decide(there: Snapshot) -> Commit | None:
+            return housekeeping.schedule(there, self._shared.policy, at=now) if there.row.revision else None
+
+        await self._store.commit(snapshot, decide, at=now)
 
     async def _forget(self, snapshot: Snapshot, now: float) -> bool:
         """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""

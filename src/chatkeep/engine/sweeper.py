@@ -12,11 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from ..conversation import housekeeping
 from ..conversation.codec import record_from
-from ..conversation.keys import RESERVED
-from ..conversation.snapshots import Commit, Snapshot
-from ..drivers.base import Key, Row
+from ..drivers.base import Key
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
@@ -55,6 +52,7 @@ class Sweeper:
         versions: Releases,
         high_water: HighWater,
         housekeeper: Housekeeper,
+        indexer: Indexer,
         journal: Journal | None,
         open_store: Callable[[], Awaitable[None]],
         reopen_store: Callable[[], Awaitable[None]],
@@ -62,12 +60,14 @@ class Sweeper:
         self.task: asyncio.Task[None] | None = None
         """The task that sweeps, while the engine is open and there is anything to sweep for."""
         self._shared = shared
-        self._store = shared.store
         self._workers = workers
         self._turns = turns
         self._pauses = pauses
         self.versions = versions
         """Which versions of the application are there, and their shares."""
+        self.indexer = indexer
+        """What keeps the full-text index."""
+        self._housekeeper = housekeeper
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
@@ -82,8 +82,6 @@ class Sweeper:
         self._wake = asyncio.Event()
         self._told = False  # somebody tells that there is work
         self._look_for_others_at = 0.0
-        self._unscheduled: Row | bool = False
-        """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
 
     @property
     def _reopens(self) -> bool:
@@ -95,11 +93,6 @@ class Sweeper:
         policy = self._shared.policy
         visits = policy.forget_visitors_s if self._shared.visitors else None
         return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
-
-    @property
-    def indexer(self) -> Indexer:
-        """What keeps the full-text index."""
-        return self._backlog.housekeeper.indexer
 
     @property
     def started(self) -> int:
@@ -118,7 +111,7 @@ class Sweeper:
         self._backlog.high_water.restart()
         if not self._shared.settings.background:
             return
-        self._unscheduled = self._ends
+        self._housekeeper.unscheduled = self._ends
         looks = self._turns.handler is not None or self._journal is not None
         if looks or self._ends or self._reopens:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
@@ -159,13 +152,13 @@ class Sweeper:
     async def _sweep_once(self, thorough: bool) -> None:
         """Look for what is due, again and again as long as there are turns: a handler may have sent a message elsewhere."""
         turns = -1
-        self._unscheduled = thorough and self._ends
+        self._housekeeper.unscheduled = thorough and self._ends
         while self._shared.statistics.turns != turns:
             turns = self._shared.statistics.turns
             self._backlog.restart()
             await self._beat()
-            while self._unscheduled:
-                await self._schedule(self._unscheduled)
+            while self._housekeeper.unscheduled:
+                await self._housekeeper.schedule_page()
             while True:
                 self._wake.clear()
                 if self._turns.handler is not None:
@@ -214,7 +207,7 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll."""
-        if self._reopens and self._store.replaced and not (self._store.moved or self._shared.unopened):
+        if self._reopens and self._shared.store.replaced and not (self._shared.store.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()
@@ -227,8 +220,8 @@ class Sweeper:
             await self._backlog.high_water.keep()
         if self._turns.handler is None and self._ends:
             await self._sweep_for_others()
-        if self._unscheduled:
-            await self._schedule(self._unscheduled)
+        if self._housekeeper.unscheduled:
+            await self._housekeeper.schedule_page()
         await self.indexer.look()
 
     async def _sweep_for_others(self) -> None:
@@ -238,36 +231,19 @@ class Sweeper:
             return
         self._look_for_others_at = now + OTHERS_S
         ends = await self._backlog.high_water.reach(now)
-        while rows := await self._store.rows("due", until=ends, after=after, limit=SWEEP_PAGE):
+        while rows := await self._shared.store.rows("due", until=ends, after=after, limit=SWEEP_PAGE):
             over = []
             for row in rows:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
                     read = record_from(row.key, row.body).cursor >= row.head
                     if read and row.key != PAUSES and row.key not in self._workers.by_key:
                         over.append(row)
-            for row in await self._backlog.housekeeper.end_sessions(over, ends):
+            for row in await self._housekeeper.end_sessions(over, ends):
                 if row.key not in self._workers.by_key:
                     self._workers.start(self._workers.register(row.key))
             if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
                 return
             after = rows[-1]
-
-    async def _schedule(self, after: Row | bool) -> None:
-        """Go through a page of the store for what was last written before the settings asked for its end; once, page by page."""
-        rows = await self._store.rows("key", after=None if isinstance(after, bool) else after, limit=SWEEP_PAGE)
-        for row in rows:
-            if row.due_at is None and not row.key.tenant.startswith(RESERVED):
-                with suppress(Corrupt, Unsupported):
-                    await self._schedule_one(row.key)
-        self._unscheduled = rows[-1] if len(rows) == SWEEP_PAGE else False
-
-    async def _schedule_one(self, key: Key) -> None:
-        snapshot, now = await self._store.reload(key), self._shared.clock()
-
-        def decide(there: Snapshot) -> Commit | None:
-            return housekeeping.schedule(there, self._shared.policy, at=now) if there.row.revision else None
-
-        await self._store.commit(snapshot, decide, at=now)
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""

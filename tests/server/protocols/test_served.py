@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from ...support.protocols import streamed
-from ...support.service import run, service
+from ...support.service import service
 from ...support.serving import Client
 
 BOT = """
@@ -28,7 +28,7 @@ async def test_an_answer_outlives_its_server(tmp_path: Path) -> None:
     settings = {"protocols": "aisdk,responses"}
     with service(tmp_path, bot=BOT, **settings) as server:
         server.wait_for("Nobody can use this server")
-        client = Client(server.port, run(tmp_path, "key", "create", "chat.db").stdout.strip())
+        client = Client(server.port, server.key())
         async with streamed(client, "POST", "/api/chat", SAID) as answer:
             assert 200 == answer.status
             read = ""
