@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -1087,6 +1088,85 @@ async def test_all_stores_of_a_process_are_opened_anew_together(path: str, caplo
     driver = await opened_on(path)
     assert [*(f"{x}{n}" for n in range(4) for x in "ab"), "end"] == await log_of(driver)
     await driver.close()
+
+
+def put_another(path: str) -> None:
+    """Something else in the place of the -wal."""
+    Path(f"{path}.other").touch()
+    os.replace(f"{path}.other", f"{path}-wal")
+
+
+def put_another_folder(path: str) -> None:
+    """The whole folder away, and links to its files in a new one at its path."""
+    folder = Path(path).parent
+    gone = folder.rename(f"{folder}.gone")
+    folder.mkdir()
+    for suffix in sqlite_file.SUFFIXES:
+        if suffix != "-shm":
+            os.link(f"{gone}/{Path(path).name}{suffix}", path + suffix)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.unlink(f"{path}-wal"),
+        lambda path: os.unlink(f"{path}-shm"),
+        lambda path: os.rename(f"{path}-wal", f"{path}.moved"),
+        lambda path: os.rename(f"{path}-shm", f"{os.path.dirname(path)}.moved"),
+        lambda path: os.rename(path, f"{path}.moved"),
+        put_another,
+        put_another_folder,
+    ],
+    ids=["unlink wal", "unlink shm", "rename wal", "move shm away", "rename database", "replace wal", "replace folder"],
+)
+async def test_what_happens_in_a_folder_where_nothing_has_happened_for_long_is_noticed(
+    change: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files themselves are not looked at again before anything happens there; what does, is seen at once."""
+    monkeypatch.setattr(sqlite_file, "SETTLED_NS", 50_000_000)
+    looked_at: list[str] = []
+    found = sqlite_file._found
+    monkeypatch.setattr(sqlite_file, "_found", lambda path: (looked_at.append(path), found(path))[1])
+    (tmp_path / "folder").mkdir()
+    path = f"{tmp_path}/folder/chat.db"
+    driver = await opened_on(path)
+    try:
+        [file] = [file for file in sqlite_file._files if file.path == path]
+        await until(lambda: file.moved() or file._folder.settled)
+        looked_at.clear()
+        for n in range(3):
+            await say(driver, str(n))
+
+        assert [] == [name for name in looked_at if name.startswith(path)]
+        Path(f"{tmp_path}/folder/beside").touch()
+        assert not file.moved()
+        await until(lambda: file.moved() or file._folder.settled)
+        change(path)
+        assert file.moved()
+        assert file.moved()
+    finally:
+        with contextlib.suppress(UsageError, Unavailable):
+            await driver.close()
+
+
+@pytest.mark.parametrize("kind", ["never changes", "changed a moment ago"])
+async def test_a_folder_whose_time_may_stay_is_not_believed(
+    kind: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems give folders no time of their own; and what changed just now may change again in the same moment."""
+    now = time.time_ns() + 60_000_000_000  # (the test may take long)
+    times = itertools.chain([0], itertools.repeat(now)) if kind == "changed a moment ago" else itertools.repeat(1)
+    monkeypatch.setattr(sqlite_file.Folder, "look", lambda folder: (1, 1, next(times)))
+    driver = await opened_on(path)
+    try:
+        await say(driver, "a")
+        os.unlink(f"{path}-wal")
+        await say(driver, "b")
+
+        assert ["a", "b"] == await log_of(driver)
+        assert os.path.exists(f"{path}-wal"), "the files were not opened anew"
+    finally:
+        await driver.close()
 
 
 async def test_closing_saves_what_a_removed_wal_held(path: str) -> None:

@@ -79,8 +79,8 @@ def remove_shm(file: str) -> None:
 
 
 def remove_both(file: str) -> None:
-    """rm chat.db-*"""
-    subprocess.run(["rm", f"{file}-wal", f"{file}-shm"], check=True)
+    """rm chat.db-*, whichever are still there: the bot may have noticed the first and removed the second itself"""
+    subprocess.run(["rm", "-f", f"{file}-wal", f"{file}-shm"], check=True)
 
 
 def remove_wal_and_look(file: str) -> None:

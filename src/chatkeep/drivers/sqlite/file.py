@@ -5,7 +5,7 @@ SQLite locks with POSIX locks, and these belong to the process: when anything in
 opened it, all of them are gone, and the next client from outside takes itself for the only one and removes the `-wal`.
 So such opens are refused (an audit hook); where one gets past that, locks of our own still stand, which on Linux belong
 to the open file (F_OFD_SETLK); and the three files are compared with those that were opened, after each commit and
-before anybody hears of it.
+before anybody hears of it, unless nothing has changed in their folder since they were.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from ...errors import Misconfigured, Unavailable, UsageError
 log = logging.getLogger("chatkeep")
 
 Identity = tuple[int, int]  # device, inode
+Look = tuple[int, int, int]  # device, inode, and when it was last changed
 Kind = Literal["read", "write", "free"]
 
 SUFFIXES = ("", "-wal", "-shm")
 ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
+SETTLED_NS = 3_000_000_000  # file systems tell times apart that are so far from each other, the coarsest by two seconds
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
 IN_USE = 128  # of the -shm, while it is mapped
@@ -70,6 +72,70 @@ class Slot:
             self.db = None
 
 
+class WriteLock:
+    """Lets one process of chatkeep write at a time, whatever has become of SQLite's own locks. (A class: a generator for each
+    commit costs more than the lock.)"""
+
+    def __init__(self, path: str, database: int) -> None:
+        self._path = path
+        self.database = database
+        self._here = Lock()
+
+    def __enter__(self) -> None:
+        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
+        if not self._here.acquire(timeout=BUSY_MS / 1000):
+            raise self._busy()
+        try:
+            while not _lock(self.database, "write", WRITER):
+                if time.monotonic() > deadline:
+                    raise self._busy()
+                time.sleep(pause)
+                pause = min(pause * 2, 0.005)
+        except BaseException:
+            self._here.release()
+            raise
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            _lock(self.database, "free", WRITER)
+        finally:
+            self._here.release()
+
+    def _busy(self) -> Unavailable:
+        return Unavailable(
+            f"sqlite:///{self._path}: others have been writing for {BUSY_MS / 1000:g} s; nothing was written. Try again, and look "
+            "for a process that was stopped."
+        )
+
+
+class Folder:
+    """The folder of an open file. Its own time changes with each name in it that comes, goes or is given to another file: while it is
+    what it was at an earlier look, all files are where they were then, and one look at it does in the place of one at each."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._first = self.look()
+        self.settled: tuple[object, Look] | None = None
+        """Which files were found in place, and at which look."""
+
+    def look(self) -> Look | None:
+        """Return which folder is at the path, and when names in it changed; None where the system does not say so."""
+        if sys.platform == "win32":  # (there it is the time at which it was made)
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_ctime_ns
+
+    def settle(self, files: object, look: Look | None, began: int) -> None:
+        """Note that *files* were found in place, by who *began* to look for them after *look*."""
+        # What changes in the moment of the change before may leave the same time. And a time that was never seen to change, as the files
+        # were made, perhaps never does.
+        sure = look is not None and look != self._first and began - look[2] > SETTLED_NS
+        self.settled = (files, look) if look is not None and sure else None
+
+
 class OpenFile:
     """One database file that this process has open, shared by all stores on it: `hold` gives it, `leave` takes it back."""
 
@@ -78,6 +144,7 @@ class OpenFile:
         # All connections are opened by this one path: by another name, a link or after a chdir, SQLite would make another -wal.
         self.real = os.path.realpath(path)
         self._paths = tuple(self.real + suffix for suffix in SUFFIXES)
+        self._folder = Folder(os.path.dirname(self.real))
         self.users = 0
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(os.stat(self.real).st_mode):
@@ -90,8 +157,8 @@ class OpenFile:
         self.secured = False
         self.made_way = False
         self._slots: list[Slot] = []
+        self.writer = WriteLock(path, self._database)
         self._first = Lock()
-        self._writing = Lock()
         self._renewing = Lock()
 
     def add(self, slot: Slot) -> Slot:
@@ -113,7 +180,7 @@ class OpenFile:
         removes or makes the files meanwhile."""
         with self._first:
             if not self.secured:
-                with self.writer():
+                with self.writer:
                     yield True
                 return
         yield False
@@ -143,33 +210,15 @@ class OpenFile:
 
     def moved(self) -> bool:
         """Tell whether any of the three files at the path is not the one that is open."""
+        held, look = self.held, self._folder.look()  # the folder first: what changes from here on is seen the next time
+        if look is not None and self._folder.settled == (held, look):
+            return False
+        began = time.time_ns()
         database, wal, shm = self._paths
-        return (_found(database), _found(wal), _found(shm)) != self.held
-
-    @contextmanager
-    def writer(self) -> Iterator[None]:
-        """Let one process of chatkeep write at a time, whatever has become of SQLite's own locks."""
-        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
-        if not self._writing.acquire(timeout=BUSY_MS / 1000):
-            raise self._busy()
-        try:
-            while not _lock(self._database, "write", WRITER):
-                if time.monotonic() > deadline:
-                    raise self._busy()
-                time.sleep(pause)
-                pause = min(pause * 2, 0.005)
-            try:
-                yield
-            finally:
-                _lock(self._database, "free", WRITER)
-        finally:
-            self._writing.release()
-
-    def _busy(self) -> Unavailable:
-        return Unavailable(
-            f"sqlite:///{self.path}: others have been writing for {BUSY_MS / 1000:g} s; nothing was written. Try again, and look "
-            "for a process that was stopped."
-        )
+        if (_found(database), _found(wal), _found(shm)) != held:
+            return True
+        self._folder.settle(held, look, began)
+        return False
 
     def renew(self) -> None:
         """Close all connections of this process together, so that they are opened anew on the files that are there.
@@ -186,7 +235,7 @@ class OpenFile:
                 slot.lock.acquire()
             try:
                 if self.moved():
-                    with self.writer():
+                    with self.writer:
                         self._make_way() if self.replaced() else self._renew()
             finally:
                 for slot in self._slots:
@@ -259,6 +308,7 @@ class OpenFile:
                 os.close(descriptor)
         # Their numbers will be other files of the child.
         self._database, self._shm, self._done_with, self.secured = NONE, None, [], False
+        self.writer.database = NONE
         self.held = (None, None, None)
 
     def refuse_mixture(self) -> None:

@@ -137,7 +137,7 @@ class Connections:
             file.drop(slot)
 
     def _committed(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
-        with self.file.writer():
+        with self.file.writer:
             # A commit may checkpoint: what is in a -wal that others have left for a new one must not get over their pages.
             self._refuse_moved()
             answers = commit(db, batch)
