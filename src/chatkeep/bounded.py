@@ -18,7 +18,7 @@ class Newest(OrderedDict[K, V]):
 
     def __setitem__(self, key: K, value: V) -> None:
         """Set *key*, which is the newest then."""
-        OrderedDict.__setitem__(self, key, value)  # (super() costs more than all the rest)
+        OrderedDict.__setitem__(self, key, value)  # (with super() it takes a quarter longer)
         self.move_to_end(key)
         if len(self) > self._most:
             self.popitem(last=False)
