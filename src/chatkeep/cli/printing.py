@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from ..conversation.edits import SlotEdit, edits_in
 from ..conversation.outbox import Delivery
-from ..model import Conversation, Message, Role, Words
+from ..model import Conversation, DeadLetter, Message, Role, Words
 
 T = TypeVar("T")
 
@@ -140,9 +140,8 @@ def sent(sending: Delivery) -> None:
 def logged(message: Message) -> None:
     """Print a log entry with its number."""
     text = "[redacted]" if message.redacted else plain(message.text) or plain(told_of(message), line=True)
-    why = (
-        message.metadata.get("reason") if message.role == "system" else None
-    )  # of others it is what a client has said of itself
+    ours = message.role == "system" or isinstance(message, DeadLetter)  # another's metadata are what a client says
+    why = message.metadata.get("reason") if ours else None
     reason = f"  [{plain(str(why), line=True)}]" if why is not None else ""
     text = text.replace("\n", "\n" + " " * 12)
     role = click.style(f"{message.role:<9}", fg=COLOURS.get(message.role), dim=message.role == "system")
