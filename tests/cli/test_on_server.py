@@ -218,7 +218,7 @@ def test_an_export_through_a_server_is_imported_and_alike(place: Place) -> None:
     alike = [place.ran("history", name, "c0", "--json")[1] for name in ("chat.db", "copy.db")]
 
     assert 0 == code, told
-    assert "conversations with" in told
+    assert "conversations and records with" in told
     assert "~access" not in (place.folder / "copy.jsonl").read_text()
     assert 0 == read[0], read[2]
     assert alike[0] == alike[1]

@@ -222,8 +222,7 @@ class SqliteDriver(Openable):
         if db.execute(sql("epoch")).fetchone() != (act.epoch,):
             self._refuse_replaced(db)
             db.execute(sql("fence"), {"epoch": act.epoch})
-        for change in ("insert", "update", "delete"):
-            db.execute(sql("close" if act.closes else "reopen").replace("CHANGE", change))
+        db.execute(named("sqlite", "closing.sql")["close" if act.closes else "reopen"])
 
     def _search(self, db: apsw.Connection, act: Search) -> Hits:
         self._refuse_replaced(db)

@@ -132,13 +132,3 @@ select value from meta where name = 'epoch';
 
 -- name: fence
 update meta set value = :epoch where name = 'epoch';
-
--- name: close
--- Versions up to 0.1 that have the file open do not look at the epoch at each act. They do not have this function either, so that
--- nothing that they run can change a conversation, and SQLite says why.
-create trigger if not exists closed_CHANGE before CHANGE on conversation begin
-    select closed_to_versions_before_0_2() where false;
-end;
-
--- name: reopen
-drop trigger if exists closed_CHANGE;
