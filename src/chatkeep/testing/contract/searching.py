@@ -177,11 +177,11 @@ class FindingWords(Clauses):
         for name in range(9):
             await told(driver, Key("", f"{name}"), f"old {name}")
         answer = await able_one.index_text(IndexText(3, keep=True))
-        await told(driver, Key("", "0"), "new")
+        await told(driver, Key("", "0"), "new a", "new b", "new c")
         await able_one.index_text(IndexText(3, [words_of(one) for one in answer.entries]))
         await index(driver)
 
-        assert [("0", 2)] == await hits(driver, "new")
+        assert [("0", 4)] == await hits(driver, "new")
         assert [f"{name}" for name in range(9)] == sorted(name for name, _ in await hits(driver, "old"))
 
     @clause
