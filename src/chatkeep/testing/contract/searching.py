@@ -61,14 +61,14 @@ def words_of(one: Unindexed) -> EntryWords:
 async def index(driver: Driver, *, keep: bool | None = None) -> list[str]:
     """Put in all that is lacking, a few at a time; answers what was handed out, but rows that say nothing."""
     able_one = able(driver)
-    handed: list[str] = []
+    handed: list[Unindexed] = []
     answer = await able_one.index_text(IndexText(3, keep=keep))
     while answer.entries:
-        handed += [f"{one.key} {one.entry.body.decode()}" for one in answer.entries if one.entry.body]
+        handed += answer.entries
         answer = await able_one.index_text(IndexText(3, [words_of(one) for one in answer.entries]))
         assert len(handed) < ENTRIES_MOST, "it hands out for ever"
     assert (answer.left, answer.waiting) == (0, 0), "it hands out nothing, and says that something is lacking"
-    return handed
+    return [f"{one.key} {one.entry.body.decode()}" for one in handed if one.entry.body]
 
 
 async def hits(
