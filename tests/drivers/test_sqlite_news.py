@@ -50,6 +50,7 @@ async def test_what_is_told_is_heard_whatever_becomes_of_the_file(both: tuple[Ne
         other.write("f\n")
     os.replace(f"{path}-other", f"{path}-news")
     await until(lambda: heard[4:] == ["e", "f"])
+    await until(lambda: one._in_place() is not None)  # who begins to listen writes a line of its own
     for part in ("g\nh", "i\n"):  # (the second line is not whole at first)
         with open(f"{path}-news", "a") as other:
             other.write(part)
