@@ -107,7 +107,8 @@ async def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
 
 
 async def test_a_person_does_not_write_into_what_was_erased() -> None:
-    """With If-Match, as the desk asks: what was erased while somebody was writing is not begun anew, and nothing is paused there."""
+    """With If-Match, as the desk asks: what was erased while somebody was writing is not begun anew, and nothing is paused there. With a
+    revision: nor what has changed since."""
     keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
     async with served(keep) as client:
         await keep.accept("ada", "hello")
@@ -118,12 +119,17 @@ async def test_a_person_does_not_write_into_what_was_erased() -> None:
             return (await client.ask("POST", at("ada", "operator"), body, headers={"If-Match": "*"} | headers)).status
 
         there = await say("o1")
+        now = await keep.conversation("ada")
+        assert now is not None
+        known = await say("o4", **{"If-Match": f'"{now.revision}"'})
+        changed = await say("o5", **{"If-Match": f'"{now.revision}"'})
         await keep.erase("ada")
         gone = await say("o2")
         left = await keep.conversation("ada")
         anew = await say("o3", **{"If-Match": ""})
 
     assert (201, 404, None, 201) == (there, gone, left, anew)
+    assert (201, 412) == (known, changed)
 
 
 async def test_a_message_is_redacted_for_everybody() -> None:

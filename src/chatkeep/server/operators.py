@@ -99,12 +99,17 @@ class OperatorMessages(wire.Resource):
     @audited("say")
     @allows(right="operate")
     async def post(self, request: Request) -> Response:
-        """Say something as a person, through the same channel; with `"paused": true` the bot is paused before. `If-Match: *`: only in a
-        conversation that is there; else it is created."""
+        """Say something as a person, through the same channel; with `"paused": true` the bot is paused before. `If-Match`: only if it is
+        the revision that the client has, or, with `*`, only in a conversation that is there; without it one is created."""
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
         tenant, place = tenant_of(request), conversation_asked(request)
-        if wire.tags(request, "if-match") is not None:
-            await conversation(request, messages=0)
+        match = wire.tags(request, "if-match")
+        if match is not None:
+            there = await conversation(request, messages=0)
+            if match != {"*"} and f'"{there.revision}"' not in match:
+                raise wire.Refused(
+                    412, "precondition-failed", "The conversation has changed since it was read; nothing was said."
+                )
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
         if written.paused is True:
