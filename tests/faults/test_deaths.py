@@ -199,7 +199,7 @@ async def test_what_only_waits_for_a_place_is_in_no_death(url: str, tmp_path: Pa
     names = [f"c{n}" for n in range(12)]
     async with House(url, tmp_path, concurrency=4) as house:
         for name in names:
-            await house.desk.accept(name, "1")
+            await house.desk.accept(name, "2.5")  # longer than a busy machine takes to see and kill
         house.serve()
         for _ in range(2):
             await until(lambda: len(house.began_now) == 4, within=30)

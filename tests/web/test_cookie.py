@@ -117,12 +117,13 @@ def test_a_browser_keeps_4096_bytes(browser: Browser) -> None:
                 least = size
             else:
                 most = size
-        assert 200 == said(page, f"fill {least:04}")[0]
+        # (Times and counts in it have a digit more or less.)
+        assert 200 in (said(page, f"fill {size:04}")[0] for size in range(least, least - 4, -1))
         (cookie,) = ada.cookies()
         assert 413 == said(page, "fill 4096")[0]
         (after,) = ada.cookies()
         count = int(said(page, "empty")[1].split()[0].strip('"'))
 
-    assert 4090 <= len(f"chat={cookie['value']}") <= 4096
+    assert 4085 <= len(f"chat={cookie['value']}") <= 4096
     assert cookie["value"] == after["value"]
     assert count > 3
