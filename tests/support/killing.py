@@ -293,6 +293,7 @@ class House:
         stop, self.stop = os.pipe()
         self.clients = fork(lambda: judged(url, runs, ports, stop))
         self.instances = [0] * instances
+        self._seen = 0  # bytes of what handlers have noted
 
     def start(self, place: int, crash: CrashPoint | None = None) -> None:
         """Starts the instance at *place*."""
@@ -320,6 +321,16 @@ class House:
                 return os.WIFSIGNALED(status)
             time.sleep(0.005)
         return False
+
+    def work(self, *, within: float) -> None:
+        """Waits until a handler has run since the last call, or so long: on a busy machine kills would come before there is anything
+        to kill."""
+        deadline = time.monotonic() + within
+        while (size := self.runs.stat().st_size if self.runs.exists() else 0) == self._seen:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+        self._seen = size
 
     def verdict(self) -> bool:
         """Stops the clients, and has them say whether all was well."""
@@ -361,6 +372,7 @@ def kill_at_random(engine: str, folder: Path, kills: int, server_kills: int, pla
         random.shuffle(victims)
         for done, victim in enumerate(victims):
             time.sleep(random.uniform(0.05, 0.25))
+            house.work(within=2.0)
             if victim == "server" and server:
                 server.kill()
                 server.start()
