@@ -283,6 +283,16 @@ def fork(run: Callable[[], Coroutine[Any, Any, int | None]]) -> int:
     return child
 
 
+def reached(condition: Callable[[], bool], within: float) -> bool:
+    """Waits for *condition*, at most so long; tells whether it came."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 class House:
     """The processes of one run on one store: the clients, and an instance at each port."""
 
@@ -313,24 +323,25 @@ class House:
 
     def died(self, place: int, *, within: float) -> bool:
         """Waits for the instance at *place* to die by itself; whether it did."""
-        deadline = time.monotonic() + within
-        while time.monotonic() < deadline:
+        killed = False
+
+        def ended() -> bool:
+            nonlocal killed
             child, status = os.waitpid(self.instances[place], os.WNOHANG)
             if child:
-                self.instances[place] = 0
-                return os.WIFSIGNALED(status)
-            time.sleep(0.005)
-        return False
+                self.instances[place], killed = 0, os.WIFSIGNALED(status)
+            return bool(child)
+
+        return reached(ended, within) and killed
 
     def work(self, *, within: float) -> None:
         """Waits until a handler has run since the last call, or so long: on a busy machine kills would come before there is anything
         to kill."""
-        deadline = time.monotonic() + within
-        while (size := self.runs.stat().st_size if self.runs.exists() else 0) == self._seen:
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.005)
-        self._seen = size
+        reached(lambda: self._size() != self._seen, within)
+        self._seen = self._size()
+
+    def _size(self) -> int:
+        return self.runs.stat().st_size if self.runs.exists() else 0
 
     def verdict(self) -> bool:
         """Stops the clients, and has them say whether all was well."""
