@@ -36,8 +36,7 @@ end
 $$;
 
 -- The row of a conversation that is new, or has another body than before, waits for its words, as number 0.
-create function chatkeep.note_unindexed_row() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+create function chatkeep.note_unindexed_row() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into chatkeep.search_waiting (conversation, number) values (new.number, 0) on conflict do nothing;
     return null;
