@@ -10,18 +10,17 @@ export const claim = (account, tools) => tools.locked(`${account._key}:claim`, (
 
 async function claimOnce(account, tools) {
   const subject = account._subject;
-  const { guest, told } = account._read(":claim") ?? {};
-  const claimed = told ? toldTo(subject, told) : await claimGuests(account, tools, guest);
+  const before = account._read(":claim") ?? {};
+  const told = before.told ?? { claimed: await claimGuests(account, tools, before.guest), subject, at: Date.now() };
   if (subject !== account._subject) return [];
-  const rest = told ?? { claimed, subject, at: Date.now() };
-  account._write(":claim", rest.claimed.length && Date.now() - rest.at < TOLD_MS ? { told: rest } : undefined);
+  const isNew = Date.now() - told.at < TOLD_MS;
+  const claimed = isNew && told.subject === subject ? told.claimed : [];
+  account._write(":claim", isNew && told.claimed.length ? { told } : undefined);
   account._claims = false;
   if (claimed.length) account.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
   await account._pull();
   return claimed;
 }
-
-const toldTo = (user, { claimed, subject, at }) => (user === subject && Date.now() - at < TOLD_MS ? claimed : []);
 
 async function claimGuests(account, tools, guest) {
   const { _url: url, _subject: subject, _storage: storage, _shelf: shelf } = account;
