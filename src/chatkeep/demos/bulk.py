@@ -240,5 +240,5 @@ def catalogue() -> str:
 
 
 def clear(order: BulkOrder) -> None:
-    """Return an empty form."""
+    """Empty the form."""
     order.lines, order.complete, order.delivery, order.contact, order.reference = {}, False, "", "", ""

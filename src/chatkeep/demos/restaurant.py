@@ -313,5 +313,5 @@ class Table:
         return self.where()
 
     def begin_again(self) -> None:
-        """Return an empty cart; address and payment stay known."""
+        """Empty the cart; address and payment stay known."""
         self.order.stage, self.order.cart, self.order.reference = "choosing", {}, ""

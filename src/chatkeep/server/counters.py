@@ -84,4 +84,4 @@ class InStore:
         return Window(hits, ends - at)
 
     async def close(self) -> None:
-        """Return the driver is closed by whoever has opened it."""
+        """Do nothing: whoever has opened the driver closes it."""

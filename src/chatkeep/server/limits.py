@@ -83,7 +83,7 @@ class RefusalCounter(Protocol):
     """What wants to know of each refusal."""
 
     def limited(self, rate: str) -> None:
-        """Return a request was refused by this limit."""
+        """Take a request that this limit has refused."""
 
 
 class Limits:
@@ -309,7 +309,7 @@ class RateLimitMiddleware:
 
 
 def refusal(over: wire.Refused) -> Response:
-    """Return the problem document where no application is around that would make one."""
+    """Return the refusal as a problem document, where no application is around that would make one."""
     told: dict[str, Any] = {
         "type": f"urn:chatkeep:{over.word}",
         "title": "Too Many Requests",

@@ -172,7 +172,7 @@ class PromptProtocol(HttpToolsProtocol):
                 )
 
     def on_message_begin(self) -> None:
-        """Return a request begins; what of this piece belongs to the one before is counted for both."""
+        """Begin a request; what of this piece belongs to the one before is counted for both."""
         self._since = None
         self._in_head = self._owes = True
         self._framing = self._piece
@@ -203,7 +203,7 @@ class PromptProtocol(HttpToolsProtocol):
             self._stop_parser(400, f"More than {WAITING_MOST} requests wait on this connection.")
 
     def on_body(self, body: bytes) -> None:
-        """Return a part of the body has come."""
+        """Take a part of the body."""
         self._framing -= len(body)
         self._progress = True
         super().on_body(body)
@@ -236,7 +236,7 @@ class PromptProtocol(HttpToolsProtocol):
         raise TooMuch
 
     def _wait(self) -> None:
-        """Return the clock runs from now, if it does not already."""
+        """Have the clock run from now on, if it does not already."""
         if self._since is None:
             self._since = self.loop.time()
         if self._timer is None:

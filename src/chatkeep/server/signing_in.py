@@ -254,7 +254,7 @@ def done_at(request: Request) -> str:
 
 
 def not_let_in(request: Request, fault: SignInRefused) -> Response:
-    """Return to the desk, which says why nobody was signed in: by a code, since words in an address could be anybody's."""
+    """Send the browser back to the desk, which says why nobody was signed in: by a code, since words in an address could be anybody's."""
     audit.end(request, fault.code)
     note_refused(request, fault.account or "openid", fault.code, " ".join(str(fault).split()))
     return RedirectResponse(f"{desk_at(request)}#/refused/{fault.code}", 303)

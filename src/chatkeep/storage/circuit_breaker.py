@@ -93,7 +93,7 @@ class StoreCircuitBreaker:
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
 
     async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
-        """Return the answer of *act*; while nobody can say whether it happened, runs the same act again, unless told *once*.
+        """Return the answer of *act*; while nobody can say whether it happened, run the same act again, unless told *once*.
 
         Raises `Unavailable` without trying while the store is left alone.
         """
@@ -152,7 +152,7 @@ class StoreCircuitBreaker:
         return opening == self._opening
 
     async def _probe(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Return the pause is over: one asks for all."""
+        """Return the answer of *act*, the first one after the pause: it asks for all."""
         self._probing = True
         try:
             return await act()

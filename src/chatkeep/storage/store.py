@@ -626,8 +626,8 @@ class Store:
         plain: int,
         beyond: tuple[Message, ...] = (),
     ) -> Snapshot:
-        """Return the record stands for the body, so the body is let go. What is kept is the window before the cursor, and what
-        is behind it as far as `shorten` says: what waits must not push out the talk that it belongs to."""
+        """Return the snapshot to be held, without the body, for which the record stands: with the window before the cursor, and what is
+        behind it as far as `shorten` says. What waits must not push out the talk that it belongs to."""
         window = self._window
         if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
             notes = sum([message.role not in TALK for message in messages])

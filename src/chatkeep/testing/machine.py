@@ -317,7 +317,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(plan=plans, connection=connections)
     def one(self, plan: Any, connection: int) -> None:
-        """Return an act; the driver says what the model says."""
+        """Do an act; the driver says what the model says."""
         act = self._act(plan)
         answer = self._runner.run(self._done(act, connection))
         self._store, expected = MODEL[type(act)](self._store, act)

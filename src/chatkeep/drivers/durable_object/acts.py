@@ -165,7 +165,7 @@ def write_answer(act: Write, told: Any) -> Row:
 
 
 def erase_answer(act: Erase, told: Any) -> None:
-    """Return the answer of `erase`. Raises `Conflict`."""
+    """Take the answer of `erase`. Raises `Conflict`."""
     if "conflict" in told:
         raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, told["row"]))
 

@@ -325,7 +325,8 @@ def _page_arguments(pages: list[Read | Entries]) -> tuple[Any, ...]:
 
 
 def _bounds(page: Read | Entries) -> tuple[int | None, int, int]:
-    """Return the first so many entries above the first number and below the second, or without a first number the last so many."""
+    """Return bounds and a count: the first so many entries above the first number and below the second are asked for, or, without a
+    first number, the last so many."""
     if isinstance(page, Read):
         return None, FAR, page.tail
     first = 0 if page.after is None and page.before is None else page.after

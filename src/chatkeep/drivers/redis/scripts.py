@@ -410,7 +410,7 @@ def write_answer(act: Write, reply: Any) -> Row:
 
 
 def erase_answer(act: Erase, reply: Any) -> None:
-    """Return the answer of `Acts.erase`. Raises `Conflict`."""
+    """Take the answer of `Acts.erase`. Raises `Conflict`."""
     if not isinstance(reply, int):
         raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, reply))
 

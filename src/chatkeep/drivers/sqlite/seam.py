@@ -28,7 +28,7 @@ class Transport(Protocol):
     file: OpenFile
 
     async def close(self) -> None:
-        """Have what is under way answered, breaks off who looks for long, and gives the file back."""
+        """Have what is under way answered, break off who looks for long, and give the file back."""
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""

@@ -73,7 +73,7 @@ class Connections:
         return Pool(opened, len(slots), sum(worker.waiting for worker in workers))
 
     async def close(self) -> None:
-        """Have what is under way answered, breaks off who looks for long, and gives the file back."""
+        """Have what is under way answered, break off who looks for long, and give the file back."""
         self._closed = True
         for slot in self._lookers:
             slot.broken_off = "it is being closed"
