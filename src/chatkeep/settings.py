@@ -595,9 +595,8 @@ def file_settings() -> tuple[dict[str, Any], str]:
 
 def strangers(known: Collection[str]) -> list[str]:
     """Return the CHATKEEP_ variables and the names in the file that mean nothing, each with what was perhaps meant."""
-    variables = {PREFIX + name.upper() for name in known if name != "flags"} | {
-        PREFIX + "KEY"
-    }  # (a client of the server)
+    variables = {PREFIX + name.upper() for name in known if name != "flags"}
+    variables.add(PREFIX + "KEY")  # of a client of the server
     variables |= {f"{variable}_FILE" for variable in variables} | {CONFIG}
     there = [name for name in os.environ if name.startswith(PREFIX)]
     faults = [f"{name} is not a setting{instead(name, variables)}" for name in there if name not in variables]

@@ -45,9 +45,8 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
 
     store = store or store_of(bot)
     keep = demo_for(bot, url_of(store))
-    asyncio.run(
-        opened(Chatkeep(url_of(store)), nothing)
-    )  # what is wrong with the store is said here, not in a traceback
+    # What is wrong with the store is said here, and not in a traceback of the server.
+    asyncio.run(opened(Chatkeep(url_of(store)), nothing))
     if not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, and the demo has no sign-in; nothing was started. Use 127.0.0.1."

@@ -43,9 +43,8 @@ async def note_act(keep: Chatkeep[Any], tenant: str, act: str, conversation: str
 def existing(store: str) -> Chatkeep[Any]:
     """Return a Chatkeep without a bot on a store that is there: it starts no workers. Raises `UsageError`."""
     url = existing_url(store)
-    return Chatkeep(
-        url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none"
-    )  # a server's journal is not ours to open
+    # A server's journal is not ours to open.
+    return Chatkeep(url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none")
 
 
 def existing_url(store: str) -> str:
@@ -87,9 +86,8 @@ def url_of(store: str) -> str:
     refuse_server(store)
     scheme, colon, rest = store.partition(":")
     if colon and scheme.lower() in DRIVERS and not rest.startswith("//"):
-        raise UsageError(
-            f"What comes behind {scheme}: in a URL begins with //; nothing was opened."
-        )  # and may have a password in it
+        # (What comes there is not shown: it may have a password in it.)
+        raise UsageError(f"What comes behind {scheme}: in a URL begins with //; nothing was opened.")
     return store if "://" in store else f"sqlite:///{store}"
 
 

@@ -393,9 +393,8 @@ class Outbox:
 
     def _connect(self) -> None:
         try:
-            with suppress(
-                OSError
-            ):  # what is wrong with the path is said below; SQLite itself would make a file that all may read
+            # SQLite itself would make a file that all may read. What is wrong with the path is said below.
+            with suppress(OSError):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = apsw.Connection(self._path)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers

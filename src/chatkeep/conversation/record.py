@@ -115,9 +115,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
 
 OF_A_TRY = ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps", "said")
 _of_a_try = attrgetter(*OF_A_TRY)
-_UNTRIED = dict(
-    zip(OF_A_TRY, _of_a_try(Record()), strict=True)
-)  # the defaults themselves: the stored form leaves these out
+# The defaults themselves: the stored form leaves these out.
+_UNTRIED = dict(zip(OF_A_TRY, _of_a_try(Record()), strict=True))
 
 
 def untried(record: Record) -> Record:

@@ -125,9 +125,8 @@ def build(url: str, *, pace_s: float = 0.02, **options: Any) -> Chatkeep[Desk]:
         if isinstance(said, dict):
             turn.reply([said])
             return
-        for word in re.findall(
-            r"\S+\s*", said[len(turn.said) :]
-        ):  # (the same answer each time: it goes on where it was)
+        # The answer is the same each time, so a turn that is tried again goes on where the last try ended.
+        for word in re.findall(r"\S+\s*", said[len(turn.said) :]):
             yield word
             await asyncio.sleep(pace_s)
 

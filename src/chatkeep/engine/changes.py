@@ -430,9 +430,8 @@ class Changes(Generic[State]):
             after, _ = await self._shared.commit(snapshot, decide)
         except StoreError:
             raise
-        except (
-            Exception
-        ):  # a refusal of the application's, perhaps of a state that is cached here and is not the store's any more
+        except Exception:
+            # The application refuses, perhaps for a state that is cached here and is not the store's any more.
             newest = await self._store.reload(key)
             if newest.row.revision == snapshot.row.revision:
                 raise

@@ -52,9 +52,8 @@ def handler_for(
             try:
                 async for piece in pieces:
                     if time.monotonic() - waited_at > HOLD_S:
-                        await asyncio.sleep(
-                            0
-                        )  # a handler that waits for its model in plain calls would hold everything else up
+                        # A handler that waits for its model in plain calls would hold everything else up.
+                        await asyncio.sleep(0)
                         waited_at = time.monotonic()
                     if piece is None:  # as models' APIs send it where they have nothing to say
                         continue

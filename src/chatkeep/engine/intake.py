@@ -171,10 +171,8 @@ class Intake:
                         snapshot = await self._find(key, owner)
                     if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
-                except (
-                    Unsupported,
-                    Corrupt,
-                ):  # what others have written meanwhile: it waits in the log for who can read that
+                except (Unsupported, Corrupt):
+                    # Others have written meanwhile what cannot be read here: the message waits in the log for who can.
                     self._store.forget(key)
                     receipt = None
                 except (Unavailable, Uncertain) as fault:

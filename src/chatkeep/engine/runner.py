@@ -350,9 +350,8 @@ class Runner:
         """Have handlers see the context variables of now, and nothing of whoever sent their message."""
         self._context = copy_context()
         self._context.run(RUNNING.set, None)
-        self.abandoned = {
-            run for run in self.abandoned if run.still_runs
-        }  # an earlier loop may have ended with some of them
+        # (An earlier loop may have ended with some of them.)
+        self.abandoned = {run for run in self.abandoned if run.still_runs}
         self._count()
 
     async def close(self) -> None:

@@ -628,9 +628,8 @@ class Access:
         if about and not await self.owns(principal, about):
             return False
         if principal.kind == "user" and not principal.name:
-            return await self._stands_for(
-                principal
-            )  # whether the application still knows the user is asked with each request
+            # Whether the application still knows the user is asked with each request.
+            return await self._stands_for(principal)
         stored = await self._find(principal.name) if principal.name else None
         return (
             stored is not None

@@ -343,11 +343,8 @@ class State(Resource):
         tenant, id, precondition = tenant_of(request), conversation_asked(request), preconditions(request)
         try:
             there = await tenant.conversation(id, messages=0) is not None
-        except (
-            errors.Corrupt,
-            errors.Unsupported,
-        ):  # it is there; whether its state is all that is damaged is seen below
-            there = True
+        except (errors.Corrupt, errors.Unsupported):
+            there = True  # (whether more than its state is damaged is seen below)
         if not there:
             await conversation(request, messages=0)  # nothing to clear; a service key is told so
             if precondition.match is None:

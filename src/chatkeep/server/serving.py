@@ -93,9 +93,8 @@ def hand_down(settings: ServerSettings, *, port: int) -> None:
     told = {"app": settings.app, "host": settings.host, "port": port, "workers": settings.workers}
     for name, value in (told | {"admin_bind": settings.admin_bind}).items():
         os.environ[f"CHATKEEP_{name.upper()}"] = str(value)
-        os.environ.pop(
-            f"CHATKEEP_{name.upper()}_FILE", None
-        )  # it would count more, and say what an argument has overruled
+        # The file would count more than the variable, and say what an argument has overruled.
+        os.environ.pop(f"CHATKEEP_{name.upper()}_FILE", None)
 
 
 def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: float) -> uvicorn.Config:

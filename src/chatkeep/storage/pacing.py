@@ -23,9 +23,7 @@ T = TypeVar("T")
 PATIENCE_S = 120.0  # how long a store that does not answer is asked again
 LONGEST_PAUSE_S = 5.0
 PAGE_S = 2.0  # how long a page should take: less than half of what a driver gives an act
-LONG_S = (
-    4.0  # a conversation, which takes some acts one after another, that takes longer is followed by fewer at a time
-)
+LONG_S = 4.0  # a conversation, which takes some acts one after another, that took longer is followed by fewer at a time
 FIRST = 16  # places, until it is known how quick the store is
 FEWEST = 2
 PAGE = 100  # rows that are asked for at once, until it is known how large they are, and how quickly they come

@@ -600,10 +600,8 @@ class Store:
             raise Corrupt(
                 f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
             )
-        plain, record = (
-            plain_from(messages, messages[0].number if messages else row.head + 1),
-            record_from(row.key, row.body),
-        )
+        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
+        record = record_from(row.key, row.body)
         if not record.redactions and any([message.redacted for message in messages]):
             raise Corrupt(
                 f"{row.key}: log entries are empty, and nothing of it was ever redacted. Nothing was changed."

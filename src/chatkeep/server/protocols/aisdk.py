@@ -127,9 +127,8 @@ def refuse(refusal: Refusal) -> Response:
 async def take(caller: Caller, body: dict[str, Any]) -> int:
     """Put the last message of *body* into the log, once; the number of the one whose answer is wanted."""
     messages = body.get("messages")
-    last = (
-        messages[-1] if isinstance(messages, list) and messages else body.get("message")
-    )  # (pages may send the last one alone)
+    # A page may send the last one alone.
+    last = messages[-1] if isinstance(messages, list) and messages else body.get("message")
     if not isinstance(last, dict):
         raise HTTPException(400, "Neither `messages` nor `message` has a message; nothing was touched.")
     id = last.get("id")

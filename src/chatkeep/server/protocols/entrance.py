@@ -339,9 +339,8 @@ class Entrance:
 
     def _has_credential(self, request: Request) -> bool:
         given = bearer(request.headers.getlist("authorization")) if "authorization" in request.headers else ""
-        return (
-            digest_of(given) is not None
-        )  # (other clients send a header of their own, such as a key that nobody looks at)
+        # Other clients send a header of their own, such as a key that nobody looks at.
+        return digest_of(given) is not None
 
     def refusal_of(self, fault: Exception) -> Refusal:
         """Return what is to be told of an error."""
