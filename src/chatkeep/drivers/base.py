@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -22,9 +22,6 @@ Index = Literal["key", "due", "owner", "recent"]
 RECENT_GRAIN_S = 60.0
 """The `recent` index moves in steps this wide, so that an ordinary turn does not have to touch it; within a step rows are
 put in order when they are asked for."""
-
-RECENT_SPARE = 20
-"""So many places more than rows are asked for at first: the newest step ends within them where not many have been changed in it."""
 
 ENTRIES_MOST = 500
 """No act carries more entries than this, or asks for more by their ids."""
@@ -462,56 +459,6 @@ COUNTERS_KEPT_S = 3600.0
 def mark_of(key: Key) -> str:
     """Return a short name for a key where the name itself must not stay, or has no room: tombstones, announcements."""
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
-
-
-def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:
-    """
-    Return how many of the *places* of the index `recent`, each with its step in front, make up its first steps: so many steps as
-    have *least* places. A step that may go on behind the last place is none of them, unless there are no more (*ended*).
-    """
-    whole = len(places)
-    while not ended and whole and places[whole - 1][0] == places[-1][0]:
-        whole -= 1
-    for count in range(max(least, 1), whole):
-        if places[count][0] != places[count - 1][0]:
-            return count
-    return whole
-
-
-async def scan_recent(
-    act: Scan,
-    places_of: Callable[[Any, int], Awaitable[tuple[list[Any], bool]]],
-    rows_at: Callable[[list[Any]], Awaitable[list[Row]]],
-    step_of: Callable[[Row], Any],
-    moment_of: Callable[[Row], Any],
-    *,
-    page: int,
-) -> list[Row]:
-    """
-    Return the rows of a scan of the index `recent`, step by step: the index has the steps, and within one only the rows know which
-    was changed last.
-
-    places_of: so many places behind one, *page* at most, and whether there are more. rows_at: what stands at places. step_of: the
-    place before all others of a row's step; moment_of: where a row stands among those changed lately, exactly.
-    """
-    after, place = act.after, None if act.after is None else step_of(act.after)
-    rows: list[Row] = []
-    held: list[Any] = []
-    wanted, more = act.limit + RECENT_SPARE, True
-    while len(rows) < act.limit:
-        if whole := first_steps(held, act.limit - len(rows), ended=not more):
-            shown = sorted(await rows_at(held[:whole]), key=moment_of)
-            rows += [row for row in shown if after is None or moment_of(row) > moment_of(after)]
-            held = held[whole:]
-        elif more:
-            wanted = min(wanted, page)
-            places, more = await places_of(place, wanted)
-            held += places
-            place = held[-1] if held else None
-            wanted *= 2
-        else:
-            break
-    return rows[: act.limit]
 
 
 def settle(answered: Future[Any], answer: Any) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import secrets
 from collections.abc import Callable, Collection
@@ -23,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from ...errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ..announcements import announcement_of, listener_for
 from ..base import (
     Ability,
     About,
@@ -42,14 +42,12 @@ from ..base import (
     Row,
     Scan,
     Write,
-    scan_recent,
 )
 from ..openable import Openable, end
+from ..scanning import scan_places
 from . import acts
 from .check import examined, foreign
 from .seam import Refused, Site, Transport
-
-log = logging.getLogger("chatkeep")
 
 PAGE = 200  # rows that a scan has under way at once
 OPTIONS = {"tls", "store", "timeout"}
@@ -141,19 +139,8 @@ class DurableObjectDriver(Openable):
 
     async def scan(self, act: Scan) -> list[Row]:
         worker = self._opened("read")
-        if act.index == "recent":
-            places_of, rows_at = partial(self._places, worker, act), partial(self._rows_at, worker, "recent")
-            return await scan_recent(act, places_of, rows_at, acts.step_of, acts.moment_of, page=PAGE)
-        place = None if act.after is None else acts.place_of(act.index, act.after)
-        rows: list[Row] = []
-        while len(rows) < act.limit:
-            wanted = min(act.limit - len(rows), PAGE)
-            places, more = await self._places(worker, act, place, wanted)
-            rows += await self._rows_at(worker, act.index, places)
-            if not more:
-                break
-            place = places[-1]
-        return rows
+        places_of, rows_at = partial(self._places, worker, act), partial(self._rows_at, worker, act.index)
+        return await scan_places(act, places_of, rows_at, acts, page=PAGE)
 
     async def _places(
         self, worker: Transport, act: Scan, place: acts.Place | None, wanted: int
@@ -192,19 +179,11 @@ class DurableObjectDriver(Openable):
     async def announce(self, marks: Collection[str]) -> None:
         worker = self._opened("announced")
         with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
-            await worker.act("rings", msgspec.json.encode([self.epoch, *marks]))
+            await worker.act("rings", announcement_of(self.epoch, marks))
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
-        def hear(message: bytes) -> None:
-            try:
-                epoch, *marks = msgspec.json.decode(message, type=list[str])
-                if epoch == self.epoch:
-                    heard(marks)
-            except Exception:
-                log.exception("%s: an announcement was lost: %r", self._site.name, message[:80])
-
         worker = self._opened("watched")
-        self._ear = asyncio.create_task(worker.listen(hear), name="chatkeep durable object watch")
+        self._ear = asyncio.create_task(worker.listen(listener_for(self, heard)), name="chatkeep durable object watch")
 
     async def _act(self, done: str, key: Key, said: bytes, *, writes: bool = False) -> Any:
         return await self._opened(done).act("acts", said, lane=hash(key), writes=writes)

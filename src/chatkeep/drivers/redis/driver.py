@@ -32,9 +32,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import msgspec
-
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
+from ..announcements import announcement_of, listener_for
 from ..base import (
     Ability,
     About,
@@ -54,9 +53,9 @@ from ..base import (
     Row,
     Scan,
     Write,
-    scan_recent,
 )
 from ..openable import Openable, end
+from ..scanning import scan_places
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 from .seam import Address, Site, Transport
@@ -173,19 +172,8 @@ class RedisDriver(Openable):
 
     async def scan(self, act: Scan) -> list[Row]:
         servers = self._opened("read")
-        if act.index == "recent":
-            places_of, rows_at = partial(self._places, servers, act), partial(self._rows_at, servers, "recent")
-            return await scan_recent(act, places_of, rows_at, acts.step_of, acts.moment_of, page=PAGE)
-        place = None if act.after is None else acts.place_of(act.index, act.after)
-        rows: list[Row] = []
-        while len(rows) < act.limit:
-            wanted = min(act.limit - len(rows), PAGE)
-            places, more = await self._places(servers, act, place, wanted)
-            rows += await self._rows_at(servers, act.index, places)
-            if not more:
-                break
-            place = places[-1]
-        return rows
+        places_of, rows_at = partial(self._places, servers, act), partial(self._rows_at, servers, act.index)
+        return await scan_places(act, places_of, rows_at, acts, page=PAGE)
 
     async def _places(
         self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int
@@ -248,19 +236,13 @@ class RedisDriver(Openable):
     async def announce(self, marks: Collection[str]) -> None:
         servers = self._opened("announced")
         with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
-            await servers.ask(b"PUBLISH", self._acts.channel, msgspec.json.encode([self.epoch, *marks]))
+            await servers.ask(b"PUBLISH", self._acts.channel, announcement_of(self.epoch, marks))
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
-        def hear(message: bytes) -> None:
-            try:
-                epoch, *marks = msgspec.json.decode(message, type=list[str])
-                if epoch == self.epoch:  # databases of one server share their channels
-                    heard(marks)
-            except Exception:
-                log.exception("%s: an announcement was lost: %r", self._site.name, message[:80])
-
         servers = self._opened("watched")
-        self._ear = asyncio.create_task(servers.listen(self._acts.channel, hear), name="chatkeep redis watch")
+        self._ear = asyncio.create_task(
+            servers.listen(self._acts.channel, listener_for(self, heard)), name="chatkeep redis watch"
+        )
 
     async def _made(self, servers: Transport) -> str:
         """Return the store's epoch; made, and copied to every bucket, when there is none."""

@@ -1,10 +1,10 @@
-"""What drivers share that is no verb."""
+"""Where a page of places ends in the index that has steps."""
 
 from __future__ import annotations
 
 import pytest
 
-from chatkeep.drivers.base import first_steps
+from chatkeep.drivers.scanning import first_steps
 
 PLACES = [(step, f"{n}") for n, step in enumerate([-9, -9, -9, -7, -7, -5, -5])]
 

@@ -1,0 +1,86 @@
+"""Scans of a store whose indexes hold places: where each row stands, and the rows elsewhere.
+
+The places are looked for first, then the rows that stand at them. In between a row may have moved: what stands elsewhere by then is left
+out, and is still to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from .base import Index, Row, Scan
+
+SPARE = 20
+"""So many places more than rows are asked for at first of the index `recent`: its newest step ends within them where not many rows have
+been changed in it."""
+
+PlacesOf = Callable[[Any, int], Awaitable[tuple[list[Any], bool]]]
+"""Answers so many places behind one (None: from the beginning), and whether there are more."""
+
+RowsAt = Callable[[list[Any]], Awaitable[list[Row]]]
+"""Answers the rows that stand at places."""
+
+
+class Order(Protocol):
+    """What a driver's module of acts says of the order of its indexes."""
+
+    def place_of(self, index: Index, row: Row) -> Any:
+        """Where a row stands in an index."""
+
+    def step_of(self, row: Row) -> Any:
+        """Return the place before all others of a row's step of the index `recent`."""
+
+    def moment_of(self, row: Row) -> Any:
+        """Where a row stands among those changed lately, exactly."""
+
+
+async def scan_places(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:
+    """Return the rows of a scan, at most *page* of which are looked for at once."""
+    if act.index == "recent":
+        return await _scan_recent(act, places_of, rows_at, order, page=page)
+    place = None if act.after is None else order.place_of(act.index, act.after)
+    rows: list[Row] = []
+    more = True
+    while more and len(rows) < act.limit:
+        places, more = await places_of(place, min(act.limit - len(rows), page))
+        rows += await rows_at(places)
+        place = places[-1] if places else place
+    return rows
+
+
+async def _scan_recent(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:
+    """Return the rows of a scan of the index `recent`, step by step: the index has the steps, and within one only the rows know which
+    was changed last."""
+    after, place = act.after, None if act.after is None else order.step_of(act.after)
+    rows: list[Row] = []
+    held: list[Any] = []
+    wanted, more = act.limit + SPARE, True
+    while len(rows) < act.limit:
+        if whole := first_steps(held, act.limit - len(rows), ended=not more):
+            shown = sorted(await rows_at(held[:whole]), key=order.moment_of)
+            rows += [row for row in shown if after is None or order.moment_of(row) > order.moment_of(after)]
+            held = held[whole:]
+        elif more:
+            wanted = min(wanted, page)
+            places, more = await places_of(place, wanted)
+            held += places
+            place = held[-1] if held else None
+            wanted *= 2
+        else:
+            break
+    return rows[: act.limit]
+
+
+def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:
+    """
+    Return how many of the *places* of the index `recent`, each with its step in front, make up its first steps: so many steps as
+    have *least* places. A step that may go on behind the last place is none of them, unless there are no more (*ended*).
+    """
+    whole = len(places)
+    while not ended and whole and places[whole - 1][0] == places[-1][0]:
+        whole -= 1
+    for count in range(max(least, 1), whole):
+        if places[count][0] != places[count - 1][0]:
+            return count
+    return whole
