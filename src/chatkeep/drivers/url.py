@@ -1,10 +1,13 @@
-"""What a URL says before any driver looks at it: what is wrong with it, and whether its host is this machine."""
+"""What URLs of all stores have in common: what is wrong with one before any driver looks at it, its options, and whether its host is
+this machine."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+
+from ..errors import Misconfigured
 
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(?::(?P<port>[^:]*))?")
 
@@ -37,3 +40,49 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class UrlOptions:
+    """The options behind the `?` of a store's URL: *query*, of which each is one of the *known* ones. *store* is the URL without what is
+    secret in it, *example* one that is right. What cannot be meant is refused with `wrong`."""
+
+    def __init__(self, store: str, query: str, known: set[str], *, example: str) -> None:
+        self._given = dict(parse_qsl(query, keep_blank_values=True))
+        self._store = store
+        self._known = sorted(known)
+        self._example = example
+        if unknown := sorted(self._given.keys() - known):
+            raise self.wrong(f"there is no option {', '.join(unknown)}.")
+
+    def wrong(self, said: str) -> Misconfigured:
+        """Return the refusal of the URL, of which *said* tells what is wrong."""
+        options = "=, ".join(self._known)
+        return Misconfigured(f"{self._store}: {said} A URL looks like {self._example}; it may have ?{options}=.")
+
+    def text(self, option: str) -> str:
+        """Return an option as it was given; "" where it was not."""
+        return self._given.get(option, "")
+
+    def name(self, option: str) -> str:
+        """Return an option that names the store among others, `chatkeep` by default. Raises `Misconfigured`."""
+        found = self._given.get(option, "chatkeep")
+        if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", found):
+            raise self.wrong(f"the {option} {found!r} must be letters, digits and _ . : - only.")
+        return found
+
+    def seconds(self, option: str, default: float) -> float:
+        """Return an option that is a time in seconds. Raises `Misconfigured`."""
+        try:
+            found = float(self._given.get(option, default))
+        except ValueError:
+            found = 0.0
+        if not 0.0 < found < 3600.0:
+            raise self.wrong(f"{option} is a number of seconds.")
+        return found
+
+    def is_on(self, option: str, *, default: bool) -> bool:
+        """Tell whether an option is `yes`. Raises `Misconfigured` where it is neither that nor `no`."""
+        found = self._given.get(option)
+        if found not in (None, "yes", "no"):
+            raise self.wrong(f"{option} is yes or no.")
+        return default if found is None else found == "yes"

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -45,12 +44,14 @@ from ..base import (
 )
 from ..openable import Openable, end
 from ..scanning import scan_places
+from ..url import UrlOptions
 from . import acts
 from .check import examined, foreign
 from .seam import Refused, Site, Transport
 
 PAGE = 200  # rows that a scan has under way at once
 OPTIONS = {"tls", "store", "timeout"}
+EXAMPLE = "durable-object://SECRET@chatkeep.example.workers.dev"
 
 
 class DurableObjectDriver(Openable):
@@ -198,37 +199,19 @@ def site_of(url: str) -> Site:
     """Return what *url* says. Raises `Misconfigured`."""
     parts = urlsplit(url)
     entry, _, place = parts.netloc.rpartition("@")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    store = options.get("store", "chatkeep")
-    name = f"durable-object://{place}" + (f"?store={store}" if "store" in options else "")
-
-    def wrong(said: str) -> Misconfigured:
-        example = "durable-object://SECRET@chatkeep.example.workers.dev"
-        return Misconfigured(f"{name}: {said} A URL looks like {example}; it may have ?{'=, '.join(sorted(OPTIONS))}=.")
-
-    if unknown := sorted(options.keys() - OPTIONS):
-        raise wrong(f"there is no option {', '.join(unknown)}.")
+    options = UrlOptions(f"durable-object://{place}", parts.query, OPTIONS, example=EXAMPLE)
     if not entry:
-        raise wrong("it has no secret: the worker's SECRET stands before the @.")
+        raise options.wrong("it has no secret: the worker's SECRET stands before the @.")
     if parts.path.strip("/") or not parts.hostname:
-        raise wrong("it names a host, and nothing behind it.")
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", store):
-        raise wrong(f"the store {store!r} must be letters, digits and _ . : - only.")
-    if options.get("tls", "yes") not in ("yes", "no"):
-        raise wrong("tls is yes or no.")
-    tls = options.get("tls", "yes") == "yes"
-    try:
-        timeout = float(options.get("timeout", 5.0))
-    except ValueError:
-        timeout = 0.0
-    if not 0.0 < timeout < 3600.0:
-        raise wrong("timeout is a number of seconds.")
+        raise options.wrong("it names a host, and nothing behind it.")
+    tls = options.is_on("tls", default=True)
+    store = options.name("store")
     return Site(
-        name=name,
+        name=f"durable-object://{place}" + (f"?store={store}" if options.text("store") else ""),
         host=parts.hostname,
         port=parts.port or (443 if tls else 80),
         tls=tls,
         secret=unquote(entry),
         store=store,
-        timeout=timeout,
+        timeout=options.seconds("timeout", 5.0),
     )

@@ -30,7 +30,7 @@ import secrets
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
 from ..announcements import announcement_of, listener_for
@@ -56,6 +56,7 @@ from ..base import (
 )
 from ..openable import Openable, end
 from ..scanning import scan_places
+from ..url import UrlOptions
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 from .seam import Address, Site, Transport
@@ -302,43 +303,26 @@ def site_of(url: str) -> tuple[Site, str]:
     entry, _, hosts = parts.netloc.rpartition("@")
     user, _, password = (unquote(word) for word in entry.partition(":"))
     name = f"{scheme}://{hosts}{parts.path}"
-    known = OPTIONS[scheme]
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-
-    def wrong(said: str) -> Misconfigured:
-        return Misconfigured(
-            f"{name}: {said} A URL looks like {EXAMPLES[scheme]}; it may have ?{'=, '.join(sorted(known))}=."
-        )
-
-    if unknown := sorted(options.keys() - known):
-        raise wrong(f"there is no option {', '.join(unknown)}.")
-    prefix = options.get("prefix", "chatkeep")
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", prefix):
-        raise wrong(f"the prefix {prefix!r} must be letters, digits and _ . : - only.")
-    try:
-        timeout = float(options.get("timeout", 5.0))
-    except ValueError:
-        timeout = 0.0
-    if not 0.0 < timeout < 3600.0:
-        raise wrong("timeout is a number of seconds.")
+    options = UrlOptions(name, parts.query, OPTIONS[scheme], example=EXAMPLES[scheme])
+    prefix, timeout = options.name("prefix"), options.seconds("timeout", 5.0)
     sentinel, cluster = scheme == "redis+sentinel", scheme == "redis+cluster"
     path = unquote(parts.path.strip("/"))
     if (sentinel and not path) or (cluster and path) or not (sentinel or cluster or re.fullmatch(r"\d*", path)):
-        raise wrong(
+        raise options.wrong(
             "a number of the database belongs behind the host, with Sentinel the name of the service, in a cluster nothing."
         )
-    files = {name: value for name, value in options.items() if name in TLS}
-    secured = scheme == "rediss" or options.get("tls", "no") == "yes"
-    if options.get("tls", "no") not in ("yes", "no") or (files and not secured):
-        raise wrong("tls is yes or no; ca, cert and key need tls=yes.")
-    if absent := [path for path in files.values() if not os.path.isfile(path)]:
-        raise wrong(f"there is no file {', '.join(absent)}.")
+    secured = options.is_on("tls", default=scheme == "rediss")
+    files = {option: file for option in TLS if (file := options.text(option))}
+    if files and not secured:
+        raise options.wrong("ca, cert and key need tls=yes.")
+    if absent := [file for file in files.values() if not os.path.isfile(file)]:
+        raise options.wrong(f"there is no file {', '.join(absent)}.")
     tls = files if secured else None
     try:
         places = tuple(_address(host, 26379 if sentinel else 6379) for host in hosts.split(","))
     except ValueError:
-        raise wrong("it names no host and port.") from None
-    watcher = {"user": options.get("sentinel_user", ""), "password": options.get("sentinel_password", "")}
+        raise options.wrong("it names no host and port.") from None
+    watcher = {"user": options.text("sentinel_user"), "password": options.text("sentinel_password")}
     site = Site(
         name=name,
         hosts=places,

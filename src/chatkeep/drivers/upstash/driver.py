@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import ssl
 from collections.abc import Callable, Collection
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ...errors import Misconfigured, StoreError, Unavailable, Unsupported
 from ..base import Ability, About, Finding
 from ..redis import scripts as acts
 from ..redis.driver import RedisDriver
 from ..redis.seam import Site
-from ..url import host_fault
+from ..url import UrlOptions, host_fault
 from .check import examined, refuse_read_only
 from .transport import Rejected, Rest, scheme_fault_of
 
@@ -99,44 +98,26 @@ def site_of(url: str) -> tuple[Site, str, bool]:
     parts = urlsplit(url)
     entry, _, host = parts.netloc.rpartition("@")
     user, _, password = (unquote(word) for word in entry.partition(":"))
-    token, secured = password or user, "yes"
+    token, secured = password or user, True
     if not parts.netloc:
         host, token, secured = _from_environment()
-    name = f"upstash://{host}"
-    options = {"tls": secured} | dict(parse_qsl(parts.query, keep_blank_values=True))
-
-    def wrong(said: str) -> Misconfigured:
-        return Misconfigured(f"{name}: {said} A URL looks like {EXAMPLE}; it may have ?{'=, '.join(sorted(OPTIONS))}=.")
-
-    if unknown := sorted(options.keys() - OPTIONS):
-        raise wrong(f"there is no option {', '.join(unknown)}.")
+    options = UrlOptions(f"upstash://{host}", parts.query, OPTIONS, example=EXAMPLE)
     if not host or not host.isascii() or parts.path.strip("/"):
-        raise wrong("behind the token belong a host, a port if it is not that of https, and nothing more.")
+        raise options.wrong("behind the token belong a host, a port if it is not that of https, and nothing more.")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise wrong("there is no token in front of the @, or what is there can be none.")
-    prefix = options.get("prefix", "chatkeep")
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", prefix):
-        raise wrong(f"the prefix {prefix!r} must be letters, digits and _ . : - only.")
-    try:
-        timeout = float(options.get("timeout", 5.0))
-    except ValueError:
-        timeout = 0.0
-    if not 0.0 < timeout < 3600.0:
-        raise wrong("timeout is a number of seconds.")
-    if not {options["tls"], options.get("watch", "no")} <= {"yes", "no"}:
-        raise wrong("tls and watch are yes or no.")
-    tls: Any = ssl.create_default_context() if options["tls"] == "yes" else None
+        raise options.wrong("there is no token in front of the @, or what is there can be none.")
+    tls: Any = ssl.create_default_context() if options.is_on("tls", default=secured) else None
     place = urlsplit(f"//{host}")
     site = Site(
-        name=name,
+        name=f"upstash://{host}",
         hosts=((place.hostname or "", place.port or (443 if tls else 80)),),
         access={"token": token, "tls": tls, "host": host},
-        timeout=timeout,
+        timeout=options.seconds("timeout", 5.0),
     )
-    return site, prefix, options.get("watch") == "yes"
+    return site, options.name("prefix"), options.is_on("watch", default=False)
 
 
-def _from_environment() -> tuple[str, str, str]:
+def _from_environment() -> tuple[str, str, bool]:
     """Return host, token and whether TLS is used, from the variables that Upstash and Vercel set. Raises `Misconfigured`."""
     for address, token in VARIABLES:
         if found := os.environ.get(address):
@@ -147,7 +128,7 @@ def _from_environment() -> tuple[str, str, str]:
                 )
             if not os.environ.get(token):
                 raise Misconfigured(f"{address} is set and {token} is not. Nothing was opened.")
-            return parts.netloc, os.environ[token], "yes" if parts.scheme == "https" else "no"
+            return parts.netloc, os.environ[token], parts.scheme == "https"
     names = " or ".join(address for address, _ in VARIABLES)
     raise Misconfigured(
         f"upstash:// names no host, and neither {names} is set. A URL looks like {EXAMPLE}. Nothing was opened."
