@@ -461,6 +461,12 @@ def mark_of(key: Key) -> str:
     return hashlib.blake2b(f"{len(key.tenant)}:{key.tenant}{key.id}".encode(), digest_size=16).hexdigest()
 
 
+def behind_erasure(at: float, erased_at: float | None) -> float:
+    """Return the time for another try of an act of time *at* that was asked for after an erasure, and refused because the clock that
+    noted the erasure is ahead: behind that. *erased_at*: as the refusal, a `Conflict`, has it."""
+    return max(at, (erased_at or 0.0) + 0.001)
+
+
 def settle(answered: Future[Any], answer: Any) -> None:
     """Give whoever waits, if anybody still does, the answer, or raise it there when it is an error."""
     if answered.done():

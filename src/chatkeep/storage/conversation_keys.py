@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ..bounded import Newest
-from ..drivers.base import Driver, Erase, Key, Read, Row, Scan, Write, mark_of
+from ..drivers.base import Driver, Erase, Key, Read, Row, Scan, Write, behind_erasure, mark_of
 from ..errors import Conflict, Corrupt, Misconfigured
 from .key_ring import KeyRing, cipher_of, fresh_key
 from .seal_note import NOTE, SPACE, SealNote, read_seal_note
@@ -104,7 +104,7 @@ class ConversationKeys:
                 row = await put_keys(self._driver, name, there, stored, at=at)
                 break
             except Conflict as other:
-                there, keys, at = other.row, mine, max(at, (other.erased_at or 0.0) + 0.001)
+                there, keys, at = other.row, mine, behind_erasure(at, other.erased_at)
                 if there is not None:
                     theirs = _stored(there)
                     known = {one.id for one in theirs.keys}
@@ -145,7 +145,7 @@ class ConversationKeys:
                 if there.row is not None:
                     row, stored = there.row, _stored(there.row)
                     break
-                at = max(at, there.erased_at or 0.0) + 0.001
+                at = behind_erasure(at, there.erased_at)
         held = self._held[key] = self._unwrapped(key, row, stored)
         return held
 

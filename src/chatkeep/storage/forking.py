@@ -11,7 +11,7 @@ from msgspec import structs
 from ..conversation.archive import entry_from, line_of_entry, parse_line
 from ..conversation.codec import body_of, record_from
 from ..conversation.record import NONE, untried
-from ..drivers.base import Driver, Entry, Key, Read, Row
+from ..drivers.base import Driver, Entry, Key, Read, Row, behind_erasure
 from ..errors import Conflict, Duplicate, UsageError
 from .copying import TAIL, Gone, LogReader, LogWriter
 from .pacing import do
@@ -47,7 +47,7 @@ async def fork_conversation(
         except (Conflict, Duplicate) as there:
             if isinstance(there, Duplicate) or there.row is not None:
                 raise UsageError(f"{name} is there already; nothing was copied. Choose another name.") from there
-            at = max(at, there.erased_at or 0.0) + 0.001
+            at = behind_erasure(at, there.erased_at)
     raise Conflict(f"{key} is written to all the time; it was not copied. Try again.")
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation.keys import RESERVED
-from ..drivers.base import Driver, Key, Read, Row, Write
+from ..drivers.base import Driver, Key, Read, Row, Write, behind_erasure
 from ..errors import Conflict, Corrupt, Moved, Replaced, StoreError, Unavailable
 
 MOVED = "moved:"
@@ -59,7 +59,7 @@ async def write_note(driver: Driver, note: Note, *, at: float) -> None:
             await driver.write(Write(row, replaces=None if found is None else found[0].revision))
             return
         except Conflict as there:
-            at = max(at, there.erased_at or 0.0) + 0.001
+            at = behind_erasure(at, there.erased_at)
 
 
 async def refuse_elsewhere(driver: Driver) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import RESERVED
 from ..drivers import driver_for
-from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan
+from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan, behind_erasure
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
 from .seal_note import refuse_sealed
 from .store import fresh_token
@@ -102,7 +102,7 @@ class Spool:
                     )
                     break
                 except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
-                    at = max(at, taken.erased_at or 0.0) + 0.001
+                    at = behind_erasure(at, taken.erased_at)
         finally:
             self._put(key)  # again: a hand-over that looked before this was written must look once more
             self._writing[key] -= 1

@@ -60,6 +60,7 @@ from ..drivers.base import (
     Search,
     Searching,
     Write,
+    behind_erasure,
     row_at,
     searching,
 )
@@ -249,8 +250,7 @@ class Store:
                 row, entries, known = await self._act(self.driver.append, append)
                 break
             except Conflict as there:
-                # Older than an erasure by another clock: it was asked for after it, so it belongs behind it.
-                at = max(at, there.erased_at or 0.0) + 0.001
+                at = behind_erasure(at, there.erased_at)
         try:
             return await self._appended(key, entry, row, entries, known, cached, place, ours=row.revision == revision)
         except Unsupported as newer:
@@ -321,7 +321,7 @@ class Store:
                 await self._act(self.driver.append, append)
                 break
             except Conflict as there:
-                at = max(at, there.erased_at or 0.0) + 0.001
+                at = behind_erasure(at, there.erased_at)
         self._cache.drop(key)
         self.changed(key)
 
@@ -366,7 +366,7 @@ class Store:
                 conflicts += 1
                 if conflicts > PATIENCE:
                     await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
-                at = max(at, (there.erased_at or 0.0) + 0.001)
+                at = behind_erasure(at, there.erased_at)
                 snapshot = await self._moved(snapshot, there)
                 continue
             except BaseException:
