@@ -8,12 +8,10 @@ import asyncio
 from msgspec import Struct, structs
 
 from ..conversation import dead_letters, snapshots, streams
-from ..conversation.codec import record_from
-from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Outcome, Snapshot
-from ..drivers.base import Key, Row, settle
-from ..errors import Corrupt, Unsupported
+from ..drivers.base import Key, settle
 from ..model import ASKING, Answering, DeadLetter, Message
+from ..storage.selection import select_page
 from ..storage.store import PAGE, Store, blank
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
@@ -84,32 +82,14 @@ async def read_dead_letters(store: Store, key: Key) -> list[DeadLetter]:
 async def page_dead_letters(
     store: Store, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
 ) -> tuple[list[DeadLetter], Key | None]:
-    """Read the dead letters of all conversations of a tenant (None: of all tenants) whose keys come behind *after*.
+    """Read a page of the dead letters of a tenant (None: of all tenants): see `select_page`."""
 
-    Look at so many conversations at most, and end with the one that makes *limit* letters. Give the key to go on behind;
-    None at the end.
-    """
-    letters: list[DeadLetter] = []
-    last = None if after is None else blank(after).row
-    while rows_most > 0:
-        rows: list[Row] = await store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
-        for row in rows:
-            if not row.key.tenant.startswith(RESERVED) and _has_dead(row):
-                letters += await read_dead_letters(store, row.key)
-                if len(letters) >= limit:
-                    return letters, row.key
-        if len(rows) < min(PAGE, rows_most):
-            return letters, None
-        rows_most -= len(rows)
-        last = rows[-1]
-    return letters, None if last is None else last.key
+    async def read(key: Key) -> list[DeadLetter]:
+        return await read_dead_letters(store, key)
 
-
-def _has_dead(row: Row) -> bool:
-    try:
-        return bool(record_from(row.key, row.body).dead)
-    except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
-        return False
+    return await select_page(
+        store, tenant, lambda record: bool(record.dead), read, after=after, limit=limit, rows_most=rows_most
+    )
 
 
 async def read_replays(store: Store, key: Key, number: int) -> str | None:

@@ -21,10 +21,11 @@ from ..conversation.keys import RESERVED
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..conversation.state import StateCodec
-from ..drivers.base import Key, Row, row_at
+from ..drivers.base import Key, Row
 from ..errors import Corrupt, StoreError, Unsupported
 from ..model import OffBy
-from ..storage.store import PAGE, Store, fresh_token
+from ..storage.selection import select_page
+from ..storage.store import Store, fresh_token
 
 log = logging.getLogger("chatkeep")
 
@@ -83,23 +84,14 @@ class Pauses:
     async def page(
         self, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
     ) -> tuple[list[Key], Key | None]:
-        """Give conversations of a tenant that are paused themselves, from behind *after* on, having looked at *rows_most* at most.
+        """Give a page of the conversations of a tenant that are paused themselves: see `select_page`."""
 
-        With the key to go on behind; None at the end.
-        """
-        found: list[Key] = []
-        last = None if after is None else row_at(after)
-        while rows_most > 0:
-            rows = await self._store.rows("key", tenant=tenant, after=last, limit=min(PAGE, rows_most))
-            for row in rows:
-                if not row.key.tenant.startswith(RESERVED) and _is_paused(row):
-                    found.append(row.key)
-                    if len(found) >= limit:
-                        return found, row.key
-            if len(rows) < min(PAGE, rows_most):
-                return found, None
-            rows_most, last = rows_most - len(rows), rows[-1]
-        return found, None if last is None else last.key
+        async def name(key: Key) -> list[Key]:
+            return [key]
+
+        return await select_page(
+            self._store, tenant, lambda record: record.paused, name, after=after, limit=limit, rows_most=rows_most
+        )
 
     async def is_still_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent there, by what the store says now."""
@@ -263,10 +255,3 @@ def _scope(tenant: str | None) -> str:
 
 def _tenant(scope: str) -> str | None:
     return None if scope == EVERYWHERE else scope[1:]
-
-
-def _is_paused(row: Row) -> bool:
-    try:
-        return record_from(row.key, row.body).paused
-    except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
-        return False
