@@ -135,7 +135,7 @@ def behind(since: float | None) -> Row | None:
 
 
 class Backlog:
-    """What is due and not begun. *go_on* is called when there is room for more of it: then `work_off` is to be called.
+    """What is due and not begun.
 
     Reminders, retries and messages that wait come first. What nobody waits for, ended sessions and old log, is passed over
     until there is nothing else, and then done beside what comes next; so a great number of it holds nobody up.
@@ -149,7 +149,6 @@ class Backlog:
         leases: LeaseKeeper,
         high_water: HighWater,
         housekeeper: Housekeeper,
-        go_on: Callable[[], None],
     ) -> None:
         self._shared = shared
         self._store = shared.store
@@ -157,7 +156,8 @@ class Backlog:
         self._leases = leases
         self.high_water = high_water
         self._housekeeper = housekeeper
-        self._go_on = go_on
+        self.has_room: Callable[[], None] = lambda: None
+        """Called when there is room for more of it: then `work_off` is to be called."""
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
         self.started = 0
@@ -179,6 +179,7 @@ class Backlog:
 
     def open(self) -> None:
         """Begin from the beginning, knowing nothing."""
+        self.high_water.restart()
         self._clock_began = self._shared.clock() - time.monotonic()
         self._ahead.restart()
         self.restart()
@@ -260,7 +261,7 @@ class Backlog:
             walk.put_back(left)
             self._tidy = walk
         if rows:
-            self._go_on()
+            self.has_room()
 
     async def _end_sessions(self, rows: list[Row], now: float) -> list[Row]:
         """End the sessions of *rows*, all in one batch of the store; where more is to be done than that, a worker does it. Give the
@@ -280,7 +281,7 @@ class Backlog:
 
     def _start(self, key: Key) -> None:
         self.started += 1
-        self._workers.start(self._workers.register(key))
+        self._workers.begin(key)
 
     def _is_due(self, row: Row, now: float) -> bool:
         # (What is looked at ahead is only noted, so that it is known how long its lease has stood when that runs out.)
@@ -300,4 +301,4 @@ class Backlog:
         urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
         tidy = self._tidy is not None and len(self._tidying) <= TIDYING // 2
         if urgent or tidy or (self.is_done and not self._shared.settings.background):
-            self._go_on()
+            self.has_room()

@@ -32,7 +32,6 @@ from .pauses import Pauses
 from .runner import refuse_own_turn
 from .sender import Sender
 from .shared import Shared
-from .sweeper import Sweeper
 from .turn_processor import TurnProcessor
 from .workers import Workers
 
@@ -60,7 +59,6 @@ class Changes(Generic[State]):
         sender: Sender,
         pauses: Pauses,
         notifier: Notifier,
-        sweeper: Sweeper,
         journal: Journal | None,
     ) -> None:
         self._shared = shared
@@ -70,7 +68,6 @@ class Changes(Generic[State]):
         self._sender = sender
         self._pauses = pauses
         self._notifier = notifier
-        self._sweeper = sweeper
         self._journal = journal
         self.rules: Mapping[str, Rule] = {}
         """How slots are merged, by name; the others by "later"."""
@@ -230,8 +227,7 @@ class Changes(Generic[State]):
         if not said:
             return Stopped(False)
         if after.row.lease is None and after.row.due_at is not None and after.row.due_at <= self._shared.clock():
-            self._sweeper.start_on(key)
-            self._notifier.tell_of_work()
+            self._have_answered(key)
         return Stopped(True, said[0] if said[0].role == "assistant" else None)
 
     async def withdraw(self, key: Key, number: int) -> None:
@@ -297,9 +293,13 @@ class Changes(Generic[State]):
 
         after, said = await shared.commit(snapshot, decide)
         if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
-            self._sweeper.start_on(key)
-            self._notifier.tell_of_work()
+            self._have_answered(key)
         return said or []
+
+    def _have_answered(self, key: Key) -> None:
+        """Have what waits in a conversation answered, here or elsewhere."""
+        self._workers.begin_answer(key)
+        self._notifier.tell_of_work()
 
     async def pause(self, tenant: str | None) -> None:
         """Silence the bot for a tenant, or for all."""
@@ -309,7 +309,7 @@ class Changes(Generic[State]):
         """Let the bot answer again; if it *skips*, what came meanwhile is passed over first."""
         if skips:
             await self._pauses.skip(tenant)
-        await self._pauses.finish(await self._pauses.resume(tenant), self._sweeper.start_on)
+        await self._pauses.finish(await self._pauses.resume(tenant), self._workers.begin_answer)
         self._notifier.tell_of_work()
 
     async def pause_one(self, key: Key, by: str = "") -> None:
@@ -324,8 +324,7 @@ class Changes(Generic[State]):
             await self._pauses.skip_one(key)
         snapshot = await self._pauses.resume_one(key)
         if snapshots.unread_messages(snapshot) and not self._pauses.is_paused(snapshot):
-            self._sweeper.start_on(key)
-            self._notifier.tell_of_work()
+            self._have_answered(key)
 
     async def dismiss(self, key: Key, number: int) -> bool:
         """Close a dead letter; tell whether the message was set aside at all."""

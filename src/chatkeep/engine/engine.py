@@ -21,6 +21,7 @@ from ..errors import Misconfigured, Moved, Unavailable
 from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
+from .backlog import Backlog
 from .changes import Changes
 from .high_water import HighWater
 from .housekeeper import Housekeeper
@@ -100,14 +101,13 @@ class Engine(Generic[State]):
             notifier=notifier,
             journal=self.journal,
         )
+        backlog = Backlog(shared, workers=workers, leases=leases, high_water=high_water, housekeeper=housekeeper)
         self.sweeper = Sweeper(
             shared,
             workers=workers,
-            turns=turns,
-            leases=leases,
             pauses=pauses,
             versions=versions,
-            high_water=high_water,
+            backlog=backlog,
             housekeeper=housekeeper,
             indexer=Indexer(store),
             journal=self.journal,
@@ -121,7 +121,6 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            sweeper=self.sweeper,
             journal=self.journal,
         )
         self._life: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None

@@ -13,20 +13,16 @@ from contextlib import suppress
 from typing import Any
 
 from ..conversation.codec import record_from
-from ..drivers.base import Key
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..settings import seconds
 from .backlog import Backlog
-from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .indexer import Indexer
 from .journal import Journal
-from .lease_keeper import LeaseKeeper
 from .pauses import PAUSES, Pauses
 from .releases import Releases
 from .shared import Shared
 from .statistics import Tended
-from .turn_processor import TurnProcessor
 from .worker import LOOK_LONGEST_S as LOOK_S
 from .workers import Workers
 
@@ -46,11 +42,9 @@ class Sweeper:
         shared: Shared[Any],
         *,
         workers: Workers,
-        turns: TurnProcessor[Any],
-        leases: LeaseKeeper,
         pauses: Pauses,
         versions: Releases,
-        high_water: HighWater,
+        backlog: Backlog,
         housekeeper: Housekeeper,
         indexer: Indexer,
         journal: Journal | None,
@@ -61,7 +55,6 @@ class Sweeper:
         """The task that sweeps, while the engine is open and there is anything to sweep for."""
         self._shared = shared
         self._workers = workers
-        self._turns = turns
         self._pauses = pauses
         self.versions = versions
         """Which versions of the application are there, and their shares."""
@@ -71,15 +64,9 @@ class Sweeper:
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
-        self._backlog = Backlog(
-            shared,
-            workers=workers,
-            leases=leases,
-            high_water=high_water,
-            housekeeper=housekeeper,
-            go_on=self._go_on,
-        )
+        self._backlog = backlog
         self._wake = asyncio.Event()
+        backlog.has_room = self._go_on
         self._told = False  # somebody tells that there is work
         self._look_for_others_at = 0.0
 
@@ -108,11 +95,10 @@ class Sweeper:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.open()
-        self._backlog.high_water.restart()
         if not self._shared.settings.background:
             return
         self._housekeeper.unscheduled = self._ends
-        looks = self._turns.handler is not None or self._journal is not None
+        looks = self._workers.answers or self._journal is not None
         if looks or self._ends or self._reopens:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
@@ -161,7 +147,7 @@ class Sweeper:
                 await self._housekeeper.schedule_page()
             while True:
                 self._wake.clear()
-                if self._turns.handler is not None:
+                if self._workers.answers:
                     await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
                 if self._backlog.is_done:
                     break
@@ -190,7 +176,7 @@ class Sweeper:
                         await self._beat()
                     finally:  # counted from its end: one that takes longer than a poll leaves time for the work too
                         beat_at = loop.time() + poll_s
-                if self._turns.handler is not None:
+                if self._workers.answers:
                     await self._backlog.work_off(beat_at)
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
@@ -218,7 +204,7 @@ class Sweeper:
         await self.look_at_pauses()
         if self._ends:
             await self._backlog.high_water.keep()
-        if self._turns.handler is None and self._ends:
+        if not self._workers.answers and self._ends:
             await self._sweep_for_others()
         if self._housekeeper.unscheduled:
             await self._housekeeper.schedule_page()
@@ -240,7 +226,7 @@ class Sweeper:
                         over.append(row)
             for row in await self._housekeeper.end_sessions(over, ends):
                 if row.key not in self._workers.by_key:
-                    self._workers.start(self._workers.register(row.key))
+                    self._workers.begin(row.key)
             if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
                 return
             after = rows[-1]
@@ -249,15 +235,6 @@ class Sweeper:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""
         lifted, unfinished = await self._pauses.look()
         for tenant in lifted:
-            await self._pauses.wake(tenant, self.start_on, rewrites=False)
+            await self._pauses.wake(tenant, self._workers.begin_answer, rewrites=False)
         for resumption in unfinished:
-            await self._pauses.finish(resumption, self.start_on)
-
-    def start_on(self, key: Key) -> None:
-        """Start work on a conversation that is paused no more. (What finds no room here is found by the sweep.)"""
-        if (
-            self._shared.settings.background
-            and self._turns.handler is not None
-            and len(self._workers.by_key) < self._shared.settings.backlog
-        ):
-            self._workers.start(self._workers.register(key))
+            await self._pauses.finish(resumption, self._workers.begin_answer)

@@ -237,6 +237,11 @@ class WorkLoop:
         self._housekeeper = housekeeper
         self._stays_s = LONG_S if shared.settings.background else SHORT_S
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is a handler here."""
+        return self._turns.handler is not None
+
     async def run(self, worker: Worker) -> None:
         """Handle what is unread in one conversation, in order, until nothing is; raises what ends that before."""
         looks = 0

@@ -42,6 +42,11 @@ class Workers:
         """How many there are, but for those that wait to work alone: they must not keep the sweep from the others."""
         return len(self.by_key) - self._runner.places.lonely
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is a handler here."""
+        return self.loop.answers
+
     def register(self, key: Key) -> Worker:
         """Give the worker of *key*, a new one if there is none."""
         worker = self.by_key.get(key)
@@ -73,6 +78,16 @@ class Workers:
             worker.move(WORKING)
             worker.task = asyncio.get_running_loop().create_task(work, name=name, context=worker.context)
             self._count()
+
+    def begin(self, key: Key) -> None:
+        """Have work begun on a conversation, which no caller waits for."""
+        self.start(self.register(key))
+
+    def begin_answer(self, key: Key) -> None:
+        """Have what waits in a conversation answered, where this process answers and has room. (What it leaves is found by the sweep.)"""
+        settings = self._shared.settings
+        if settings.background and self.answers and len(self.by_key) < settings.backlog:
+            self.begin(key)
 
     def join(self, worker: Worker) -> None:
         """Say that the turn of now, if there is one, waits for *worker*: so it waits for no place, and may not wait for that
