@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from types import CoroutineType, coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -89,42 +88,6 @@ def handler_for(
         return await in_thread(function, turn)
 
     return threaded
-
-
-async def run_in_time(running: Awaitable[Any], timeout_s: float) -> Any:
-    """Wait for what *running* gives. Raises TimeoutError after so many seconds.
-
-    It is begun at once: a handler that waits for nothing, as most do in a fast bot, is not worth a timer, which costs as much
-    as reading its state.
-    """
-    if type(running) is CoroutineType:
-        try:
-            awaited = running.send(None)
-        except StopIteration as done:
-            return done.value
-        running = _go_on(running, awaited)
-    try:
-        async with asyncio.timeout(timeout_s) as limit:
-            return await running
-    except TimeoutError as late:
-        if limit.expired():
-            raise TimeoutError(f"it took longer than {timeout_s:g} s") from late
-        raise
-
-
-@coroutine
-def _go_on(begun: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that was begun and waits for *awaited*."""
-    try:
-        while True:
-            try:
-                sent = yield awaited
-            except BaseException as fault:
-                awaited = begun.throw(fault)
-            else:
-                awaited = begun.send(sent)
-    except StopIteration as done:
-        return done.value
 
 
 def _split_half(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -25,9 +25,9 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..conversation.keys import key_for
-from ..engine.hooks import run_in_time
 from ..errors import NotOpen, UsageError
 from ..model import Content, Conversation
+from .waiting import within
 
 T = TypeVar("T", bound=Struct)
 
@@ -337,8 +337,7 @@ async def read(request: Request, *, limit: int) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise too_large(limit)
     try:
-        # (A body that is there already needs no timer.)
-        return cast(bytes, await run_in_time(collected(request, limit), PATIENCE_S))
+        return await within(PATIENCE_S, collected(request, limit))
     except TimeoutError:
         raise HTTPException(
             408, "The request's body did not arrive in time; nothing was touched.", {"connection": "close"}
