@@ -111,7 +111,7 @@ class Core(Generic[State]):
                 started=sweeper.started,
                 behind_s=None if sweeper.looked_at is None else max(now - sweeper.looked_at, 0.0),
             ),
-            streams=StreamStats(watching=engine.live.watching, live=engine.live.is_live),
+            streams=StreamStats(watching=engine.watches.watching, live=engine.watches.is_live),
         )
 
     @property
@@ -160,7 +160,7 @@ class Core(Generic[State]):
 
         *after*: from which number of the log; None: what comes from now on. *shown*: as `Watch` has it.
         """
-        return Watch(self._engine.live, key_for(tenant, conversation), after, shown)
+        return Watch(self._engine.watches, key_for(tenant, conversation), after, shown)
 
     def expect_visitors(self) -> None:
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""

@@ -225,7 +225,7 @@ class Surface(PeopleSurface[State]):
         begins with them, whoever dies meanwhile. `Failing` tells that attempts fail, and when the next one is made, `SetAside` that none
         is. Ends with `Erased`, or when this Chatkeep is closed.
         """
-        async with Watch(self._engine.live, self._key(conversation), after) as watch:
+        async with Watch(self._engine.watches, self._key(conversation), after) as watch:
             while (events := await watch.next(WAIT_S)) is not None:
                 for event in events:
                     yield event

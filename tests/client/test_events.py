@@ -104,7 +104,7 @@ async def test_what_happens_is_told_in_order(place: Place) -> None:
         chat = client.conversation("ada")
         await chat.send("before")
         following = asyncio.create_task(collected(chat, 244, after=None, into=events))
-        await until(lambda: place.keep._engine.live.watching)
+        await until(lambda: place.keep._engine.watches.watching)
         await chat.send("slow")
         await chat.send("long " * 40_000)
         for _ in range(120):
@@ -190,7 +190,7 @@ async def test_a_reply_is_told_as_it_is_made() -> None:
     ):
         await client.create("ada")
         following = asyncio.create_task(collected(client.conversation("ada"), 2, into=events))
-        await until(lambda: keep._engine.live.watching)
+        await until(lambda: keep._engine.watches.watching)
         await client.conversation("ada").send("count")
         await asyncio.wait_for(following, 10)
 

@@ -119,7 +119,7 @@ async def test_closing_ends_every_watch(opened: Any) -> None:
         await keep.close()
 
         assert None is await asyncio.wait_for(waiting, 5.0)
-    assert 0 == keep._engine.live.watching
+    assert 0 == keep._engine.watches.watching
 
 
 async def test_a_reply_is_streamed_and_recorded_whole(opened: Any) -> None:

@@ -271,7 +271,7 @@ async def test_a_server_that_stops_ends_its_streams() -> None:
             assert [("end", {"reason": "closing"}, "")] == await watched.read(2)
         await until(lambda: len(app.state.streams) == 0)
 
-        assert 0 == keep._engine.live.watching
+        assert 0 == keep._engine.watches.watching
 
 
 async def test_a_client_that_takes_nothing_is_cut_off_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_costs_nothing(monkeypa
             for n in range(12):
                 await keep.accept("ada", f"{n}" + "x" * 1_000_000, role="operator")
             await until(lambda: len(app.state.streams) == 0, within=15.0)
-            assert 0 == keep._engine.live.watching
+            assert 0 == keep._engine.watches.watching
             watched.reader._transport.abort()  # type: ignore[attr-defined]
         async with stream(client, "ada", Last_Event_ID="2") as again:
             assert ["3", "4"] == [id for _, _, id in await again.read(2)]
@@ -304,7 +304,7 @@ async def test_streams_survive_a_store_that_is_away(postgres: Any) -> None:
                 proxy.refusing = True
                 proxy.cut()
                 await time_passes(0.5)
-                keep._engine.live.note_change(keep._key("ada"), here=False)
+                keep._engine.watches.note_change(keep._key("ada"), here=False)
                 await time_passes(1.5)
                 proxy.refusing = False
 

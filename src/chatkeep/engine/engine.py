@@ -65,7 +65,7 @@ class Engine(Generic[State]):
         self.shared = shared
         self.store = store
         self.notifier = notifier = Notifier(store.driver, changed=self._changed_elsewhere, work=self._hear_of_work)
-        self.live = WatchHub(store, notifier, show_state=shared.show_state)
+        self.watches = WatchHub(store, notifier, show_state=shared.show_state)
         self.leases = leases = LeaseKeeper(store, shared.policy, clock)
         first_s = seconds(settings.retry_after)
         self.sender = sender = Sender(
@@ -187,7 +187,7 @@ class Engine(Generic[State]):
                 finally:
                     self.store.confinement.end(fault)
                 raise
-            self.shared.open, self.live.ended = True, False
+            self.shared.open, self.watches.ended = True, False
             self.turns.open()
             self.leases.open()
             self.sweeper.start()
@@ -253,7 +253,7 @@ class Engine(Generic[State]):
         finally:
             await self.runner.close()
             self.leases.close()
-            self.live.close()
+            self.watches.close()
             try:
                 if self.sender.outlet is not None:
                     await self.sender.outlet.close()
@@ -265,7 +265,7 @@ class Engine(Generic[State]):
 
     def _changed_here(self, key: Key) -> None:
         self.notifier.tell(key)
-        self.live.note_change(key, here=True)
+        self.watches.note_change(key, here=True)
         worker = self.workers.by_key.get(key)
         if worker is not None and worker.turn is not None:
             worker.turn.look(self.store.cached(key))
@@ -280,7 +280,7 @@ class Engine(Generic[State]):
             worker.wake.set()
             if worker.turn is not None:
                 worker.turn.look_again()
-        self.live.note_change(key, here=False)
+        self.watches.note_change(key, here=False)
 
     def _hear_of_work(self) -> None:
         self.sweeper.hear_of_work()

@@ -39,11 +39,11 @@ class ShownReply(Struct, frozen=True):
 class WatchHub:
     """Who watches what in this process. *show_state* answers a conversation's state as people see it."""
 
-    def __init__(self, store: Store, news: Notifier, *, show_state: Callable[[Snapshot], Raw]) -> None:
+    def __init__(self, store: Store, notifier: Notifier, *, show_state: Callable[[Snapshot], Raw]) -> None:
         self.store = store
         self.show_state = show_state
         self.ended = False
-        self._notifier = news
+        self._notifier = notifier
         self._watches: dict[Key, set[Watch]] = {}
 
     @property
@@ -102,12 +102,12 @@ class Watch:
     being made there. Setting *wake* ends a `next` that waits.
     """
 
-    def __init__(self, live: WatchHub, key: Key, after: int | None, shown: ShownReply | None = None) -> None:
+    def __init__(self, hub: WatchHub, key: Key, after: int | None, shown: ShownReply | None = None) -> None:
         self.key = key
         self.number = after
         """The log is known up to here."""
         self.wake = asyncio.Event()
-        self._live = live
+        self._hub = hub
         self._born = ""
         self._state: Raw | None = None
         self._look_at = 0.0
@@ -134,11 +134,11 @@ class Watch:
     async def open(self, *, returns: bool = False) -> None:
         """Begin: look where the log is. Who *returns* has watched before, and is told the state of now and whether the handler
         fails, for a change of these need not be in the log."""
-        self._live.store.confinement.check()
-        self._live.add(self)
+        self._hub.store.confinement.check()
+        self._hub.add(self)
         self._fresh = True  # unless we are told otherwise while it is read
         try:
-            snapshot = await self._live.store.load(self.key)
+            snapshot = await self._hub.store.load(self.key)
             head = snapshot.row.head if snapshot is not None else 0
             if self.number is None:
                 self.number = head
@@ -149,12 +149,12 @@ class Watch:
             else:
                 self._state = self._show_state(snapshot or blank(self.key))
         except BaseException:
-            self._live.remove(self)
+            self._hub.remove(self)
             raise
 
     def close(self) -> None:
         """End the watch."""
-        self._live.remove(self)
+        self._hub.remove(self)
 
     def note_change(self, *, here: bool) -> None:
         """Note that something was written, which is to be looked at."""
@@ -170,8 +170,8 @@ class Watch:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
-        while not (self._over or self._live.ended):
-            self._live.store.confinement.check()
+        while not (self._over or self._hub.ended):
+            self._hub.store.confinement.check()
             woken = self.wake.is_set()
             self.wake.clear()
             events = await self._look() if loop.time() >= self._look_at else []
@@ -184,10 +184,10 @@ class Watch:
 
     async def _look(self) -> list[Event]:
         """Read what the log and the state have that was not given yet."""
-        store, loop = self._live.store, asyncio.get_running_loop()
+        store, loop = self._hub.store, asyncio.get_running_loop()
         snapshot = store.cached(self.key) if self._fresh else None
-        self._fresh, self._look_at = False, loop.time() + self._live.pause_s
-        changes, self._pause_s = self._changes, self._live.pause_s
+        self._fresh, self._look_at = False, loop.time() + self._hub.pause_s
+        changes, self._pause_s = self._changes, self._hub.pause_s
         try:
             if snapshot is None or snapshot.row.head < (self.number or 0):
                 snapshot = await store.load(self.key)
@@ -203,7 +203,7 @@ class Watch:
 
     def _show_state(self, snapshot: Snapshot) -> Raw | None:
         try:
-            return self._live.show_state(snapshot)
+            return self._hub.show_state(snapshot)
         except (Corrupt, Unsupported):  # the log can be shown all the same
             return self._state
 
@@ -217,7 +217,7 @@ class Watch:
         row, self._born = snapshot.row, snapshot.row.incarnation
         known = [message for message in snapshot.messages if message.number > self.number]
         if row.head > self.number and (not known or known[0].number > self.number + 1):
-            known = await read_page(self._live.store, self.key, row.incarnation, after=self.number)
+            known = await read_page(self._hub.store, self.key, row.incarnation, after=self.number)
         known = known[: fitting(known)]
         events: list[Event] = []
         state = self._show_state(snapshot)
@@ -237,8 +237,8 @@ class Watch:
         if self.number < row.head:  # there is more: at once
             self._pause_s = 0.0 if known else self._pause_s
         elif row.head > snapshot.record.cursor:
-            self._pause_s = self._live.short_pause_s
-            self._live.expect(self.key)
+            self._pause_s = self._hub.short_pause_s
+            self._hub.expect(self.key)
         self._tell_state(state, events)
         if self.number >= row.head:  # what is being said belongs behind all that is in the log
             self._tell_turn(snapshot, events)

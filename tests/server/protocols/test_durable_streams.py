@@ -109,7 +109,7 @@ async def has_failed(bot: Bot) -> bool:
 
 def client_waits(bot: Bot) -> bool:
     """Whether somebody watches."""
-    return bool(bot.keep._engine.live.watching)
+    return bool(bot.keep._engine.watches.watching)
 
 
 @pytest.mark.long
