@@ -12,7 +12,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.drivers.base import Entry, Key, Read, Row, Write
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.engine.backlog import PAGE, TIDYING, Walk
+from chatkeep.engine.backlog import PAGE, TIDYING, IndexWalk
 from chatkeep.engine.pauses import PAUSES
 
 from ..support.clock import Clock
@@ -203,7 +203,7 @@ async def test_what_comes_due_during_a_long_glance_is_found_before_its_end(opene
     store, ended = keep._engine.store, 3 * PAGE
     for number in range(ended):
         await store.driver.write(due_row(f"c{number:03}", 100.0))
-    walk = Walk(store, (None, None))
+    walk = IndexWalk(store, (None, None))
     walk.glance(95.0, 101.0)
     first = await walk.step(101.0)
     await store.driver.write(due_row("reminder", 101.5))

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 
 from chatkeep.drivers.base import Pool, settle
-from chatkeep.drivers.redis.scripts import Act, Argument, refusal
+from chatkeep.drivers.redis.scripts import Argument, ScriptRun, refusal
 from chatkeep.drivers.redis.seam import Address, Site
 from chatkeep.errors import Unavailable
 
@@ -21,7 +21,7 @@ class PlainTransport:
         self.site = site
         self.primaries: Sequence[Address | None] = [None]
         self.covered = 0
-        self._calls: asyncio.Queue[tuple[tuple[Argument, ...], Act | None, asyncio.Future[Any]] | None]
+        self._calls: asyncio.Queue[tuple[tuple[Argument, ...], ScriptRun | None, asyncio.Future[Any]] | None]
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -40,7 +40,7 @@ class PlainTransport:
     def pool(self) -> Pool:
         return Pool()
 
-    def act(self, act: Act) -> asyncio.Future[Any]:
+    def act(self, act: ScriptRun) -> asyncio.Future[Any]:
         """Runs a script."""
         return self._put(act.whole, act)
 
@@ -48,7 +48,7 @@ class PlainTransport:
         """Sends a plain command."""
         return self._put(command, None)
 
-    def _put(self, command: tuple[Argument, ...], act: Act | None) -> asyncio.Future[Any]:
+    def _put(self, command: tuple[Argument, ...], act: ScriptRun | None) -> asyncio.Future[Any]:
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._task is None:
             answered.set_exception(Unavailable(f"{self.site.name} is closed; nothing was done."))

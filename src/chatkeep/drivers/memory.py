@@ -52,7 +52,7 @@ COUNTERS = 100_000
 """Counters that a store keeps; those without a hit for longest go first."""
 
 
-class TextIndex:
+class MemoryTextIndex:
     """The full-text index of one store: the words of each entry, by its place."""
 
     def __init__(self, conversations: Collection[tuple[Key, str]]) -> None:
@@ -105,7 +105,7 @@ class Shelf:
         self.ids: dict[Key, dict[str, int]] = {}
         self.erased: dict[Key, float] = {}
         self.counters: Newest[str, Counted] = Newest(COUNTERS)
-        self.text: TextIndex | None = None
+        self.text: MemoryTextIndex | None = None
         self.watching: list[Callable[[list[str]], None]] = []
 
 
@@ -296,7 +296,7 @@ class MemoryDriver(Openable):
         if act.keep is False:
             shelf.text = None
         elif act.keep and shelf.text is None:
-            shelf.text = TextIndex([(key, row.incarnation) for key, row in shelf.rows.items()])
+            shelf.text = MemoryTextIndex([(key, row.incarnation) for key, row in shelf.rows.items()])
         text = shelf.text
         if text is None:
             return Indexed(False, [])
@@ -319,7 +319,7 @@ class MemoryDriver(Openable):
         waiting = sum(one.of not in old for one in lacking)
         return Indexed(True, lacking[: act.limit], len(old), text.total, waiting)
 
-    def _unindexed(self, text: TextIndex) -> Iterator[Unindexed]:
+    def _unindexed(self, text: MemoryTextIndex) -> Iterator[Unindexed]:
         for of, (key, incarnation) in reversed([*enumerate(text.conversations)]):
             row = self._shelf.rows.get(key)
             if row is not None and row.incarnation == incarnation:

@@ -53,7 +53,7 @@ class Stretch(Struct):
     until: float | None
 
 
-class Walk:
+class IndexWalk:
     """Goes through what is due in the order of the index, page by page."""
 
     def __init__(self, store: Store, *stretches: tuple[float | None, float | None]) -> None:
@@ -186,8 +186,8 @@ class Backlog:
 
     def restart(self) -> None:
         """Look at all that is due from the beginning."""
-        self._urgent: Walk | None = None
-        self._tidy: Walk | None = None
+        self._urgent: IndexWalk | None = None
+        self._tidy: IndexWalk | None = None
         self._tidying: set[Key] = set()
         self._untidy = False  # something was passed over
         self._looked_at = 0.0  # up to when all that is due has been looked at, by the clock
@@ -208,10 +208,10 @@ class Backlog:
             self._ahead.restart()
         self._clock_began = clock_began
         if self._tidy is None or now >= self._afresh_at:
-            self._urgent, self._afresh_at = Walk(self._store, (None, None)), now + AFRESH_S
+            self._urgent, self._afresh_at = IndexWalk(self._store, (None, None)), now + AFRESH_S
         else:
             # What was passed over last time need not be read again.
-            self._urgent = Walk(self._store, (None, AT_ONCE), (self._looked_at - MARGIN_S, None))
+            self._urgent = IndexWalk(self._store, (None, AT_ONCE), (self._looked_at - MARGIN_S, None))
         # A lease hides its conversation until it runs out; those of a process that died on this host need not wait.
         self._orphans = self._leases.lost or now >= self._look_for_orphans_at
         if self._orphans:
@@ -247,7 +247,7 @@ class Backlog:
 
     async def _tidy_up(self) -> None:
         if self._untidy and self._tidy is None:
-            self._tidy, self._untidy = Walk(self._store, (None, None)), False
+            self._tidy, self._untidy = IndexWalk(self._store, (None, None)), False
         if self._tidy is None or len(self._tidying) >= TIDYING:
             return
         now, rows, walk = await self.high_water.reach(self._shared.clock()), list[Row](), self._tidy

@@ -18,7 +18,7 @@ PATIENCE_S = 2.0
 """After so long newcomers wait, so that a suspect that waits for a quiet moment has its turn also where there is none."""
 
 
-Waiter = tuple[object, asyncio.Future[bool]]
+PlaceWaiter = tuple[object, asyncio.Future[bool]]
 Suspect = tuple[int, int, object, asyncio.Future[bool]]
 
 
@@ -39,7 +39,7 @@ class Places:
         self.blocked = False
         """No place is given out for now."""
         self._taken = 0
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: deque[PlaceWaiter] = deque()
         self._suspects: list[Suspect] = []
         self._order = count()
         self._shut = False

@@ -33,8 +33,8 @@ class Job:
         """Whether nothing more is heard of it."""
         return self._over or self._loop.is_closed()
 
-    def do(self, worker: Worker) -> bool:
-        """Call the function, in *worker*; tell whether anybody is still there to hear of it."""
+    def do(self, thread: HandlerThread) -> bool:
+        """Call the function, in *thread*; tell whether anybody is still there to hear of it."""
         self.began = time.monotonic()
         value, fault = None, None
         try:
@@ -42,21 +42,21 @@ class Job:
         except BaseException as raised:
             fault = raised
         try:
-            self._loop.call_soon_threadsafe(self._tell, worker, value, fault)
+            self._loop.call_soon_threadsafe(self._tell, thread, value, fault)
         except RuntimeError:  # the loop is closed
             return False
         return True
 
-    def _tell(self, worker: Worker, value: Any, fault: BaseException | None) -> None:
+    def _tell(self, thread: HandlerThread, value: Any, fault: BaseException | None) -> None:
         self._over = True
         heard = not self.answered.done()
         if heard:
             self.answered.set_result((value, fault))
-        worker.threads.take_back(worker)
+        thread.threads.take_back(thread)
         self.ended(None if heard else fault)
 
 
-class Worker(Thread):
+class HandlerThread(Thread):
     """A thread that does one job after another. A daemon: one that hangs does not keep its process from ending."""
 
     def __init__(self, threads: Threads) -> None:
@@ -77,7 +77,7 @@ class Threads:
 
     def __init__(self, idle: int) -> None:
         self._most = idle
-        self._idle: list[Worker] = []
+        self._idle: list[HandlerThread] = []
         self._open = True
 
     def begin(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> Job:
@@ -88,25 +88,25 @@ class Threads:
         job = Job(call, ended)
         self._open = True
         if self._idle:
-            worker = self._idle.pop()
+            thread = self._idle.pop()
         else:
-            worker = Worker(self)
-            worker.start()
-        worker.jobs.put(job)
+            thread = HandlerThread(self)
+            thread.start()
+        thread.jobs.put(job)
         return job
 
-    def take_back(self, worker: Worker) -> None:
+    def take_back(self, thread: HandlerThread) -> None:
         """Keep an idle thread, or let it end."""
         if self._open and len(self._idle) < self._most:
-            self._idle.append(worker)
+            self._idle.append(thread)
         else:
-            worker.jobs.put(None)
+            thread.jobs.put(None)
 
     def close(self) -> None:
         """End the idle threads; those that work end after their job."""
         self._open = False
         idle, self._idle = self._idle, []
-        for worker in idle:
-            worker.jobs.put(None)
-        for worker in idle:
-            worker.join(ENDS_S)
+        for thread in idle:
+            thread.jobs.put(None)
+        for thread in idle:
+            thread.join(ENDS_S)

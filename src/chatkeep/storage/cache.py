@@ -53,7 +53,7 @@ def _ignore(key: Key) -> None:
     """Do nothing: what is dropped is nowhere else."""
 
 
-class Held:
+class HeldSnapshot:
     """A snapshot that is held, and what is known of it. From one snapshot to the next only the messages that came and went are looked
     at: the others are most of the window, and a look at each of them costs a tenth of a turn."""
 
@@ -106,7 +106,7 @@ class Cache:
         self._entries = entries
         self._bytes = bytes
         self._dropped = dropped
-        self._held: OrderedDict[Key, Held] = OrderedDict()
+        self._held: OrderedDict[Key, HeldSnapshot] = OrderedDict()
         self._aside: Newest[Key, Place] = Newest(ASIDE * entries)
         self.statistics = CacheStatistics()
 
@@ -145,7 +145,7 @@ class Cache:
             held.follow(snapshot)
             all_held.move_to_end(new.key)
         else:
-            all_held[new.key] = held = Held(snapshot)
+            all_held[new.key] = held = HeldSnapshot(snapshot)
         statistics.bytes += held.weight
         while len(all_held) > self._entries or statistics.bytes > self._bytes:
             gone, dropped = all_held.popitem(last=False)

@@ -47,7 +47,7 @@ class StoredKeys(Struct, frozen=True, omit_defaults=True):
     of: str = ""
 
 
-class Held(Struct):
+class HeldKeys(Struct):
     """The keys of one conversation, unwrapped; the one with the id *first* seals. *row*: as the store had them, at *seen_at*."""
 
     row: Row
@@ -64,7 +64,7 @@ class ConversationKeys:
         self._driver = driver
         self._ring = ring
         self._timer = timer
-        self._held: Newest[Key, Held] = Newest(HELD)
+        self._held: Newest[Key, HeldKeys] = Newest(HELD)
 
     def clear(self) -> None:
         """Let go of all keys that are held."""
@@ -74,12 +74,12 @@ class ConversationKeys:
         """Let go of what is held of *key*."""
         self._held.pop(key, None)
 
-    async def find(self, key: Key, id: bytes | None = None) -> Held | None:
+    async def find(self, key: Key, id: bytes | None = None) -> HeldKeys | None:
         """Return the keys of *key*, with the one that has this *id* among them if the store has it; None where there are none."""
         held = self._held.get(key)
         return held if held is not None and (id is None or id in held.ciphers) else await self._load(key)
 
-    async def ensure(self, key: Key, *, at: float, of: str | None) -> Held:
+    async def ensure(self, key: Key, *, at: float, of: str | None) -> HeldKeys:
         """Return the keys of *key*, which are made where there are none. *of*: the incarnation that is written to, None: not known, so the
         keys must have been seen in the store lately; "": there is none yet."""
         held = self._held.get(key)
@@ -88,11 +88,11 @@ class ConversationKeys:
         found = await self._load(key) if of != "" else None
         return found or await self._make(key, at=at)
 
-    def note_use(self, held: Held) -> None:
+    def note_use(self, held: HeldKeys) -> None:
         """Note that an act on the incarnation that has these keys was done just now."""
         held.seen_at = self._timer()
 
-    async def confirm(self, key: Key, held: Held, incarnation: str, *, at: float) -> None:
+    async def confirm(self, key: Key, held: HeldKeys, incarnation: str, *, at: float) -> None:
         """Make sure that the keys that *incarnation* was begun with are in the store, whatever was erased meanwhile. Run again, it finds
         them there."""
         name, mine = self._row_key(key), held.stored.keys
@@ -126,7 +126,7 @@ class ConversationKeys:
         found = await self._driver.read(Read(self._row_key(key), tail=0))
         return None if found is None else found[0].revision
 
-    async def _load(self, key: Key) -> Held | None:
+    async def _load(self, key: Key) -> HeldKeys | None:
         found = await self._driver.read(Read(self._row_key(key), tail=0))
         if found is None:
             self.drop(key)
@@ -134,7 +134,7 @@ class ConversationKeys:
         held = self._held[key] = self._unwrapped(key, found[0], _stored(found[0]))
         return held
 
-    async def _make(self, key: Key, *, at: float) -> Held:
+    async def _make(self, key: Key, *, at: float) -> HeldKeys:
         name, fresh, id = self._row_key(key), fresh_key(), secrets.token_hex(ID_BYTES)
         stored = StoredKeys((Wrapped(id, self._ring.first, self._ring.seal(fresh, _bound(name, id))),))
         while True:
@@ -149,9 +149,9 @@ class ConversationKeys:
         held = self._held[key] = self._unwrapped(key, row, stored)
         return held
 
-    def _unwrapped(self, key: Key, row: Row, stored: StoredKeys) -> Held:
+    def _unwrapped(self, key: Key, row: Row, stored: StoredKeys) -> HeldKeys:
         ciphers = {bytes.fromhex(one.id): cipher_of(_unwrap(self._ring, row.key, one, str(key))) for one in stored.keys}
-        return Held(row, stored, ciphers, bytes.fromhex(stored.keys[0].id), self._timer())
+        return HeldKeys(row, stored, ciphers, bytes.fromhex(stored.keys[0].id), self._timer())
 
     @staticmethod
     def _row_key(key: Key) -> Key:

@@ -18,7 +18,7 @@ from ..drivers.base import Driver, Entries, Entry, Erase, Key, Read, Row, Write
 from ..errors import ChatkeepError, Conflict, Corrupt, Misconfigured
 from .pacing import do
 
-Outcome = Literal["alike", "copied", "erased"]
+CopyOutcome = Literal["alike", "copied", "erased"]
 
 PAGE = 100
 TAIL = 50  # so many entries come with the row; a longer log is read in pages
@@ -138,7 +138,7 @@ class Copier:
         self._reader = LogReader(source)
         self._writer = LogWriter(target)
 
-    async def copy(self, key: Key, *, absent: bool = False, compare: bool = False) -> Outcome:
+    async def copy(self, key: Key, *, absent: bool = False, compare: bool = False) -> CopyOutcome:
         """
         Bring one conversation of the new store to where the old one has it; answers what had to be done for that.
 
@@ -187,7 +187,7 @@ class Copier:
         sums = [await digest(driver, row.key, first - 1, there.head) for driver in (self.source, self.target)]
         return sums[0].digest() == sums[1].digest()
 
-    async def _erase(self, there: Row) -> Outcome:
+    async def _erase(self, there: Row) -> CopyOutcome:
         """Erase a conversation that the old store has no more, with the mark that it left there."""
         probe = Row(key=there.key, revision=secrets.token_hex(9), incarnation="-")
         mark: float | None = None

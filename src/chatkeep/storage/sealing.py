@@ -43,7 +43,7 @@ from ..drivers.base import (
     searching,
 )
 from ..errors import Conflict, Corrupt, Duplicate, Unavailable, Uncertain
-from .conversation_keys import ID_BYTES, ConversationKeys, Held, seal_store
+from .conversation_keys import ID_BYTES, ConversationKeys, HeldKeys, seal_store
 from .key_ring import KeyRing, open_with, seal_with
 from .relocation import FILLING, MOVED
 from .seal_note import SPACE
@@ -226,7 +226,7 @@ class SealedDriver:
                 break
         return row  # and whoever reads the conversation is told why
 
-    async def _show(self, there: Conflict | Duplicate, held: Held | None = None) -> None:
+    async def _show(self, there: Conflict | Duplicate, held: HeldKeys | None = None) -> None:
         """Open what a refusal shows."""
         if there.row is not None:
             there.entries = await self._open_entries(there.row.key, there.entries, held)
@@ -282,11 +282,11 @@ class SealedDriver:
 
     # -- sealing and opening ----------------------------------------------------------------------------------------------
 
-    def _seal_entry(self, key: Key, entry: Entry, held: Held, number: int) -> Entry:
+    def _seal_entry(self, key: Key, entry: Entry, held: HeldKeys, number: int) -> Entry:
         body = self._seal_body(entry.body, held, _of_entry(key, entry, number), NUMBERED if number else FREE)
         return Entry(entry.number, entry.id, entry.role, body)
 
-    def _seal_body(self, body: bytes, held: Held, bound: bytes, kind: bytes = FREE) -> bytes:
+    def _seal_body(self, body: bytes, held: HeldKeys, bound: bytes, kind: bytes = FREE) -> bytes:
         if not body:
             return body
         head = SEALED + VERSION + kind + held.first
@@ -295,12 +295,12 @@ class SealedDriver:
     # (*held*: the keys that an act has used. What it is answered is opened with them, though somebody destroys them meanwhile: the act
     # was done before the erasure. Run again behind it, it would find the mark that it has itself moved.)
 
-    async def _open_row(self, row: Row, held: Held | None = None) -> Row:
+    async def _open_row(self, row: Row, held: HeldKeys | None = None) -> Row:
         if not row.body.startswith(SEALED):
             return row
         return structs.replace(row, body=await self._open_body(row.key, row.body, _of_record(row), "record", held))
 
-    async def _open_entries(self, key: Key, entries: Sequence[Entry], held: Held | None = None) -> list[Entry]:
+    async def _open_entries(self, key: Key, entries: Sequence[Entry], held: HeldKeys | None = None) -> list[Entry]:
         return [
             Entry(
                 entry.number,
@@ -319,7 +319,7 @@ class SealedDriver:
             for entry in entries
         ]
 
-    async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str, held: Held | None = None) -> bytes:
+    async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str, held: HeldKeys | None = None) -> bytes:
         head = body[:HEAD]
         id = head[-ID_BYTES:]
         if held is None or id not in held.ciphers:
@@ -347,7 +347,7 @@ class SealedDriver:
                 f"It is written, and the key of the conversation could not be looked at ({fault})."
             ) from fault
 
-    async def _appended(self, act: Append, held: Held, answer: Appended) -> Appended:
+    async def _appended(self, act: Append, held: HeldKeys, answer: Appended) -> Appended:
         row = answer.row
         if held.stored.of != row.incarnation:
             await self._keys.confirm(act.key, held, row.incarnation, at=act.at)

@@ -67,9 +67,9 @@ class DurableObjectDriver(Openable):
 
     def __init__(self, url: str, transport: Callable[[Site], Transport] | None = None) -> None:
         if transport is None:
-            from .transport import Worker
+            from .transport import Connections
 
-            transport = Worker
+            transport = Connections
         self._transport = transport
         self._site = site_of(url)
         super().__init__(self._site.name)

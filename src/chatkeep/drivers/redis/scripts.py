@@ -78,7 +78,7 @@ class Home(Struct, frozen=True, eq=False):  # found again as the object that it 
     """Whether scripts will work there again; if not, nothing of it is remembered."""
 
 
-class Act(NamedTuple):
+class ScriptRun(NamedTuple):
     """One run of a script. *writes*: unanswered, nobody knows whether it happened."""
 
     script: Script
@@ -154,34 +154,34 @@ class Acts:
         """Look for conversations in so many buckets from now on."""
         self.buckets = [Bucket(self.prefix, number) for number in range(count)]
 
-    def make(self, seen: str, epoch: str) -> Act:
+    def make(self, seen: str, epoch: str) -> ScriptRun:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
-        return Act(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)], writes=True)
+        return ScriptRun(MAKE, Home((self.meta,)), [seen, epoch, FORMAT, len(self.buckets)], writes=True)
 
-    def probe(self) -> Act:
+    def probe(self) -> ScriptRun:
         """Answer what the user may not do to the store's keys."""
-        return Act(PROBE, Home((self.buckets[0].start + b"probe",)), [])
+        return ScriptRun(PROBE, Home((self.buckets[0].start + b"probe",)), [])
 
-    def read(self, act: Read) -> Act:
+    def read(self, act: Read) -> ScriptRun:
         """`Driver.read`."""
-        return Act(READ, self._home(act.key, READS), [bounded(act.tail)])
+        return ScriptRun(READ, self._home(act.key, READS), [bounded(act.tail)])
 
-    def entries(self, act: Entries) -> Act:
+    def entries(self, act: Entries) -> ScriptRun:
         """`Driver.entries`."""
         after, before, limit = act.after, act.before, bounded(act.limit)
         if act.ids is not None:
             asked = [id.encode() for id in act.ids if id]
-            return Act(PICKED, self._home(act.key, LOOKS_UP), [limit, *asked])
+            return ScriptRun(PICKED, self._home(act.key, LOOKS_UP), [limit, *asked])
         way = "back" if after is None and before is not None else "on"
         bounds = [bounded(after or 0), bounded(FAR if before is None else before), limit]
-        return Act(ENTRIES, self._home(act.key, READS), [*bounds, way])
+        return ScriptRun(ENTRIES, self._home(act.key, READS), [*bounds, way])
 
-    def append(self, act: Append) -> Act:
+    def append(self, act: Append) -> ScriptRun:
         """`Driver.append`."""
         arguments = [bounded(act.tail), *_fields(act.make_row()), *_packed(act.entries, self.small)]
-        return Act(APPEND, self._home(act.key), arguments, writes=True)
+        return ScriptRun(APPEND, self._home(act.key), arguments, writes=True)
 
-    def write(self, act: Write) -> Act:
+    def write(self, act: Write) -> ScriptRun:
         """`Driver.write`."""
         row, replaces = act.row, "" if act.replaces is None else "=" + act.replaces
         arguments = [
@@ -193,19 +193,19 @@ class Acts:
             bounded(act.drop),
         ]
         arguments += (replaces, " ".join(map(str, act.blank)), *_packed(act.entries, self.small))
-        return Act(WRITE, self._home(row.key), arguments, writes=True)
+        return ScriptRun(WRITE, self._home(row.key), arguments, writes=True)
 
-    def erase(self, act: Erase) -> Act:
+    def erase(self, act: Erase) -> ScriptRun:
         """`Driver.erase`."""
         revision = "" if act.revision is None else "=" + act.revision
         arguments: list[Argument] = [_time(act.at), _time(act.at - TOMBSTONE_KEPT_S), revision]
-        return Act(ERASE, self._home(act.key), arguments, writes=True)
+        return ScriptRun(ERASE, self._home(act.key), arguments, writes=True)
 
     def share(self, limit: int) -> int:
         """Return how many places each bucket is asked for, so that together they have *limit* and seldom many more."""
         return min(limit, 2 * ceil(limit / len(self.buckets)) + 6)
 
-    def scan(self, act: Scan, after: Place | None, limit: int, *, apart: bool) -> list[Act]:
+    def scan(self, act: Scan, after: Place | None, limit: int, *, apart: bool) -> list[ScriptRun]:
         """Return the places of the next rows of each bucket, its `share` of *limit*, from behind the place *after*.
 
         *apart*: by a script for each bucket, as a cluster must have it, and not by one for all.
@@ -224,9 +224,9 @@ class Acts:
             last = "+inf" if until is None or index == "recent" else _time(until)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
         groups = [(bucket,) for bucket in self.buckets] if apart else [tuple(self.buckets)]
-        return [Act(SCAN, _index(group, index, self.epoch), arguments) for group in groups]
+        return [ScriptRun(SCAN, _index(group, index, self.epoch), arguments) for group in groups]
 
-    def rows(self, acts: Sequence[Read], *, apart: bool) -> list[tuple[Act, list[Read]]]:
+    def rows(self, acts: Sequence[Read], *, apart: bool) -> list[tuple[ScriptRun, list[Read]]]:
         """Read the rows alone, without their logs, many at once; *apart* as for `scan`. Each run has the *acts* that it answers."""
         groups: dict[bytes, list[Read]] = {}
         for act in acts:
@@ -234,16 +234,16 @@ class Acts:
         runs = [group[n : n + ROWS_AT_ONCE] for group in groups.values() for n in range(0, len(group), ROWS_AT_ONCE)]
         return [(self._rows(run), run) for run in runs]
 
-    def _rows(self, acts: list[Read]) -> Act:
+    def _rows(self, acts: list[Read]) -> ScriptRun:
         homes = [self.read(act).home.keys for act in acts]
         epochs = tuple(dict.fromkeys(keys[0] for keys in homes))
-        return Act(ROWS, Home((*epochs, *(keys[1] for keys in homes)), (self.epoch,), kept=False), [len(epochs)])
+        return ScriptRun(ROWS, Home((*epochs, *(keys[1] for keys in homes)), (self.epoch,), kept=False), [len(epochs)])
 
-    def count(self, act: Count) -> Act:
+    def count(self, act: Count) -> ScriptRun:
         """`Driver.count`."""
         home = Home((f"{self.prefix}:count:{act.name}".encode(),))
         kept_ms = ceil((act.window_s + COUNTERS_KEPT_S) * 1000)
-        return Act(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
+        return ScriptRun(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
 
     def _home(self, key: Key, count: int | None = None) -> Home:
         return _home(self.prefix, len(self.buckets), self.epoch, key, count)
@@ -429,7 +429,7 @@ _WRAPPED = rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED
 _FORBIDDEN = r"can't (?:run|access)|[Nn]o permissions"
 
 
-def refusal(words: str, act: Act | None) -> ChatkeepError:
+def refusal(words: str, act: ScriptRun | None) -> ChatkeepError:
     """Return what an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
     found = re.search(_WRAPPED, words)
     code = found[1] if found else "NOPERM" if re.search(_FORBIDDEN, words) else ""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ..base import Pool
-from .scripts import Act, Argument
+from .scripts import Argument, ScriptRun
 
 Address = tuple[str, int]
 
@@ -49,7 +49,7 @@ class Transport(Protocol):
     def pool(self) -> Pool:
         """Return the connections that acts use."""
 
-    def act(self, act: Act) -> Future[Any]:
+    def act(self, act: ScriptRun) -> Future[Any]:
         """Run a script where its keys are."""
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> Future[Any]:

@@ -27,7 +27,7 @@ from ..base import WAITING, Pool, settle
 from ..batching import BatchingQueue
 from ..openable import end
 from .connection import Command, Connection, ErrorReply, pack_command, refused_by
-from .scripts import HOMES, VERBS, Act, Argument, Home, Script, refusal
+from .scripts import HOMES, VERBS, Argument, Home, Script, ScriptRun, refusal
 from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):
@@ -59,7 +59,7 @@ class Call(Struct, eq=False):
     """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
 
     packed: bytes
-    act: Act | None
+    act: ScriptRun | None
     slot: int | None
     deadline: float
     answered: asyncio.Future[Any]
@@ -107,7 +107,7 @@ class Link:
         else:
             call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
 
-    def put_again(self, call: Call, act: Act) -> None:
+    def put_again(self, call: Call, act: ScriptRun) -> None:
         """Queue *call*, whose *act* met a server without its script, before all that was put after it.
 
         What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
@@ -329,7 +329,7 @@ class Servers:
         pools = [link.pool() for link in self._links.values()]
         return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 
-    def act(self, act: Act) -> asyncio.Future[Any]:
+    def act(self, act: ScriptRun) -> asyncio.Future[Any]:
         """Run a script where its keys are."""
         keys, names = act.home.keys, act.home.names
         count = 3 + len(keys) + len(names) + len(act.arguments)
@@ -355,7 +355,7 @@ class Servers:
         return sum(end - start + 1 for start, end, _ in self._ranges)
 
     def _put(
-        self, packed: bytes, act: Act | None, slot: int | None, address: Address | None = None
+        self, packed: bytes, act: ScriptRun | None, slot: int | None, address: Address | None = None
     ) -> asyncio.Future[Any]:
         call = Call(packed, act, slot, self._loop.time() + self.site.timeout, self._loop.create_future())
         if self._closed:

@@ -47,7 +47,7 @@ class OpenRefused(UsageError, PermissionError):
     """A file of an open store was about to be opened beside it. Programs that copy whole folders expect an `OSError`."""
 
 
-class Moved(Exception):
+class FilesMoved(Exception):
     """The `-wal` or `-shm` at the path is not the one that is open. *written*: a commit went there."""
 
     def __init__(self, *, written: bool) -> None:

@@ -20,7 +20,7 @@ import apsw
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ..base import WAITING, Pool, settle
 from ..statements import newest, numbered
-from .file import BUSY_MS, Moved, OpenFile, Slot, hold
+from .file import BUSY_MS, FilesMoved, OpenFile, Slot, hold
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -53,8 +53,8 @@ class Connections:
         self._was_open = self._closed = False
         self._lookers: dict[Slot, asyncio.Future[Any]] = {}
         self._places = asyncio.Semaphore(LOOKERS)
-        self.writer = Worker(file, self._joined, self._committed, threads=1, gathers=True)
-        self.readers = Worker(file, self._joined, self._answered, threads=READERS)
+        self.writer = ConnectionThreads(file, self._joined, self._committed, threads=1, gathers=True)
+        self.readers = ConnectionThreads(file, self._joined, self._answered, threads=READERS)
 
     def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
         """Have *do* called with *act* on one instant of the store, beside others."""
@@ -67,10 +67,10 @@ class Connections:
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
-        workers = (self.readers, self.writer)
-        slots = [slot for worker in workers for slot in worker.slots]
+        both = (self.readers, self.writer)
+        slots = [slot for threads in both for slot in threads.slots]
         opened = sum(slot.db is not None for slot in slots)
-        return Pool(opened, len(slots), sum(worker.waiting for worker in workers))
+        return Pool(opened, len(slots), sum(threads.waiting for threads in both))
 
     async def close(self) -> None:
         """Have what is under way answered, break off who looks for long, and give the file back."""
@@ -79,8 +79,8 @@ class Connections:
             slot.broken_off = "it is being closed"
         if self._lookers:
             await asyncio.wait(list(self._lookers.values()))
-        for worker in (self.readers, self.writer):
-            await worker.close()
+        for threads in (self.readers, self.writer):
+            await threads.close()
         await asyncio.to_thread(give_back, self.file, [*self.readers.slots, *self.writer.slots])
 
     async def look(self, act: Callable[[Slot], T]) -> T:
@@ -127,7 +127,7 @@ class Connections:
                 # Connection.interrupt does nothing between two steps; this is asked at the next one.
                 slot.db.set_progress_handler(lambda: bool(slot.broken_off), LOOKS)
                 yield slot.db
-        except Moved as moved:
+        except FilesMoved as moved:
             raise Unavailable(f"sqlite:///{self.path}: {moved}. Nothing was done; try again.") from moved
         except apsw.InterruptError as fault:
             raise Unavailable(
@@ -143,7 +143,7 @@ class Connections:
             answers = commit(db, batch)
             # What went into a file that nobody else can find is lost with this process: nobody may hear of it.
             if self.file.moved():
-                raise Moved(written=True)
+                raise FilesMoved(written=True)
         return answers
 
     def _answered(self, db: apsw.Connection, batch: list[Job]) -> list[Any]:
@@ -154,7 +154,7 @@ class Connections:
         if self.file.moved():
             if self.file.made_way and self.file.replaced():
                 raise replaced(self.path, "was removed, or is another file")
-            raise Moved(written=False)
+            raise FilesMoved(written=False)
 
     def _joined(self) -> apsw.Connection:
         file = self.file
@@ -196,7 +196,7 @@ class Connections:
         return db
 
 
-class Worker:
+class ConnectionThreads:
     """Threads that each own a connection and answer in batches whatever queued up meanwhile.
 
     With *gathers*, and when one of the last two batches had several acts in it, those that come wait until they are as many again, or
@@ -297,7 +297,7 @@ class Worker:
     def _answers(self, slot: Slot, batch: list[Job], *, again: bool = True) -> list[Any]:
         try:
             return self._tried(slot, batch)
-        except Moved as moved:
+        except FilesMoved as moved:
             said = f"sqlite:///{self._file.path}: {moved}"
             try:
                 self._file.renew()

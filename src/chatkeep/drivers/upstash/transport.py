@@ -24,7 +24,7 @@ from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertai
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
 from ..batching import BatchingQueue
-from ..redis.scripts import Act, Argument, Refused, Script, refusal
+from ..redis.scripts import Argument, Refused, Script, ScriptRun, refusal
 from ..redis.seam import Address, Site
 
 with from_extra("upstash", "A store over REST (upstash://)"):
@@ -57,7 +57,7 @@ class Call(Struct, eq=False):
     """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
 
     words: list[str]
-    act: Act | None
+    act: ScriptRun | None
     script: Script | None
     deadline: float
     answered: asyncio.Future[Any]
@@ -110,7 +110,7 @@ class Rest:
         """Return the connection, if there is one, and what has not left yet."""
         return Pool(self._connection is not None, 1, len(self._queue.calls))
 
-    def act(self, act: Act) -> asyncio.Future[Any]:
+    def act(self, act: ScriptRun) -> asyncio.Future[Any]:
         """Run a script."""
         script = _marked(act.script)
         words = ["EVALSHA", script.sha.decode(), *_texts(_operands(act))]
@@ -120,7 +120,7 @@ class Rest:
         """Send a plain command."""
         return self._put(_texts(command))
 
-    def _put(self, words: list[str], act: Act | None = None, script: Script | None = None) -> asyncio.Future[Any]:
+    def _put(self, words: list[str], act: ScriptRun | None = None, script: Script | None = None) -> asyncio.Future[Any]:
         deadline = self._loop.time() + self.site.timeout
         call = Call(words, act, script, deadline, self._loop.create_future(), sum(map(len, words)))
         if self._closed:
@@ -322,7 +322,7 @@ def _marked(script: Script) -> Script:
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-def _operands(act: Act) -> tuple[Argument, ...]:
+def _operands(act: ScriptRun) -> tuple[Argument, ...]:
     keys = act.home.keys
     return len(keys), *keys, *act.home.names, *act.arguments
 

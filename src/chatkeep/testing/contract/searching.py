@@ -27,7 +27,7 @@ from ...drivers.base import (
     Write,
     searching,
 )
-from ...drivers.memory import TextIndex
+from ...drivers.memory import MemoryTextIndex
 from ...errors import Unavailable
 from .broken import Intact, caught_by
 from .clauses import Clauses, clause
@@ -309,7 +309,7 @@ class MakesItAnew(Intact):
 
     async def index_text(self, act: IndexText) -> Indexed:
         if act.keep and self._shelf.text is not None:
-            self._shelf.text = TextIndex([(key, row.incarnation) for key, row in self._shelf.rows.items()])
+            self._shelf.text = MemoryTextIndex([(key, row.incarnation) for key, row in self._shelf.rows.items()])
         return await super().index_text(act)
 
 
@@ -413,9 +413,9 @@ class DoneFromTheLowestOn(Intact):
 def removing(numbers: bool) -> Any:
     """Return a `remove` that leaves words: of single entries, or of whole conversations."""
 
-    def remove(index: TextIndex, key: Key, some: Collection[int] | None = None) -> None:
+    def remove(index: MemoryTextIndex, key: Key, some: Collection[int] | None = None) -> None:
         if (some is None) == numbers:
-            TextIndex.remove(index, key, some)
+            MemoryTextIndex.remove(index, key, some)
 
     return remove
 
