@@ -349,7 +349,7 @@ async def test_a_process_without_threads_left_counts_nothing(monkeypatch: pytest
             raise RuntimeError("can't start new thread")
         begun(thread)
 
-    monkeypatch.setattr("chatkeep.engine.worker.HOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr("chatkeep.engine.work_loop.HOOK_PAUSE_S", 0.05)
     bot = Bot()
     async with kept(bot.sync, attempts=1) as keep:
         monkeypatch.setattr(threading.Thread, "start", none_left)
@@ -660,7 +660,7 @@ async def test_a_handler_sees_the_context_of_open_and_of_no_caller() -> None:
 
 async def test_a_hook_that_hangs_is_not_blamed_and_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message waits for as long as it hangs; then it is answered."""
-    monkeypatch.setattr("chatkeep.engine.worker.HOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr("chatkeep.engine.work_loop.HOOK_PAUSE_S", 0.05)
     release, runs = threading.Event(), 0
 
     def hook(turn: Turn[Any]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ async def test_a_failing_hook_is_an_error_and_an_unread_message_never_an_empty_s
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call says so at once; the message is answered when the hook works again, on the rebuilt state."""
-    monkeypatch.setattr("chatkeep.engine.worker.HOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr("chatkeep.engine.work_loop.HOOK_PAUSE_S", 0.05)
     down = True
 
     async def hook(turn: Turn[dict[str, Any]]) -> dict[str, Any]:

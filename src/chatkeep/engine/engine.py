@@ -1,7 +1,7 @@
 """Where things wait: the parts of one engine, how they are wired, and how they open and close together.
 
 A message comes in through `intake`, answered in the call (`receive`) or later (`accept`). Where more is to do than one write, a
-worker (`workers`, `worker`) works on its conversation: one task per conversation and process, which takes the lease, has
+worker (`workers`, `worker`, `work_loop`) works on its conversation: one task per conversation and process, which takes the lease, has
 `turns` run the handler on what is unread, commits, and has `sender` send the replies out, until nothing is left. `sweeper` looks
 now and then for whatever a crash, a failure or time has left, and its `backlog` works that off.
 `changes` is what is done from outside a turn.
@@ -40,7 +40,7 @@ from .statistics import EngineStatistics
 from .sweeper import Sweeper
 from .turn_processor import TurnProcessor
 from .watch import WatchHub
-from .worker import WorkLoop
+from .work_loop import WorkLoop
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ class Engine(Generic[State]):
         self.pauses = pauses = Pauses(store, shared.policy, clock)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
-        versions = Releases(store, settings, clock, tell=shared.take_plan, answers=lambda: turns.handler is not None)
+
+        def answers() -> bool:
+            return turns.handler is not None
+
+        versions = Releases(store, settings, clock, tell=shared.take_plan, answers=answers)
         housekeeper = Housekeeper(shared, leases=leases, sender=sender, pauses=pauses, high_water=high_water)
         loop = WorkLoop(
             shared,
@@ -87,7 +91,7 @@ class Engine(Generic[State]):
             notifier=notifier,
             housekeeper=housekeeper,
         )
-        self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop)
+        self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop, answers=answers)
         self.journal = None if journal is None else Journal(shared, journal, notifier)
         self.intake = Intake(
             shared,

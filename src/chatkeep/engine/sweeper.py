@@ -23,7 +23,7 @@ from .pauses import PAUSES, Pauses
 from .releases import Releases
 from .shared import Shared
 from .statistics import Tended
-from .worker import LOOK_LONGEST_S as LOOK_S
+from .work_loop import LOOK_LONGEST_S as LOOK_S
 from .workers import Workers
 
 log = logging.getLogger("chatkeep")
@@ -98,7 +98,7 @@ class Sweeper:
         if not self._shared.settings.background:
             return
         self._housekeeper.unscheduled = self._ends
-        looks = self._workers.answers or self._journal is not None
+        looks = self._workers.answers() or self._journal is not None
         if looks or self._ends or self._reopens:
             self.task = asyncio.create_task(self._sweep_for_ever(), name="chatkeep sweep")
 
@@ -147,7 +147,7 @@ class Sweeper:
                 await self._housekeeper.schedule_page()
             while True:
                 self._wake.clear()
-                if self._workers.answers:
+                if self._workers.answers():
                     await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
                 if self._backlog.is_done:
                     break
@@ -176,7 +176,7 @@ class Sweeper:
                         await self._beat()
                     finally:  # counted from its end: one that takes longer than a poll leaves time for the work too
                         beat_at = loop.time() + poll_s
-                if self._workers.answers:
+                if self._workers.answers():
                     await self._backlog.work_off(beat_at)
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
@@ -204,7 +204,7 @@ class Sweeper:
         await self.look_at_pauses()
         if self._ends:
             await self._backlog.high_water.keep()
-        if not self._workers.answers and self._ends:
+        if not self._workers.answers() and self._ends:
             await self._sweep_for_others()
         if self._housekeeper.unscheduled:
             await self._housekeeper.schedule_page()

@@ -19,7 +19,8 @@ from ..settings import seconds
 from .lease_keeper import LeaseKeeper
 from .runner import Runner
 from .shared import Shared
-from .worker import HELD, IDLE, LOOK_S, WORKING, Worker, WorkLoop
+from .work_loop import LOOK_S, WorkLoop
+from .worker import HELD, IDLE, WORKING, Worker
 
 log = logging.getLogger("chatkeep")
 
@@ -27,7 +28,9 @@ log = logging.getLogger("chatkeep")
 class Workers:
     """Who works on which conversation in this process."""
 
-    def __init__(self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop) -> None:
+    def __init__(
+        self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop, answers: Callable[[], bool]
+    ) -> None:
         self.by_key: dict[Key, Worker] = {}
         self.ended: Callable[[Key], None] = lambda key: None
         """Called with the key of each worker whose task has ended."""
@@ -35,17 +38,14 @@ class Workers:
         self._runner = runner
         self._leases = leases
         self.loop = loop
+        self.answers = answers
+        """Whether there is a handler here."""
         self._turn_timeout_s = seconds(shared.settings.turn_timeout)
 
     @property
     def busy(self) -> int:
         """How many there are, but for those that wait to work alone: they must not keep the sweep from the others."""
         return len(self.by_key) - self._runner.places.lonely
-
-    @property
-    def answers(self) -> bool:
-        """Whether there is a handler here."""
-        return self.loop.answers
 
     def register(self, key: Key) -> Worker:
         """Give the worker of *key*, a new one if there is none."""
@@ -86,7 +86,7 @@ class Workers:
     def begin_answer(self, key: Key) -> None:
         """Have what waits in a conversation answered, where this process answers and has room. (What it leaves is found by the sweep.)"""
         settings = self._shared.settings
-        if settings.background and self.answers and len(self.by_key) < settings.backlog:
+        if settings.background and self.answers() and len(self.by_key) < settings.backlog:
             self.begin(key)
 
     def join(self, worker: Worker) -> None:
