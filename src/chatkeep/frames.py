@@ -1,7 +1,8 @@
-"""Where in somebody's own code an error came from: which file, which line, which function."""
+"""Where in somebody's own code an error came from: which file, which line, which function; and what caused it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sysconfig
 import traceback
@@ -41,3 +42,11 @@ def chain_of(fault: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def cause_of(record: logging.LogRecord) -> BaseException | None:
+    """Return the error that a record of a log is about, or what caused the one that it mentions."""
+    if record.exc_info and record.exc_info[1] is not None:
+        return record.exc_info[1]
+    mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
+    return mentioned[0].__cause__ if mentioned else None

@@ -7,7 +7,7 @@ import os
 import traceback
 from itertools import groupby
 
-from ..frames import OURS, chain_of, is_own, place_of, shortened
+from ..frames import OURS, cause_of, chain_of, is_own, place_of, shortened
 from .printing import plain
 
 REMEMBERED = 1000
@@ -36,14 +36,6 @@ class DeveloperLines(logging.Formatter):
             self._told.clear()
         self._told.add(mark)
         return "\n    ".join([head, *way_to(fault)])
-
-
-def cause_of(record: logging.LogRecord) -> BaseException | None:
-    """Return the error that a record is about, or what caused the one that it mentions."""
-    if record.exc_info and record.exc_info[1] is not None:
-        return record.exc_info[1]
-    mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
-    return mentioned[0].__cause__ if mentioned else None
 
 
 def log_for_developers(level: str) -> None:

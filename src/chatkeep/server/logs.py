@@ -25,7 +25,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ChatkeepError, HandlerFailed
-from ..frames import chain_of, place_of
+from ..frames import cause_of, chain_of, place_of
 
 access_log = logging.getLogger("chatkeep.access")
 
@@ -107,14 +107,6 @@ class LineFormatter(logging.Formatter):
         known = mark in self._told
         self._told.setdefault(mark, True)
         return not known
-
-
-def cause_of(record: logging.LogRecord) -> BaseException | None:
-    """Return the error that a record is about, or what caused the one that it mentions."""
-    if record.exc_info and record.exc_info[1] is not None:
-        return record.exc_info[1]
-    mentioned = [part for part in record.args or () if isinstance(part, BaseException)]
-    return mentioned[0].__cause__ if mentioned else None
 
 
 def told_of(fault: BaseException) -> list[str]:
