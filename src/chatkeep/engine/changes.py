@@ -79,22 +79,12 @@ class Changes(Generic[State]):
         note = commits.make_note("begun", fresh_token())
 
         def decide(there: Snapshot) -> Commit | None:
-            return (
-                None
-                if there.row.revision
-                else commits.commit_note(
-                    there,
-                    structs.replace(there.record, visitor=visitor),
-                    note,
-                    self._shared.policy,
-                    at=self._shared.clock(),
-                )
-            )
+            if there.row.revision:
+                return None
+            record = structs.replace(there.record, visitor=visitor)
+            return commits.commit_note(there, record, note, self._shared.policy, at=self._shared.clock())
 
-        snapshot = await self._store.reload(key)
-        if not snapshot.row.revision:
-            snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
-        after, _ = await self._shared.commit(snapshot, decide)
+        after, _ = await self._shared.commit(await self._store.reload(key, owner=owner), decide)
         return after
 
     async def change(

@@ -1,7 +1,7 @@
 """Small durable records beside the conversations: credentials of access, links of channels, and their like.
 
-A register keeps one record under each name, in the store and through the same acts as a conversation, under a tenant
-of chatkeep's own ("~access"). Its rows are never due, so no sweep, session end or retention comes near them.
+There is one record under each name, kept in the store and changed by the same acts as a conversation, under a tenant of
+chatkeep's own ("~access"). Their rows are never due, so no sweep, session end or retention comes near them.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ class Records(Generic[Kind]):
         lost. *owner* finds the record again by `owned`; without it a record that is there keeps the one it has.
         """
         key, note = self._key(name), commits.make_note("change", fresh_token())
-        snapshot = await self._store.reload(key)
-        if not snapshot.row.revision:
-            snapshot = structs.replace(snapshot, row=structs.replace(snapshot.row, owner=owner))
+        snapshot = await self._store.reload(key, owner=owner)
 
         def decide(there: Snapshot) -> Commit | None:
             held, before = self._take_apart(there)
