@@ -39,7 +39,7 @@ async def save(
         told["title"] = saves.check_title(key, told["title"])
     given = [saves.message_from(key, message) for message in messages]
     drafts = saves.drafts_from(key, given, at=now, limit=engine.shared.settings.message_limit)
-    when = now if at is None else min(at, now)
+    when = saves.written_at(key, at, now=now)
     added, conflicts = list[str](), list[str]()
     for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
         page = drafts[first : first + ADDED_AT_ONCE]

@@ -150,7 +150,7 @@ class PeopleSurface(Generic[State]):
         key, engine = key_for(self._tenant, conversation), self._opened
         refuse_reserved(key, id)
         now = engine.shared.clock()
-        mine = Version(value, now if at is None else min(at, now), by)
+        mine = Version(value, saves.written_at(key, at, now=now), by)
         after, losses = await engine.changes.merge(key, slot, base, mine, id=id)
         return MergedSlot(
             value=self._slot(after, slot),
