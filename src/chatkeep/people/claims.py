@@ -84,16 +84,20 @@ class Claims:
         """
         Make what is *subject*'s *user*'s, in one act; and return the user that both are from now on.
 
-        Twice is fine. Raises `OtherOwner` when *subject* was claimed for another, and `UsageError` when *user* itself was moved to
-        *subject* before.
+        Twice is fine, also of what another account of the same person has claimed. Raises `OtherOwner` when *subject* was claimed for
+        somebody else, and `UsageError` when *user* itself was moved to *subject* before.
         """
         check_user(user), check_user(subject)
         if user == subject:
             raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
-        if await self.find_user(user) == await self.find_user(subject) != user:
-            raise UsageError(
-                f"{user!r:.60} was merged into {subject!r:.60} before, so it cannot claim it; nothing was changed."
-            )
+        person, held = await self.find_user(user), await self._records.get(subject)
+        if person == await self.find_user(subject):
+            if person == subject:
+                raise UsageError(
+                    f"{user!r:.60} was merged into {subject!r:.60} before, so it cannot claim it; nothing was changed."
+                )
+            if held is not None and held.moved_to != user:
+                return person
         now = self._clock()
 
         def move(held: Claim | None) -> Claim | None:
@@ -106,14 +110,15 @@ class Claims:
         return await self.find_user(user)
 
     async def undo(self, user: str, subject: str, *, by: str = "") -> bool:
-        """Undo a claim, in one act: what was *subject*'s is its own again. False when there is none, or none any more.
+        """
+        Undo a claim that *user* has made, or an account that was claimed for it: what was *subject*'s is its own again. One act.
 
-        Raises `UsageError` when it was made more than UNDO_S ago.
+        False when there is none, or none any more. Raises `UsageError` when it was made more than UNDO_S ago.
         """
         check_user(user), check_user(subject)
         key = Key(RESERVED + SPACE + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
-        if snapshot is None or claim is None or claim.moved_to != user:
+        if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):
             return False
         if claim.settled or claim.at + UNDO_S <= self._clock():
             raise UsageError(f"{user!r:.60} claimed {subject!r:.60} too long ago to undo it; nothing was changed.")
