@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import structs
 
 from ..conversation import saves
+from ..conversation.keys import check_user
 from ..conversation.saves import Save, Saved, SavedMessage
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.versions import find_checksum, find_version
@@ -17,6 +18,7 @@ from ..engine.runner import refuse_own_turn
 from ..errors import Duplicate
 from ..model import Message
 from ..storage.store import fresh_token
+from .claims import Claims, refuse_other
 
 ADDED_AT_ONCE = 200
 """Messages that one act of a save adds: with more, a save is several acts, and the same again goes on where one broke off."""
@@ -92,3 +94,15 @@ async def _commit(
             continue
         added = [message.id for message in said or () if message.role != "system"]
         return after, added, conflicts
+
+
+async def refusing_others(engine: Engine[Any], key: Key, owner: str) -> Callable[[Snapshot], None]:
+    """Return a look at what is there that raises `OtherOwner` when it is neither *owner*'s nor nobody's."""
+    check_user(owner)
+    names = await Claims(engine.store, key.tenant, clock=engine.shared.clock).find_names(owner)
+
+    def look(there: Snapshot) -> None:
+        if there.row.revision and there.row.owner:
+            refuse_other(key, there.row.owner, owner, names)
+
+    return look
