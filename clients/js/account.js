@@ -382,7 +382,7 @@ export class Account extends Emitter {
     this._queue = items;
     if (change) this._say({ queue: true });
     this._draw();
-    if (items.length) this._send().catch((fault) => this._fail(fault)); // it is begun again when there is a line
+    if (items.length || this._sends) this._send().catch((fault) => this._fail(fault)); // it is begun again when there is a line
   }
 
   async _send() {
@@ -442,7 +442,7 @@ export class Account extends Emitter {
     this._doors.say(null);
   }
 
-  _hear({ subject, changed, since, queue, saved, conflict, who, out = false }) {
+  _hear({ subject, changed, since, queue, saved, conflict, dealt, who, out = false }) {
     if (who) {
       this._out = out && Boolean(this._mint);
       this._resume();
@@ -451,6 +451,7 @@ export class Account extends Emitter {
     else if (changed) this._pull().catch((fault) => this._fail(fault)); // something was missed
     else if (saved) this.notify(saved);
     else if (conflict) this._explain("renamed", conflict);
+    else if (dealt) this.dismiss(dealt);
     else if (queue) this._edit().then(() => this._sending.ring());
   }
 

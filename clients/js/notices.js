@@ -31,6 +31,7 @@ function tellConflict(account, about, id, text, losses, restore, isThis) {
   const run = async () => {
     const found = (await losses()).find(isThis);
     if (found) await restore(found.number);
+    account._both({ dealt: id }); // once more, and what was put back would give way
   };
   account.notify({ id, kind: "conflict", text, about, actions: [{ name: "restore", run }] });
 }

@@ -16,12 +16,15 @@ export async function sendFromClosed(account, items) {
   }
 }
 
+// Tells what was refused, for as long as it is: another tab may have dealt with it, or a later change have taken it along.
 export function tellRefused(account) {
-  for (const { n, of: about, error } of account._queue.filter((item) => item.error)) {
-    const edit = (change) => account._edit((items, store) => change(items.find((one) => one.n === n), store)).then(() => (account.dismiss(`failed:${n}`), account._sending.ring()));
+  const refused = new Map(account._queue.filter((item) => item.error).map((item) => [`refused:${item.n}`, item]));
+  for (const { id } of account.notices) if (id.startsWith("refused:") && !refused.has(id)) account.dismiss(id);
+  for (const [id, { n, of: about, error }] of refused) {
+    const edit = (change) => account._edit((items, store) => change(items.find((one) => one.n === n), store)).then(() => account._sending.ring());
     const retry = () => edit((item, store) => item && store.put({ ...item, error: undefined }));
     const discard = () => edit((item, store) => store.delete(n));
-    account.notify({ id: `failed:${n}`, kind: "failed", text: `Not saved: ${error}`, about, actions: [{ name: "retry", run: retry }, { name: "discard", run: discard }] });
+    account.notify({ id, kind: "failed", text: `Not saved: ${error}`, about, actions: [{ name: "retry", run: retry }, { name: "discard", run: discard }] });
   }
 }
 

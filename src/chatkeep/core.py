@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
@@ -21,7 +21,7 @@ from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, Stre
 from .engine.watch import ShownReply, Watch
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
-from .people.saving import save
+from .people.saving import refusing_others, save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
@@ -239,9 +239,15 @@ class Core(Generic[State]):
         **told: Any,
     ) -> Saved:
         """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
-        if told.get("owner"):
-            check_user(told["owner"])
-        return await save(self._opened, key_for(tenant, conversation), messages, look=look, **told)
+        key, owner = key_for(tenant, conversation), told.get("owner")
+        refuse = await refusing_others(self._opened, key, owner) if owner else None
+
+        def both(there: Snapshot) -> None:
+            look(there)
+            if refuse is not None:
+                refuse(there)
+
+        return await save(self._opened, key, messages, look=both, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:
         """As `Tenant.settle`; False where no call of that name is in doubt."""

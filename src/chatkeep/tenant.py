@@ -20,7 +20,7 @@ from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
-from .errors import BadMessage, Corrupt, OtherOwner, Replaced, Unavailable, Unsupported, UsageError
+from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
 from .model import (
     Answering,
     Content,
@@ -33,7 +33,7 @@ from .model import (
     State,
     Stopped,
 )
-from .people.claims import Claims
+from .people.claims import Claims, refuse_other
 from .people.surface import PeopleSurface
 from .settings import Flag
 
@@ -88,7 +88,8 @@ class Surface(PeopleSurface[State]):
 
             metadata: JSON kept with the message.
 
-            owner: Whose conversation it is, if this message creates it.
+            owner: Whose conversation it is, if this message creates it. It is no question whose it is already: for an id that
+                somebody else has chosen, ask that before, by `create(..., owner=)`.
 
             wait_if_duplicate: Waits for the answer also when the message is known and somebody works on it already; False
                 gives a receipt with status "accepted" and `duplicate` at once.
@@ -149,12 +150,8 @@ class Surface(PeopleSurface[State]):
         _check_names(key, None, owner)
         snapshot = await self._opened.changes.create(key, owner=owner)
         if owner and snapshot.row.owner != owner:
-            whose = f"belongs to {snapshot.row.owner!r}" if snapshot.row.owner else "has no owner"
-            raise OtherOwner(
-                f"{key}: the conversation exists and {whose}, so it was not created for {owner!r}; nothing was changed. "
-                "Use another id, or leave the owner out to have the conversation as it is.",
-                owner=snapshot.row.owner,
-            )
+            claims = Claims(self._opened.store, self._tenant, clock=self._engine.shared.clock)
+            refuse_other(key, snapshot.row.owner, owner, await claims.find_names(owner))
         return await self._show_written(snapshot)
 
     @property

@@ -106,6 +106,28 @@ async def test_accounts_are_merged_in_chains_and_never_in_circles(opened: Any) -
     assert {f"of {name}" for name in (GUEST, "ada", "eve")} == set(await ids(keep.user("ada")))
 
 
+async def test_what_one_account_has_claimed_is_the_others_too(opened: Any) -> None:
+    """When two accounts are one person, who claims once more what one of them has is told so, and nothing changes; and it can be undone."""
+    keep = await opened(count)
+    await keep.receive("g", "hi", owner=GUEST)
+    ada, eve = keep.user("ada"), keep.user("eve")
+    await ada.claim(GUEST)
+    await eve.claim("ada")
+
+    assert ["eve", "eve"] == [await ada.claim(GUEST), await eve.claim(GUEST)]
+    assert {"ada", GUEST} == set(await eve.claimed())
+    with pytest.raises(OtherOwner):
+        await keep.user("ben").claim(GUEST)
+    with pytest.raises(UsageError, match="merged into"):
+        await keep.user(GUEST).claim("eve")
+    assert [False] * 3 == [await keep.user(name).undo_claim(name) for name in (GUEST, "ada", "eve")]
+    assert not await ada.undo_claim("ada")
+    assert await eve.undo_claim(GUEST)
+    assert ([], ["g"]) == (await ids(eve), await ids(keep.user(GUEST)))
+    assert "eve" == await ada.claim(GUEST)
+    assert ["g"] == await ids(eve)
+
+
 async def test_a_claim_is_noted_for_the_audit(opened: Any) -> None:
     """And so is its undoing."""
     keep = await opened(count)

@@ -128,10 +128,30 @@ async def test_what_cannot_be_saved_is_refused(opened: Any) -> None:
     for title in ("x" * 1001, "NUL \0", 5):
         with pytest.raises(BadMessage):
             await keep.save("c", title=title)
+    with pytest.raises(BadMessage, match="seconds since 1970"):
+        await keep.save("c", title="T", at=float("nan"))
+    with pytest.raises(BadMessage, match="seconds since 1970"):
+        await keep.merge("c", "n", value=1, at=float("nan"))
+    for value in ({1: "one"}, {"deep": [{2}]}, float("inf"), b"bytes"):
+        for told in ({"value": value}, {"value": 1, "base": value}):
+            with pytest.raises(BadMessage, match=r"state\.n"):
+                await keep.merge("c", "n", **told)
     with pytest.raises(Misconfigured, match="merge_rules"):
         Chatkeep("memory://", merge_rules={"n": "newest"})  # type: ignore[dict-item]
 
     assert await keep.conversation("c") is None
+
+
+async def test_what_was_written_before_there_were_clocks_is_of_1970(opened: Any) -> None:
+    """The earliest time there is: it gives way to any other, and is kept."""
+    keep = await opened(count)
+    for at in (float("-inf"), -1e300):
+        await keep.merge("c", "n", value="new", at=100.0)
+        await keep.merge("c", "n", value=f"old {at}", at=at)
+    losses = await keep.losses("c")
+
+    assert ["new"] == [(await keep.conversation("c")).state["n"]]
+    assert {("old -inf", 0.0), ("old -1e+300", 0.0)} == {(lost.value, lost.at) for lost in losses}
 
 
 async def test_a_save_of_many_goes_on_where_it_broke_off(opened: Any) -> None:

@@ -208,6 +208,30 @@ async def test_what_changed_costs_the_same_however_many_there_are(
     assert sizes[1_000] < 1.1 * sizes[10]
 
 
+async def test_a_conversation_is_its_owners_by_each_of_their_names(opened: Any) -> None:
+    """Whoever saves or creates in another's name is told so, and nothing is changed; what was claimed for somebody is theirs."""
+    keep = await opened(count)
+    await keep.user("ada").create("trip", title="Rome")
+    await keep.receive("g", "hi", owner="guest:1")
+    await keep.receive("nobody's", "hi")
+    for owner in ("ada", "eve"):
+        with pytest.raises(OtherOwner, match=r"belongs to 'guest:1'.*nothing was changed"):
+            await keep.create("g", owner=owner)
+    await keep.user("ada").claim("guest:1")
+    with pytest.raises(OtherOwner, match=r"belongs to 'ada'.*nothing was changed") as refused:
+        await keep.save("trip", owner="eve", title="Mine", messages=[{"id": "m", "content": "x"}], force=True)
+    for owner in ("ada", "guest:1"):
+        await keep.create("g", owner=owner)
+        await keep.save("g", owner=owner, title=f"of {owner}")
+        await keep.save("trip", owner=owner, messages=[{"id": owner, "content": "x"}])
+    await keep.save("nobody's", owner="ada", title="As it is")
+
+    assert "ada" == refused.value.owner
+    assert {"trip": "Rome", "g": "of guest:1"} == {one.id: one.title async for one in keep.user("ada").conversations()}
+    assert ["ada", "guest:1"] == [m.id async for m in keep.history("trip") if m.role == "user"]
+    assert "" == (await keep.conversation("nobody's")).owner
+
+
 @pytest.mark.parametrize("name", ["", None, 7, "a\0b", "x" * 513, "\ud800"])
 async def test_what_is_no_name_of_a_user_is_told_as_one(name: Any) -> None:
     """Nobody has given the id of a conversation."""

@@ -327,13 +327,20 @@ async def bad_credentials_lock_others_out(site: Site) -> object:
     }
 
 
-@expects({"status": 409, "told": True, "owner": "grace"})
+@expects({"statuses": [409, 409], "told": True, "owner": "grace", "title": "Hers"})
 async def another_owner_takes_over(site: Site) -> object:
-    """A backend begins a conversation for one owner that is another's already: it is told whose, and nothing changes."""
+    """A backend begins or saves a conversation for one owner that is another's already: it is told whose, and nothing changes."""
     await site.made("/v1/conversations", {"id": "hers", "owner": "grace"}, site.key)
     taken = await site.ask("POST", "/v1/conversations", {"id": "hers", "owner": "eve"}, token=site.key)
+    saved = await site.ask("PUT", "/v1/conversations/hers", {"owner": "eve", "title": "Mine"}, token=site.key)
+    await site.ask("PUT", "/v1/conversations/hers", {"owner": "grace", "title": "Hers"}, token=site.key)
     left = await site.ask("GET", "/v1/conversations/hers", token=site.key)
-    return {"status": taken.status, "told": "'grace'" in taken.json["detail"], "owner": left.json["owner"]}
+    return {
+        "statuses": [taken.status, saved.status],
+        "told": all("'grace'" in answer.json["detail"] for answer in (taken, saved)),
+        "owner": left.json["owner"],
+        "title": left.json["title"],
+    }
 
 
 @expects({"bot": 403, "cache": 403, "token": [403, 403], "silent": []})

@@ -326,6 +326,39 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
 
 
+def test_what_was_dealt_with_in_one_tab_is_offered_in_no_other(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """What was refused and is discarded, and a title that was put back, which once more would put away what was put back."""
+    page, tab = account_of(person, shop.address, user), account_of(person, shop.address)
+    kinds = "account.notices.map((notice) => notice.kind).sort().join()"
+    page.evaluate("account.rename(ids.nowhere, 'Rome')")
+    for each in (page, tab):
+        until(each, f"{kinds} === 'failed'")
+    run = "(name) => account.notices.flatMap((notice) => notice.actions).find((one) => one.name === name).run()"
+    tab.evaluate(run, "discard")
+    for each in (page, tab):
+        until(each, f"{kinds} === ''")
+
+    with profile(browser) as telephone:
+        there, beside = account_of(telephone, shop.address, user), account_of(telephone, shop.address)
+        page.evaluate("account.create('Order', ids.c)")
+        until(there, "account.conversations.length === 1")
+        there.evaluate("import('/changes.js').then(() => 0)")  # a page has it that is a while old
+        telephone.set_offline(True)
+        there.evaluate("account.rename(ids.c, 'Theirs')")
+        there.wait_for_timeout(50)
+        page.evaluate("account.rename(ids.c, 'Ours')")
+        until(page, "account.conversations[0]?.title === 'Ours' && !account.conversations[0].pending")
+        telephone.set_offline(False)
+        there.evaluate("dispatchEvent(new Event('online'))")
+        for each in (there, beside):
+            until(each, f"{kinds}.includes('conflict')")
+        beside.evaluate(run, "restore")
+        for each in (there, beside):
+            until(each, f"!{kinds}.includes('conflict') && account.conversations[0].title === 'Theirs'")
+
+
 def test_a_claim_is_of_who_asked_for_it(shop: Shop, person: BrowserContext) -> None:
     """Who signs in while the module for it is still under way, and wants no claim, gets none."""
     ada, eve = next(USERS), next(USERS)

@@ -95,11 +95,17 @@ def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMess
         raise BadMessage(
             f"{key}: a message that is saved has id, content, role and created_at ({fault}); nothing was touched."
         ) from fault
-    if message.created_at is not None and message.created_at != message.created_at:
-        raise BadMessage(
-            f"{key}: the message {message.id!r:.60} has a created_at that is no number; nothing was touched."
-        )
     return message
+
+
+def written_at(key: Key, at: float | None, *, now: float) -> float:
+    """Return when something was written, as it is kept: not before 1970, and not in the time to come. None: now. Raises `BadMessage`."""
+    if at is not None and at != at:
+        raise BadMessage(
+            f"{key}: the time of a change or message is no number; nothing was touched. "
+            "Give it in seconds since 1970, or leave it out for now."
+        )
+    return now if at is None else min(max(at, 0.0), now)
 
 
 def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit: int) -> list[Draft]:
@@ -113,8 +119,7 @@ def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit:
                 f"{key}: a message of role {message.role!r:.40} cannot be saved; nothing was touched. "
                 "A role is user, assistant or operator."
             )
-        created_at = at if message.created_at is None else min(message.created_at, at)
-        created_at = round(max(created_at, 0.0) * 1000) / 1000
+        created_at = round(written_at(key, message.created_at, now=at) * 1000) / 1000
         told: dict[str, Any] = {"metadata": message.metadata, "channel": SAVED, "created_at": created_at}
         entry = entry_for(key, message.content, id=id, role=message.role, limit=limit, **told)
         drafts.append(Draft(role=message.role, content=message.content, id=id, entry=entry, **told))

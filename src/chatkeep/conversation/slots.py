@@ -8,10 +8,15 @@ from zlib import crc32
 import msgspec
 from msgspec import Raw
 
+from ..drivers.base import Key
 from ..errors import BadMessage, UsageError
 from .merge import MISSING, Loss, Rule, Version, merge, plain
+from .shapes import Unfit, encoded
 from .snapshots import Snapshot
 from .state import StateCodec
+
+ANY_INTEGER = range(-(1 << 63), 1 << 64)
+"""Which integers can be kept depends on what is stored already, and is found out when the state is written."""
 
 Stamps = dict[str, tuple[float, str, int]]
 
@@ -41,6 +46,8 @@ def merge_slot(
     no such slot, and `BadMessage` when the result does not fit the state.
     """
     key, record = there.row.key, there.record
+    for value in (base, mine.value):
+        _check(key, slot, value)
     state, before = states.take_apart(key, *stored)
     members = states.shape.json_of(state)
     if not isinstance(members, dict):
@@ -72,6 +79,15 @@ def merge_slot(
 def mark_of(value: Any) -> int:
     """Return a checksum of a slot's value, by which it is known whether somebody has written it since."""
     return crc32(plain(value))
+
+
+def _check(key: Key, slot: str, value: Any) -> None:
+    """Refuse what is no JSON."""
+    try:
+        if value is not MISSING:
+            encoded(value, f"state.{slot:.60}", ANY_INTEGER)
+    except Unfit as unfit:
+        raise BadMessage(f"{key}: {unfit}. Nothing was changed.") from unfit
 
 
 def _of(slot: str, value: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ new owner later, when the claim cannot be undone any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 
 from msgspec import Struct, structs
@@ -80,20 +80,28 @@ class Claims:
                     pending.append(subject)
         return owners
 
+    async def find_names(self, owner: str) -> Container[str]:
+        """Return all names under which the person owns conversations who *owner* is."""
+        return await self.find_owners(await self.find_user(owner))
+
     async def claim(self, user: str, subject: str, *, by: str = "") -> str:
         """
         Make what is *subject*'s *user*'s, in one act; and return the user that both are from now on.
 
-        Twice is fine. Raises `OtherOwner` when *subject* was claimed for another, and `UsageError` when *user* itself was moved to
-        *subject* before.
+        Twice is fine, also of what another account of the same person has claimed. Raises `OtherOwner` when *subject* was claimed for
+        somebody else, and `UsageError` when *user* itself was moved to *subject* before.
         """
         check_user(user), check_user(subject)
         if user == subject:
             raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
-        if await self.find_user(user) == await self.find_user(subject) != user:
-            raise UsageError(
-                f"{user!r:.60} was merged into {subject!r:.60} before, so it cannot claim it; nothing was changed."
-            )
+        person, held = await self.find_user(user), await self._records.get(subject)
+        if person == await self.find_user(subject):
+            if person == subject:
+                raise UsageError(
+                    f"{user!r:.60} was merged into {subject!r:.60} before, so it cannot claim it; nothing was changed."
+                )
+            if held is not None and held.moved_to != user:
+                return person
         now = self._clock()
 
         def move(held: Claim | None) -> Claim | None:
@@ -106,14 +114,15 @@ class Claims:
         return await self.find_user(user)
 
     async def undo(self, user: str, subject: str, *, by: str = "") -> bool:
-        """Undo a claim, in one act: what was *subject*'s is its own again. False when there is none, or none any more.
+        """
+        Undo a claim that *user* has made, or an account that was claimed for it: what was *subject*'s is its own again. One act.
 
-        Raises `UsageError` when it was made more than UNDO_S ago.
+        False when there is none, or none any more. Raises `UsageError` when it was made more than UNDO_S ago.
         """
         check_user(user), check_user(subject)
         key = Key(RESERVED + SPACE + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
-        if snapshot is None or claim is None or claim.moved_to != user:
+        if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):
             return False
         if claim.settled or claim.at + UNDO_S <= self._clock():
             raise UsageError(f"{user!r:.60} claimed {subject!r:.60} too long ago to undo it; nothing was changed.")
@@ -167,3 +176,15 @@ class Claims:
             await AuditLog(self._store, clock=self._clock).write(self._tenant, [made])
         except StoreError as fault:  # it is done; the record says by whom, and when
             log.error("%s of %s by %s was not noted in the audit log: %s", act, subject, made.by, fault)
+
+
+def refuse_other(key: Key, held: str, owner: str, names: Container[str]) -> None:
+    """Raise `OtherOwner` when a conversation is asked for in the name of *owner*, who has these *names*, and *held* is none of them."""
+    if held in names:
+        return
+    whose = f"belongs to {held!r}" if held else "has no owner"
+    raise OtherOwner(
+        f"{key}: the conversation exists and {whose}, so it was not taken for {owner!r}; nothing was changed. "
+        "Use another id, or leave the owner out to have the conversation as it is.",
+        owner=held,
+    )

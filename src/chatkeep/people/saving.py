@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..conversation import saves
+from ..conversation.keys import check_user
 from ..conversation.saves import Save, Saved, SavedMessage
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.versions import find_checksum, find_version
@@ -15,6 +16,7 @@ from ..engine.runner import refuse_own_turn
 from ..errors import Duplicate
 from ..model import Message
 from ..storage.store import fresh_token
+from .claims import Claims, refuse_other
 
 ADDED_AT_ONCE = 200
 """Messages that one act of a save adds: with more, a save is several acts, and the same again goes on where one broke off."""
@@ -37,7 +39,7 @@ async def save(
         told["title"] = saves.check_title(key, told["title"])
     given = [saves.message_from(key, message) for message in messages]
     drafts = saves.drafts_from(key, given, at=now, limit=engine.shared.settings.message_limit)
-    when = now if at is None else min(at, now)
+    when = saves.written_at(key, at, now=now)
     added, conflicts = list[str](), list[str]()
     for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
         page = drafts[first : first + ADDED_AT_ONCE]
@@ -88,3 +90,15 @@ async def _commit(
             continue
         added = [message.id for message in said or () if message.role != "system"]
         return after, added, conflicts
+
+
+async def refusing_others(engine: Engine[Any], key: Key, owner: str) -> Callable[[Snapshot], None]:
+    """Return a look at what is there that raises `OtherOwner` when it is neither *owner*'s nor nobody's."""
+    check_user(owner)
+    names = await Claims(engine.store, key.tenant, clock=engine.shared.clock).find_names(owner)
+
+    def look(there: Snapshot) -> None:
+        if there.row.revision and there.row.owner:
+            refuse_other(key, there.row.owner, owner, names)
+
+    return look

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation import saves
-from ..conversation.keys import check_user, key_for, refuse_reserved
+from ..conversation.keys import key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
@@ -18,7 +18,7 @@ from ..engine.engine import Engine
 from ..errors import UsageError
 from ..model import Message, State
 from ..storage.store import PAGE
-from .saving import save
+from .saving import refusing_others, save
 from .user import User
 
 
@@ -85,7 +85,8 @@ class PeopleSurface(Generic[State]):
         Messages are told apart by their ids: those that the log has not are added, in this order and with their times, and nobody
         answers them; what the log has stands. The title is taken if it was written for the *version* or *checksum* that is there, or for
         the title *base*; without these, if it is not older, by *at* and *by*, than the one that is there; with *force* in any case. What
-        is not taken is a conflict: it is told, and kept as a note of the log, see `losses`. Up to 200 messages are one act.
+        is not taken is a conflict: it is told, and kept as a note of the log, see `losses`. Up to 200 messages are one act. Raises
+        `OtherOwner` when an *owner* is given and the conversation is somebody else's.
 
         Args:
             conversation: Names the conversation; any text, such as one that a client has chosen.
@@ -109,10 +110,9 @@ class PeopleSurface(Generic[State]):
             by: On which device, so that two of the same time are told apart.
         """
         key = key_for(self._tenant, conversation)
-        if owner:
-            check_user(owner)
+        look = await refusing_others(self._opened, key, owner) if owner else None
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
-        return await save(self._opened, key, messages, owner=owner, at=at, by=by, force=force, **told)
+        return await save(self._opened, key, messages, owner=owner, look=look, at=at, by=by, force=force, **told)
 
     async def merge(
         self,
@@ -150,7 +150,7 @@ class PeopleSurface(Generic[State]):
         key, engine = key_for(self._tenant, conversation), self._opened
         refuse_reserved(key, id)
         now = engine.shared.clock()
-        mine = Version(value, now if at is None else min(at, now), by)
+        mine = Version(value, saves.written_at(key, at, now=now), by)
         after, losses = await engine.changes.merge(key, slot, base, mine, id=id)
         return MergedSlot(
             value=self._slot(after, slot),

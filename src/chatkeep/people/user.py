@@ -222,13 +222,14 @@ class User(Generic[State]):
 
         *guest* is a guest that has signed in, or another account of the same person. Lists and rights follow at once, on other instances
         within two seconds. The application must know that *guest* is the same person. *by*: who has claimed it, for the audit log. Twice
-        is fine. Raises `OtherOwner` when *guest* was claimed for somebody else, `UsageError` when the user was merged into it before.
+        is fine, also by another account of the same person. Raises `OtherOwner` when *guest* was claimed for somebody else, `UsageError`
+        when the user was merged into it before.
         """
         return await self._claims.claim(self.id, guest, by=by)
 
     async def undo_claim(self, guest: str, *, by: str = "") -> bool:
-        """Give back what was claimed, within a day, in one act. Conversations that the user has created since stay the user's. False when
-        nothing was claimed."""
+        """Give back what was claimed for the user, or for an account that the user has claimed, within a day, in one act. Conversations
+        that the user has created since stay the user's. False when nothing was claimed."""
         return await self._claims.undo(self.id, guest, by=by)
 
     async def erase(self, *, by: str = "") -> ErasedUser:

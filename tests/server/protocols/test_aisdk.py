@@ -265,6 +265,28 @@ async def test_an_edited_message_takes_the_place_of_the_old_one() -> None:
     ]
 
 
+async def test_what_was_said_before_can_be_put_back() -> None:
+    """An edit is another one each time that it takes the place of another text, and also when it cuts off what came after it; sent
+    twice, it is one."""
+    bot = Bot()
+    async with mounted(bot, aisdk.routes(bot.keep)) as client:
+        await say(client, "ada", "m1")
+        there = []
+        for text in ("bob", "ada", "bob"):
+            both = await asyncio.gather(*(say(client, text, "m1", messageId="m1") for _ in range(2)))
+            late = await say(client, text, "m1", messageId="m1")
+            assert 1 == len({chunks[0]["messageId"] for chunks in (*both, late)})
+            there.append((await client.ask("GET", "/api/chat/c1")).json)
+        await say(client, "more", "m2")
+        await say(client, "bob", "m1", messageId="m1")
+        there.append((await client.ask("GET", "/api/chat/c1")).json)
+
+    texts = [[one["parts"][0]["text"] for one in history] for history in there]
+    assert [[text, f"Hello there, {text}"] for text in ("bob", "ada", "bob", "bob")] == texts
+    assert 4 == len({history[1]["id"] for history in there})
+    assert 6 == len(bot.asked)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

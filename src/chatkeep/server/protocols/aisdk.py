@@ -144,17 +144,26 @@ async def take(caller: Caller, body: dict[str, Any]) -> int:
         raise HTTPException(
             422, f"The last message is of role {str(role)[:20]!r}; nobody answers it. Nothing was touched."
         )
+    edits = id is not None and body.get("messageId") == id
+    if edits:
+        said, _ = await caller.read_log(wire.LogWindow(limit=wire.PAGE_MOST))
+        stands = find_shown(said, id)
+        if stands is not None and stands.content == content and stands is find_shown(said, None):
+            return stands.number  # it has come before
+        if stands is not None:
+            return (await edit(caller, content, str(id), stands.number)).number
     try:
         return (await caller.accept(content, id=id)).number
     except KeyReused:
-        if body.get("messageId") != id:
+        if not edits:
             raise
-        return (await edit(caller, content, str(id))).number
+        return (await edit(caller, content, str(id), 0)).number  # (it is further back)
 
 
-async def edit(caller: Caller, content: Content, id: str) -> Receipt:
-    """Take a message that was edited on the page, where it keeps its id, as a new one that takes its place."""
-    told = hashlib.blake2b(msgspec.json.encode(content), digest_size=12).hexdigest()
+async def edit(caller: Caller, content: Content, id: str, number: int) -> Receipt:
+    """Take a message that was edited on the page, where it keeps its id, as a new one in the place of message *number*."""
+    # (Another key for each one that it may take the place of: who puts back what it said before asks anew.)
+    told = hashlib.blake2b(msgspec.json.encode([number, content]), digest_size=12).hexdigest()
     return await caller.accept(content, id=f"{id}:{told}", metadata={"edits": id})
 
 
@@ -163,8 +172,7 @@ async def ask_again(caller: Caller, last: dict[str, Any]) -> int:
     said, _ = await caller.read_log(wire.LogWindow(limit=wire.PAGE_MOST))
     found = await caller.tenant.conversation(caller.conversation, messages=0)
     ids, id = shown_ids(said), last.get("id")
-    users = [m for m in said if m.role == "user" and not m.redacted]
-    asked = next((m for m in reversed(users) if id in (None, m.id, ids[m.number])), None)
+    asked = find_shown(said, id)
     if found is None or asked is None:
         raise HTTPException(404, "There is no such message in this chat, so nothing is answered again.")
     answers = [m for m in said if m.role == "assistant" and m.reply_to is not None and m.reply_to >= asked.number]
@@ -186,6 +194,13 @@ def shown_ids(log: Sequence[Message]) -> dict[int, str]:
         first = told.get("edits") or told.get("regenerates") or found.get(told.get("replay_of", 0)) or message.id
         found[message.number] = str(first)
     return found
+
+
+def find_shown(log: Sequence[Message], id: str | None) -> Message | None:
+    """Return the message of a user that a page shows under *id* (None: the last one), as the log has it now."""
+    ids = shown_ids(log)
+    users = (m for m in reversed(log) if m.role == "user" and not m.redacted)
+    return next((m for m in users if id in (None, m.id, ids[m.number])), None)
 
 
 def content_of(said: dict[str, Any]) -> Content:
