@@ -33,6 +33,7 @@ const WAIT_MS = 10_000; // for the bot's answer, unless the client prefers not t
 const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
 const STREAM_MS = 600_000; // a stream ends after so long, and its client comes back
 const TOKEN_S = 30 * 86_400;
+const IDENTITY = ["name", "username", "phone", "user_id"]; // what customers do not say of themselves, as in chatkeep.channels.base
 const ROLES = { u: "user", a: "assistant", o: "operator", s: "system", e: "event" };
 const SCOPES = ["read", "send", "state:read", "state:write", "share", "erase"];
 
@@ -1407,7 +1408,7 @@ async function events(asked) {
 }
 
 async function send(asked) {
-  const { env, store, tenant, request, now } = asked;
+  const { env, store, tenant, service, request, now } = asked;
   const key = keyAsked(request);
   const raw = await bodyAsked(asked, 4 * MESSAGE_MOST);
   const said = new Map(isObject(raw) ? membersOf(raw) : []);
@@ -1426,6 +1427,11 @@ async function send(asked) {
   }
   const whole = checkedId(key ?? named ?? token());
   if (whole.startsWith("~")) throw new Refusal(422, "bad-message", "Message ids that start with '~' are chatkeep's own; nothing was touched.");
+  const claimed = service ? undefined : IDENTITY.find((name) => membersOf(metadata).some(([member]) => member === name));
+  if (claimed !== undefined) {
+    const said = `The metadata has '${claimed}', which a channel or a service key says of a customer; nothing was touched. Say it in the content, or in the state.`;
+    throw new Refusal(422, "bad-message", said);
+  }
   const later = (request.headers.get("prefer") ?? "").split(",").some((one) => one.split(";")[0].trim().toLowerCase() === "respond-async");
   const message = { id: whole, content, metadata, now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.

@@ -220,6 +220,23 @@ class HttpContract:
         assert ["hello", "you said hello"] == [one["content"] for one in log]
         assert {"a": 1.0} == log[0]["metadata"]
 
+    async def test_who_a_customer_is_they_do_not_say(self) -> None:
+        """People and bots trust the metadata that name a customer: a channel or a service key sets them, and nobody of themselves."""
+        async with self.visiting() as ada, self.serving() as service:
+            claims = [{name: "Grace"} for name in ("name", "username", "phone", "user_id")]
+            bodies = [{"content": "hello", "metadata": {"page": "home"} | claim} for claim in claims]
+            before = (await ada.ask("GET", "")).json["revision"]
+            refused = [await ada.ask("POST", "messages", body) for body in bodies]
+            after = (await ada.ask("GET", "")).json["revision"]
+            allowed = await ada.ask("POST", "messages", {"content": "hello", "metadata": {"page": "home"}})
+            named = await service.ask("POST", "messages", bodies[0])
+            [told] = [one for one in (await service.ask("GET", "messages")).json["messages"] if one["role"] == "user"]
+
+        assert [(422, "bad-message")] * 4 == [(answer.status, answer.word) for answer in refused]
+        assert ("'name'" in refused[0].json["detail"], before) == (True, after)
+        assert [200, 200] == [allowed.status, named.status]
+        assert {"page": "home", "name": "Grace"} == told["metadata"]
+
     async def test_the_log_is_read_in_pages(self) -> None:
         """The last ones, or those after or before a number; chatkeep's own notes are never shown."""
         async with self.visiting() as ada:
