@@ -14,6 +14,7 @@ import { DurableObject } from "cloudflare:workers";
 const FORMAT = 1; // of what is stored; part of what a driver looks at when it opens a store
 const SHARDS = 16; // of a new store; each store remembers its own number
 const GRAIN_S = 60; // how coarse the index "recent" is, as in chatkeep.drivers.base
+const PLACES = 500; // places of an index that are asked for at once
 const SHOWN = 200; // entries that a refusal shows at most
 const TOGETHER = 20; // entries that one statement writes: the platform allows it 100 values
 const SIGNED_S = 300; // how old, or how far ahead, the time of a signature may be
@@ -30,9 +31,14 @@ const STATE_MOST = 1024 * 1024;
 const TOKENS_MOST = 20_000; // strings, commas and brackets that a body may have
 const PAGE_BYTES = 1024 * 1024;
 const WAIT_MS = 10_000; // for the bot's answer, unless the client prefers not to wait
+const PAUSES_MS = 1000; // how long nobody looks again at what is paused
 const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
 const STREAM_MS = 600_000; // a stream ends after so long, and its client comes back
 const TOKEN_S = 30 * 86_400;
+const USES_S = 3600; // how fine the last use of a credential is noted
+const ACTS_MOST = 50_000; // of the audit of a tenant, as in chatkeep.storage.audit
+const ACTS_KEPT_S = 400 * 86_400;
+const IDENTITY = ["name", "username", "phone", "user_id"]; // what customers do not say of themselves, as in chatkeep.channels.base
 const ROLES = { u: "user", a: "assistant", o: "operator", s: "system", e: "event" };
 const SCOPES = ["read", "send", "state:read", "state:write", "share", "erase"];
 
@@ -119,7 +125,7 @@ export class Conversation extends DurableObject {
       await this.tell();
       this.wake();
       if (answer.number === undefined) return answer;
-      return await this.answered(where, answer, asked.waits ? Date.now() + WAIT_MS : 0);
+      return await this.answered(where, { ...answer, offBy: asked.offBy }, asked.waits ? Date.now() + WAIT_MS : 0);
     } catch (fault) {
       this.load();
       this.armed = false;
@@ -185,9 +191,9 @@ export class Conversation extends DurableObject {
   }
 
   // Waits for what becomes of a message, until a time.
-  async answered(where, { number, duplicate }, until) {
+  async answered(where, { number, duplicate, offBy }, until) {
     for (;;) {
-      const told = receiptOf(this, where, number, duplicate);
+      const told = receiptOf(this, where, number, duplicate, offBy);
       const left = until - Date.now();
       if (told.status !== "accepted" || left <= 0) return { status: told.status === "accepted" ? 202 : 200, body: told.body, duplicate };
       await this.woken(left);
@@ -391,13 +397,13 @@ const API = {
     return json(201, members([["id", quoted(where.id)], ["revision", quoted(made.revision)], ["created", "true"]]));
   },
 
-  look(where, { messages, service, shows, now }) {
+  look(where, { messages, service, shows, offBy, now }) {
     const row = this.row();
     if (!row && service) throw new Refusal(404, ...NOT_THERE);
     const record = recordOf(where, row);
     const head = row ? row.head : 0;
     const page = pageOf(this, where, row, { before: head + 1, limit: messages });
-    const paused = record.get("off") === "true";
+    const silenced = [...(record.get("off") === "true" ? ["conversation"] : []), ...offBy];
     const parts = [
       ["id", quoted(where.id)],
       ["owner", quoted(row ? row.owner : "")],
@@ -405,8 +411,8 @@ const API = {
       ["session", record.get("session") ?? "0"],
       ["head", `${head}`],
       ["unread", `${row ? unread(this, record).length : 0}`],
-      ["paused", `${paused}`],
-      ["off_by", paused ? '["conversation"]' : "[]"],
+      ["paused", `${silenced.length > 0}`],
+      ["off_by", JSON.stringify(silenced)],
       ["dead", record.get("dead") ?? "[]"],
       ["updated_at", `${row ? row.at : 0}`],
       ["messages", `[${page.shown.join(",")}]`],
@@ -433,7 +439,7 @@ const API = {
     const [recorded] = this.after(number - 1, 1);
     if (recorded[3] !== "") {
       const there = lineOf(where, recorded);
-      const same = recorded[2] === "u" && canonical(there.content) === canonical(content) && canonical(there.metadata) === canonical(metadata);
+      const same = recorded[2] === "u" && canonical(there.content) === canonical(content) && canonical(shownMetadata(there)) === canonical(metadata);
       if (!same) {
         const said = `Message ${number} is recorded under this id and says something else; nothing was touched. Name each message once.`;
         throw new Refusal(422, "key-reused", said);
@@ -511,6 +517,35 @@ const API = {
     return { status: 200, body: "" };
   },
 
+  // Changes members of a credential to the raw JSON in *changes*, if it is of *family*, or was made through a share by somebody of
+  // it; tells whether it did.
+  revise(where, { family = null, changes, now }) {
+    const row = this.row();
+    const record = recordOf(where, row);
+    const held = new Map(membersOf(record.get("state") ?? "{}"));
+    const families = [held.get("family"), ...itemsOf(held.get("ancestors") ?? "[]")];
+    if (!held.size || (family !== null && !families.includes(quoted(family)))) return { changed: false };
+    if (Object.entries(changes).every(([name, value]) => held.get(name) === value)) return { changed: false };
+    for (const [name, value] of Object.entries(changes)) held.set(name, value);
+    record.set("state", members([...held]));
+    commit(this, where, row, record, { now, owner: "", note: ["change", token()] });
+    return { changed: true };
+  },
+
+  // Adds an act to the audit of a tenant, which ends by itself: what is too old leaves it, and what is too much.
+  note(where, { act, metadata, now }) {
+    const row = this.row();
+    const record = recordOf(where, row);
+    const oldest = row ? this.after(0, TOGETHER).filter((entry) => lineOf(where, entry).at < 1000 * (now - ACTS_KEPT_S)) : [];
+    const drop = Math.max(row ? row.head + 1 - ACTS_MOST : 0, Number(record.get("dropped") ?? 0), ...oldest.map(([number]) => number));
+    if (drop > 0) {
+      record.set("dropped", `${drop}`);
+      this.sql.exec("delete from entry where number <= ?", drop);
+    }
+    commit(this, where, row, record, { now, owner: "", note: ["act", token(), quoted(act), metadata] });
+    return {};
+  },
+
   erase(where, { now }) {
     VERBS.erase.call(this, where, ["erase", now, null]);
     return { status: 204, body: "" };
@@ -528,8 +563,8 @@ function commit(object, where, row, record, { now, owner, note }) {
   const passes = object.one("select 1 from entry where number > ? and role <> 's' limit 1", cursor) === null;
   const entries = [];
   if (note !== null) {
-    const [kind, name] = note;
-    entries.push([`~${kind}:${name}`, "s", lineText(where, { at: now, content: '""', metadata: members([["kind", quoted(kind)]]) })]);
+    const [kind, name, content = '""', metadata = members([["kind", quoted(kind)]])] = note;
+    entries.push([`~${kind}:${name}`, "s", lineText(where, { at: now, content, metadata })]);
   }
   const last = object.add(head, entries);
   if (passes) record.set("cursor", `${last}`);
@@ -572,8 +607,8 @@ function lineText(where, { at, content, metadata }) {
 function lineOf(where, [number, , , body]) {
   const rest = typeof body === "string" ? body.slice(12) : "";
   if (typeof body !== "string" || body.slice(0, 12) !== `["${crcOf(where, rest)}",`) throw corrupt(`log entry ${number}`);
-  const [, at, content, to = "0", from = "0", metadata = "{}"] = itemsOf(body);
-  return { at: Number(at), content, to: Number(to), from: Number(from) || Number(to), metadata };
+  const [, at, content, to = "0", from = "0", metadata = "{}", channel] = itemsOf(body);
+  return { at: Number(at), content, to: Number(to), from: Number(from) || Number(to), metadata, saved: channel === '"~"' };
 }
 
 function corrupt(what) {
@@ -581,10 +616,15 @@ function corrupt(what) {
   return new Refusal(500, "corrupt", said);
 }
 
+// The metadata of a message without the trace that it belongs to, which is the server's.
+function shownMetadata({ metadata }) {
+  return members(membersOf(metadata).filter(([name]) => name !== "traceparent"));
+}
+
 function shownMessage(where, row, entry, time) {
   const [number, id, role, body] = entry;
-  const line = body === "" ? { at: time, content: '""', to: 0, from: 0, metadata: "{}" } : lineOf(where, entry);
-  const metadata = members(membersOf(line.metadata).filter(([name]) => name !== "traceparent"));
+  const line = body === "" ? { at: time, content: '""', to: 0, from: 0, metadata: "{}", saved: false } : lineOf(where, entry);
+  const metadata = shownMetadata(line);
   const parts = [
     ["id", quoted(id || `${row.incarnation}.${number}`)],
     ["number", `${number}`],
@@ -593,10 +633,11 @@ function shownMessage(where, row, entry, time) {
     ["created_at", floating(line.at / 1000)],
   ];
   if (line.to) parts.push(["reply_to", `${line.to}`], ["reply_from", `${line.from}`]);
-  const author = role === "o" ? new Map(membersOf(line.metadata)).get("author") : undefined;
+  const author = role === "o" && !line.saved ? new Map(membersOf(line.metadata)).get("author") : undefined;
   if (author?.startsWith('"')) parts.push(["author", author]);
   if (metadata !== "{}") parts.push(["metadata", metadata]);
   if (body === "") parts.push(["redacted", "true"]);
+  if (line.saved) parts.push(["saved", "true"]);
   return [members(parts), line.at];
 }
 
@@ -635,14 +676,15 @@ function liveState(object, where, row, record, now) {
 }
 
 // What became of a message.
-function receiptOf(object, where, number, duplicate) {
+function receiptOf(object, where, number, duplicate, offBy) {
   const row = object.row();
   const entry = row && object.after(number - 1, 1)[0];
   if (!entry || entry[0] !== number) throw new Refusal(409, "conflict", "The conversation was erased meanwhile; your message went with it.");
   const record = recordOf(where, row);
   const done = number <= Number(record.get("cursor") ?? 0);
   const dead = itemsOf(record.get("dead") ?? "[]").includes(`${number}`);
-  const status = done ? (dead ? "failed" : "answered") : record.get("off") === "true" ? "paused" : "accepted";
+  const paused = record.get("off") === "true" || offBy.length > 0;
+  const status = done ? (dead ? "failed" : "answered") : paused ? "paused" : "accepted";
   const sql = "select number, id, role, body from entry where number > ? and role = 'a' and body <> '' order by number limit 100";
   const replies = done ? [...object.sql.exec(sql, number).raw()] : [];
   const own = replies.filter((reply) => ((line) => line.from <= number && number <= line.to)(lineOf(where, reply)));
@@ -746,7 +788,7 @@ function checkedJson(text) {
   if (deeperThan(plain, 64)) throw new Refusal(400, "bad-request", "The body is nested more than 64 levels deep. Nothing was touched.");
   const raw = compact(text);
   const fault = unfit(raw);
-  const unreadable = [TWICE, HALF].includes(fault);
+  const unreadable = [TWICE, HALF, INFINITE].includes(fault);
   if (fault) throw new Refusal(unreadable ? 400 : 422, unreadable ? "bad-request" : "bad-message", `The body is refused: ${fault}. Nothing was touched.`);
   return raw;
 }
@@ -758,6 +800,7 @@ function deeperThan(plain, levels) {
 
 const TWICE = "a name is there twice in one object";
 const HALF = "a text holds half a character";
+const INFINITE = "a number is too large";
 
 function unfit(raw) {
   if (isObject(raw)) {
@@ -772,7 +815,7 @@ function unfit(raw) {
   if (raw.startsWith("[")) return itemsOf(raw).map(unfit).find(Boolean) ?? "";
   if (raw.startsWith('"')) return unfitText(JSON.parse(raw));
   if (/^-?\d+$/.test(raw) && !Number.isSafeInteger(Number(raw))) return `the number ${raw.slice(0, 40)} is one that a browser would change`;
-  return /^[-\d]/.test(raw) && !Number.isFinite(Number(raw)) ? `the number ${raw.slice(0, 40)} is too large` : "";
+  return /^[-\d]/.test(raw) && !Number.isFinite(Number(raw)) ? INFINITE : "";
 }
 
 function unfitText(text) {
@@ -1145,20 +1188,34 @@ const ROUTES = [
   ["/v1/me", "GET", { own: true }, me],
   ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true }, begin],
   ["/v1/conversations/([^/]+)", "GET", { scope: "read" }, look],
-  ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase" }, erase],
+  ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase", act: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],
   ["/v1/conversations/([^/]+)/messages", "GET", { scope: "read" }, log],
   ["/v1/conversations/([^/]+)/events", "GET", { scope: "read" }, events],
   ["/v1/conversations/([^/]+)/state", "GET", { scope: "state:read" }, state],
-  ["/v1/conversations/([^/]+)/state", "PUT", { scope: "state:write" }, change("put")],
-  ["/v1/conversations/([^/]+)/state", "PATCH", { scope: "state:write" }, change("merge")],
-  ["/v1/conversations/([^/]+)/state", "DELETE", { scope: "state:write" }, change("clear")],
+  ["/v1/conversations/([^/]+)/state", "PUT", { scope: "state:write", act: "state" }, change("put")],
+  ["/v1/conversations/([^/]+)/state", "PATCH", { scope: "state:write", act: "state" }, change("merge")],
+  ["/v1/conversations/([^/]+)/state", "DELETE", { scope: "state:write", act: "state" }, change("clear")],
   ["/v1/conversations/([^/]+)/state/([^/]+)", "GET", { scope: "state:read" }, state],
-  ["/v1/conversations/([^/]+)/state/([^/]+)", "PUT", { scope: "state:write" }, change("put")],
-  ["/v1/conversations/([^/]+)/state/([^/]+)", "DELETE", { scope: "state:write" }, change("clear")],
+  ["/v1/conversations/([^/]+)/state/([^/]+)", "PUT", { scope: "state:write", act: "state" }, change("put")],
+  ["/v1/conversations/([^/]+)/state/([^/]+)", "DELETE", { scope: "state:write", act: "state" }, change("clear")],
 ].map(([path, method, policy, answer]) => ({ path: new RegExp(`^${path}$`), method, policy, answer }));
 
-async function publicAsked(request, env, path) {
+// Of every answer: nobody keeps it, and no browser takes it for a page or shows it to one of another host.
+const GUARDS = {
+  "cache-control": "no-store",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-resource-policy": "same-origin",
+  "x-content-type-options": "nosniff",
+};
+
+async function publicAsked(request, env, ctx, path) {
+  const answer = await routed(request, env, ctx, path);
+  for (const [name, value] of Object.entries(GUARDS)) answer.headers.set(name, value);
+  return answer;
+}
+
+async function routed(request, env, ctx, path) {
   const methods = [];
   for (const { path: pattern, method, policy, answer } of ROUTES) {
     const found = pattern.exec(path);
@@ -1169,9 +1226,13 @@ async function publicAsked(request, env, path) {
     try {
       const [conversation, slot] = found.slice(1).map(decodeURIComponent);
       id = conversation;
+      if (id !== undefined) checkedId(id);
       const asked = { request, env, url: new URL(request.url), id, slot: slot ?? null, now: Date.now() / 1000 };
+      asked.later = (work) => ctx.waitUntil(work.catch((fault) => console.error(`chatkeep: what was done could not be noted: ${fault}`)));
       await admit(asked, policy);
-      return await answer(asked);
+      const answered = await answer(asked);
+      if (policy.act && asked.service && answered.ok) asked.later(noteAct(asked, policy.act, answered.status));
+      return answered;
     } catch (fault) {
       if (fault instanceof URIError) return problem(400, "bad-key", "The address is not percent-encoded UTF-8; nothing was touched.");
       if (fault instanceof Refusal) return problem(...fault.problem, id);
@@ -1180,6 +1241,7 @@ async function publicAsked(request, env, path) {
     }
   }
   if (!methods.length) return problem(404, ...NOT_THERE);
+  if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: { allow: methods.join(", ") } });
   return problem(405, "method-not-allowed", `${request.method} is not possible here.`, {}, undefined, { allow: methods.join(", ") });
 }
 
@@ -1211,8 +1273,8 @@ async function admit(asked, policy) {
     return;
   }
   const [, text] = /^bearer +(\S+) *$/i.exec(given) ?? [];
-  const stored = text && (await credentialOf(asked, text));
-  asked.text = text;
+  asked.name = text && (await nameOf(text));
+  const stored = asked.name && (await credentialOf(asked));
   if (!stored) throw new Refusal(401, "unauthorized", UNAUTHORIZED);
   asked.stored = stored;
   asked.tenant = stored.tenant ?? "";
@@ -1246,15 +1308,69 @@ async function refuseSealed({ env, store }) {
 // What a service key may do: what was named when it was made, or everything.
 function scopesOfKey({ scopes = [] }) {
   const named = scopes.filter((scope) => scope !== "everywhere");
-  return named.length ? named : SCOPES;
+  return named.length ? named.filter((scope) => SCOPES.includes(scope)) : SCOPES;
+}
+
+// The name under which the store has a credential; null if it is none.
+async function nameOf(text) {
+  if (!/^ck_[kc]_[0-9A-Za-z]{49}$/.test(text) || text.slice(-6) !== base62(BigInt(crc32(text.slice(0, -6))), 6)) return null;
+  return await sha256(text);
 }
 
 // What the store has of a credential that gives a right; null otherwise.
-async function credentialOf({ env, store, now }, text) {
-  if (!/^ck_[kc]_[0-9A-Za-z]{49}$/.test(text) || text.slice(-6) !== base62(BigInt(crc32(text.slice(0, -6))), 6)) return null;
-  const { state } = await served(env, store, "~access", await sha256(text), "held", {});
+async function credentialOf({ env, store, name, now, later }) {
+  const { state } = await served(env, store, "~access", name, "held", {});
   const stored = JSON.parse(state);
-  return isOver(stored, now) ? null : stored;
+  if (isOver(stored, now)) {
+    if (stored?.rotated && !stored.revoked) await endFamily(env, store, stored, now);
+    return null;
+  }
+  if (now - (stored.last_used_at ?? 0) >= USES_S) later(served(env, store, "~access", name, "revise", { changes: { last_used_at: floating(now) }, now }));
+  return stored;
+}
+
+// Ends the family of a token that was used after another had taken its place, and what was shared by it: its thief and its holder
+// cannot be told apart. Until nothing more is found: what is made meanwhile is there by the next look.
+async function endFamily(env, store, { tenant = "", conversation = "", family }, now) {
+  for (let found = true; found; ) {
+    const names = await belongings(env, store, "~access", markOf(tenant, conversation));
+    const ended = await Promise.all(names.map((name) => served(env, store, "~access", name, "revise", { family, changes: { revoked: "true" }, now })));
+    found = ended.some(({ changed }) => changed);
+  }
+}
+
+// The names of an owner's records in a space.
+async function belongings(env, store, space, owner) {
+  const { shards } = await epochOf(env, store, "");
+  const each = [...Array(shards).keys()].map(async (number) => {
+    const found = [];
+    for (let page; !page || page.length === PLACES; found.push(...page)) {
+      page = await shardOf(env, store, number).places("owner", space, owner, null, page?.at(-1) ?? null, PLACES);
+    }
+    return found;
+  });
+  return (await Promise.all(each)).flat().map(([, , name]) => name);
+}
+
+// Keeps an act of a service key, as chatkeep.storage.audit does.
+async function noteAct({ env, store, tenant, id, name, stored, request, now }, act, status) {
+  const told = { act, by: name.slice(0, 16), label: stored.label, conversation: id, address: request.headers.get("cf-connecting-ip"), outcome: `${status}` };
+  const metadata = members(Object.entries(told).filter(([, text]) => text).map(([member, text]) => [member, quoted(text)]));
+  await served(env, store, "~audit", markOf(tenant, "-"), "note", { act, metadata, now });
+}
+
+const PAUSES = new Map(); // by store: what was paused when somebody looked last
+
+// What silences the bot beside the conversation itself, as chatkeep.engine.pauses keeps it.
+async function pausesOf({ env, store, tenant }) {
+  let seen = PAUSES.get(store);
+  if (!seen || Date.now() > seen.until) {
+    const { state } = await served(env, store, "~chatkeep", "switches", "held", {});
+    seen = { scopes: JSON.parse(state) ?? {}, until: Date.now() + PAUSES_MS };
+    PAUSES.set(store, seen);
+  }
+  const { scopes } = seen;
+  return [...(scopes[`=${tenant}`] ? ["tenant"] : []), ...(scopes["*"] ? ["everywhere"] : [])];
 }
 
 function isOver(stored, now) {
@@ -1303,11 +1419,11 @@ async function ring({ env, store, tenant, id }, epoch, work) {
   await bellOf(env, store).ring(JSON.stringify([epoch, ...marks]));
 }
 
-const checkedId = (id) => {
+function checkedId(id, status = 400, word = "bad-key") {
   const size = bytesOf(id).length;
-  if (!size || size > 512 || unfitText(id)) throw new Refusal(400, "bad-key", "An id is 1 to 512 bytes of UTF-8 without NUL; nothing was touched.");
+  if (!size || size > 512 || unfitText(id)) throw new Refusal(status, word, "An id is 1 to 512 bytes of UTF-8 without NUL; nothing was touched.");
   return id;
-};
+}
 
 async function me({ stored, service, scopes }) {
   const holder = service ? "service" : !stored.subject ? "holder" : stored.subject.startsWith("guest:") ? "visitor" : "user";
@@ -1329,7 +1445,8 @@ async function begin(asked) {
     throw new Refusal(400, "bad-request", "Without a service key the server chooses id and owner; nothing was begun.");
   }
   if (said.cookie) throw new Refusal(422, "no-cookie", "This server gives no cookies; nothing was begun.");
-  asked.id = id == null ? hex(crypto.getRandomValues(new Uint8Array(16))) : checkedId(id);
+  if (owner) checkedId(owner, 400, "bad-request");
+  asked.id = id == null ? hex(crypto.getRandomValues(new Uint8Array(16))) : checkedId(id, 400, "bad-request");
   const location = `/v1/conversations/${encodeURIComponent(asked.id)}`;
   const made = await served(env, store, asked.tenant, asked.id, "create", { owner: owner ?? "", visitor: !service, now });
   if (service) return new Response(made.body, { status: made.status, headers: { "content-type": "application/json", location } });
@@ -1355,7 +1472,8 @@ async function visitorToken({ env, store, tenant, id, now }) {
 async function look(asked) {
   const { service, scopes, now } = asked;
   const { messages } = numbersAsked(asked, { messages: [0, 500, 20] });
-  return await answerOf(asked, "look", { messages, service, shows: scopes.includes("state:read"), now });
+  const offBy = await pausesOf(asked);
+  return await answerOf(asked, "look", { messages, service, shows: scopes.includes("state:read"), offBy, now });
 }
 
 // Refuses where the conversation, or all that is its owner's, is on legal hold, as chatkeep.storage.holds keeps it.
@@ -1372,13 +1490,11 @@ async function erase(asked) {
   await refuseHeld(asked);
   const answer = await answerOf(asked, "erase", { now: asked.now });
   const { env, store, tenant, id, now } = asked;
-  const known = await epochOf(env, store, "");
   // (What belongs to it has its mark for an owner.)
   for (const space of ["~access", "~aliases"]) {
-    const shards = [...Array(known.shards).keys()].map((n) => shardOf(env, store, n).places("owner", space, markOf(tenant, id), null, null, 500));
-    for (const [, , name] of (await Promise.all(shards)).flat()) await served(env, store, space, name, "erase", { now });
+    for (const name of await belongings(env, store, space, markOf(tenant, id))) await served(env, store, space, name, "erase", { now });
   }
-  await ring(asked, known.epoch, false);
+  await ring(asked, (await epochOf(env, store, "")).epoch, false);
   return answer;
 }
 
@@ -1395,19 +1511,18 @@ async function events(asked) {
   if (known !== null) after = Math.min(Number(known), 2 ** 53);
   const headers = { "content-type": "text/event-stream", "cache-control": "no-store" };
   if (request.method === "HEAD") return new Response(null, { headers });
-  const name = await sha256(asked.text);
   for (;;) {
     const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
     refuseElsewhere(epoch ?? "");
     const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
-    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, returns: known !== null, shows: scopes.includes("state:read"), name });
+    const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, returns: known !== null, shows: scopes.includes("state:read"), name: asked.name });
     if (stream !== null) return new Response(stream, { headers });
     EPOCHS.delete(store);
   }
 }
 
 async function send(asked) {
-  const { env, store, tenant, request, now } = asked;
+  const { env, store, tenant, service, request, now } = asked;
   const key = keyAsked(request);
   const raw = await bodyAsked(asked, 4 * MESSAGE_MOST);
   const said = new Map(isObject(raw) ? membersOf(raw) : []);
@@ -1424,10 +1539,16 @@ async function send(asked) {
   if (key !== null && ![undefined, key].includes(named)) {
     throw new Refusal(400, "bad-request", "The Idempotency-Key and the body's id differ; name the message once. Nothing was touched.");
   }
-  const whole = checkedId(key ?? named ?? token());
+  if (named !== undefined) checkedId(named, 400, "bad-request");
+  const whole = checkedId(key ?? named ?? token(), 422, "bad-message");
   if (whole.startsWith("~")) throw new Refusal(422, "bad-message", "Message ids that start with '~' are chatkeep's own; nothing was touched.");
+  const claimed = service ? undefined : IDENTITY.find((name) => membersOf(metadata).some(([member]) => member === name));
+  if (claimed !== undefined) {
+    const said = `The metadata has '${claimed}', which a channel or a service key says of a customer; nothing was touched. Say it in the content, or in the state.`;
+    throw new Refusal(422, "bad-message", said);
+  }
   const later = (request.headers.get("prefer") ?? "").split(",").some((one) => one.split(";")[0].trim().toLowerCase() === "respond-async");
-  const message = { id: whole, content, metadata, now };
+  const message = { id: whole, content, metadata: shownMetadata({ metadata }), offBy: await pausesOf(asked), now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.
   let told = await served(env, store, tenant, asked.id, "send", { ...message, waits: false });
   if (told.status === 202) await ring(asked, told.epoch, true);
@@ -1518,10 +1639,10 @@ function keyAsked(request) {
 }
 
 export default {
-  async fetch(request, env) {
+  async fetch(request, env, ctx) {
     const path = new URL(request.url).pathname;
     if (path.startsWith("/store/")) return await storeAsked(request, env, path);
-    if (path.startsWith("/v1/")) return await publicAsked(request, env, path);
+    if (path.startsWith("/v1/")) return await publicAsked(request, env, ctx, path);
     if (path === "/healthz") return Response.json({ status: "ok" });
     return problem(404, ...NOT_THERE);
   },

@@ -169,6 +169,18 @@ async def test_no_metadata_of_a_client_hides_a_log(tmp_path: Path) -> None:
     assert len(ODD) == chatkeep("history", "chat.db", "ada", folder=tmp_path)[1].count("hello\n")
 
 
+async def test_what_was_saved_says_so(tmp_path: Path) -> None:
+    """A client has put it there, under any role."""
+    async with Chatkeep(f"sqlite:///{tmp_path}/chat.db") as keep:
+        await keep.save("ada", messages=[{"id": "m1", "content": "Granted.", "role": "operator"}])
+    code, said, _ = chatkeep("history", "chat.db", "ada", folder=tmp_path)
+
+    assert (0, "operator   Granted.  [saved, not said here]") == (
+        code,
+        said.strip().partition("  ")[2].partition("  ")[2],
+    )
+
+
 def test_a_search_for_nothing_is_refused(store: Path) -> None:
     code, _, said = chatkeep("search", store.name, "", folder=store.parent)
 

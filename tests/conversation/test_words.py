@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatkeep.conversation.codec import entry_for
+from chatkeep.conversation.keys import SAVED
 from chatkeep.conversation.words import LONGEST, TERMS, entry_words, find_in, has_words, terms_in, words_in
 from chatkeep.drivers.base import Entry, EntryWords, Key, Term, Unindexed
 from chatkeep.model import Role
@@ -81,17 +82,17 @@ def test_it_is_shown_where_it_was_said(said: str, searched: str, shown: str) -> 
 
 
 def test_an_entry_has_the_words_of_people() -> None:
-    """And the customer's name, as a channel tells it; chatkeep's own notes and records have none, nor what cannot be read."""
+    """And the customer's name, as a channel tells it, and no save; chatkeep's own notes and records have none, nor what cannot be read."""
 
-    def words(role: Role, key: Key = ADA, text: str = "Blue parcel") -> EntryWords:
-        entry = entry_for(
-            key, text, number=3, id="m", role=role, created_at=7.0, limit=999, metadata={"name": "Ada L."}
-        )
+    def words(role: Role, key: Key = ADA, text: str = "Blue parcel", channel: str = "") -> EntryWords:
+        told = {"created_at": 7.0, "limit": 999, "metadata": {"name": "Ada L."}, "channel": channel}
+        entry = entry_for(key, text, number=3, id="m", role=role, **told)
         return entry_words(Unindexed(key, 5, entry))
 
     damaged = entry_words(Unindexed(ADA, 5, Entry(3, "m", "u", b'["00000000",1,"blue"]')))
 
     assert EntryWords(5, 3, 7.0, ["blue", "parcel", "ada", "l"]) == words("user")
     assert [["blue", "parcel", "ada", "l"]] * 2 == [words("assistant").words, words("operator").words]
+    assert ["blue", "parcel"] == words("user", channel=SAVED).words
     assert [[], ()] == [words("system").words, words("user", Key("~audit", "a")).words]
     assert EntryWords(5, 3, 0.0, ()) == damaged

@@ -35,7 +35,7 @@ async def bot(turn: Turn) -> str:
 
 async def say(request: Any) -> Response:
     """The body is a message; answers the reply."""
-    receipt = await request.state.chat.receive((await request.body()).decode())
+    receipt = await request.state.chat.receive((await request.body()).decode(), id=request.query_params.get("id"))
     return JSONResponse({"reply": receipt.replies[0].text, "lost": request.state.chat.lost})
 
 
@@ -51,7 +51,7 @@ def fastapi_app(**options: Any) -> Any:
 
     @app.post("/say")
     async def endpoint(request: Request) -> Any:
-        receipt = await request.state.chat.receive((await request.body()).decode())
+        receipt = await request.state.chat.receive((await request.body()).decode(), id=request.query_params.get("id"))
         return {"reply": receipt.replies[0].text, "lost": request.state.chat.lost}
 
     @app.get("/")
@@ -101,6 +101,25 @@ def test_too_much_is_413_with_the_largest_slots_named(make: Any) -> None:
     assert "set-cookie" not in refused.headers
     assert before == dict(http.cookies)
     assert "That was message 2." == http.post("/say", content="again").json()["reply"]
+
+
+@pytest.mark.parametrize("make", APPS)
+def test_what_cannot_be_stored_is_422(make: Any) -> None:
+    """Whoever visits can send it, so it is no fault of the server's: nothing happened, and the cookie stays."""
+    http = TestClient(make())
+    http.post("/say", content="hello")
+    before = dict(http.cookies)
+    refused = [http.post("/say", content="a\0b"), http.post("/say?id=~a", content="hello")]
+    http.post("/say?id=m1", content="hello")
+    reused = http.post("/say?id=m1", content="goodbye")
+
+    assert ["urn:chatkeep:bad-message"] * 2 == [answer.json()["type"] for answer in refused]
+    assert [(422, "application/problem+json", False)] * 2 == [
+        (answer.status_code, answer.headers["content-type"], "set-cookie" in answer.headers) for answer in refused
+    ]
+    assert (422, "urn:chatkeep:key-reused") == (reused.status_code, reused.json()["type"])
+    assert before != dict(http.cookies)
+    assert "That was message 3." == http.post("/say", content="again").json()["reply"]
 
 
 @pytest.mark.parametrize("make", APPS)

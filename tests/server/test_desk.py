@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -166,6 +167,34 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
     )
     assert [] == answered
     assert [400, 404, 404, 400, 400, 403, 400] == wrong
+
+
+async def test_what_a_customer_has_saved_speaks_for_nobody() -> None:
+    """Under whatever role and name: the log says that it was saved, it names nobody, and whoever waits goes on waiting."""
+    keep = chat("memory://")
+    async with served(keep) as client:
+        await keep.create("ada", owner="ada")
+        await keep.pause("ada")
+        await keep.accept("ada", "is anybody there?")
+        token = await client.ask("POST", "/v1/users/ada/tokens", b"{}")
+        forged = [
+            {"id": "s1", "content": "Your refund is granted.", "role": "operator", "metadata": {"author": "Kim"}},
+            {"id": "s2", "content": "Thank you!", "metadata": {"name": "Grace H."}},
+        ]
+        saved = await client.ask(
+            "PUT",
+            "/v1/conversations/ada",
+            json.dumps({"messages": forged}).encode(),
+            {"Authorization": f"Bearer {token.json['token']}"},
+        )
+        log = (await client.ask("GET", "/v1/conversations/ada/messages?notes=1")).json["messages"]
+        (shown,) = (await page(client, show="waiting"))["conversations"]
+        found = await page(client, text="grace")
+
+    assert 200 == saved.status, saved
+    assert [("operator", True), ("user", True)] == [(one["role"], one["saved"]) for one in log[-2:]]
+    assert [None, None] == [one.get("author") for one in log[-2:]]
+    assert (1, "", []) == (shown["waiting"], shown.get("name", ""), found["conversations"])
 
 
 async def test_accounts_and_sessions_are_kept_by_every_store(url: str) -> None:

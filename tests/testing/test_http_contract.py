@@ -10,10 +10,19 @@ from aiohttp import ClientSession
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.auth.credentials import create_key
-from chatkeep.testing.http_contract import HttpContract, HttpUser
+from chatkeep.auth.credentials import (
+    create_key,
+    issue_share,
+    issue_token,
+    list_tokens,
+    name_of,
+    redeem,
+    rotate,
+)
+from chatkeep.testing.http_contract import MERGE_PATCH, SLOT, HttpContract, HttpUser
 from chatkeep.testing.servers import DurableObjectServer
 from tests.support.serving import served
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -52,11 +61,13 @@ class OnAStore(HttpContract):
                 await service.ask("DELETE", ""),
             ]
             me = await service.ask("GET", "/me")
+            service.token = (await create_key(self.keep, "", scopes=("list",))).token
+            lists = await service.ask("GET", "/me")
 
         assert [200, 200] == [answer.status for answer in reads]
         assert "state" not in reads[0].json
         assert [(403, "forbidden")] * 5 == [(answer.status, answer.word) for answer in refused]
-        assert ["read"] == me.json["scopes"]
+        assert [["read"], []] == [me.json["scopes"], lists.json["scopes"]]
 
     async def test_what_is_on_legal_hold_is_not_erased(self) -> None:
         """Itself, or its owner; it is when the hold is lifted."""
@@ -72,6 +83,109 @@ class OnAStore(HttpContract):
 
         assert [(409, "on-hold")] * 2 == [(answer.status, answer.word) for answer in found]
         assert [200, 204] == [there.status, erased.status]
+
+    async def test_a_token_that_is_used_after_it_was_rotated_ends_its_family(self) -> None:
+        """With what was shared by it: its thief and its holder cannot be told apart. A token that is merely over ends nothing."""
+        async with self.visiting(2) as (ada, bob):
+            old = (await list_tokens(self.keep, "", ada.id))[0].id
+            fresh = await rotate(self.keep, "", ada.id, old, grace=0.0)
+            assert fresh is not None
+            used, ada.token = ada.token, fresh.token
+            share = await issue_share(self.keep, "", ada.id, maker=str(name_of(fresh.token)), scopes=["read"])
+            assert share is not None
+            redeemed = await redeem(self.keep, share.token)
+            assert redeemed is not None
+            guest = HttpUser(ada.http, self.address, redeemed[2].token, ada.id)
+            ended = await issue_token(self.keep, "", bob.id, expires_in=0.0)
+            expired = await HttpUser(bob.http, self.address, ended.token, bob.id).ask("GET", "")
+            before = [(await user.ask("GET", "")).status for user in (ada, guest, bob)]
+            reused = await HttpUser(ada.http, self.address, used, ada.id).ask("GET", "")
+
+            async def over() -> bool:
+                return [401, 401] == [(await user.ask("GET", "")).status for user in (ada, guest)]
+
+            await until(over)
+            stays = await bob.ask("GET", "")
+
+        assert [401, 200, 200, 200] == [expired.status, *before]
+        assert [401, 200] == [reused.status, stays.status]
+
+    async def test_a_paused_bot_is_told(self) -> None:
+        """Where the conversation is paused, its tenant or everything: nobody waits for an answer, and the conversation says why."""
+        tenant = self.keep.tenant("")
+        async with self.visiting(2) as (ada, bob):
+            await ada.say("hello", "m1")
+            await self.keep.pause(ada.id)
+            one = [await ada.say("hello", "m2"), await ada.ask("GET", "")]
+            await self.keep.resume(ada.id)
+            found = []
+            for pause, resume in ((tenant.pause, tenant.resume), (self.keep.pause_all, self.keep.resume_all)):
+                await pause()
+
+                async def paused(wanted: bool = True) -> bool:
+                    return bool((await bob.ask("GET", "")).json["paused"]) is wanted
+
+                await until(paused)
+                found += [await bob.say("hello", f"b{len(found)}"), await bob.ask("GET", "")]
+                await resume()
+                await until(lambda: paused(False))
+            again = await ada.say("thanks", "m3")
+
+        assert (200, "paused") == (one[0].status, one[0].json["status"])
+        assert ["conversation"] == one[1].json["off_by"]
+        assert [(200, "paused")] * 2 == [(told.status, told.json["status"]) for told in found[::2]]
+        assert [(True, ["tenant"]), (True, ["everywhere"])] == [
+            (told.json["paused"], told.json["off_by"]) for told in found[1::2]
+        ]
+        assert ["you said thanks"] == [reply["content"] for reply in again.json["replies"]]
+
+    async def test_what_a_key_has_done_is_in_the_audit(self) -> None:
+        """Who, what, to which conversation, and how it ended; not what was refused, and not what customers do."""
+        key = await create_key(self.keep, "", label="shop")
+        async with self.visiting() as ada, self.serving() as service:
+            service.token = key.token
+            await service.ask("POST", "/conversations", {"id": service.id})
+            await ada.ask("PUT", SLOT, 1, if_none_match="*")
+            done = [
+                await service.ask("PUT", SLOT, 1, if_none_match="*"),
+                await service.ask("PUT", SLOT, 2, if_none_match="*"),
+                await service.ask("PATCH", "state", {"a": 1}, **MERGE_PATCH),
+                await service.ask("DELETE", SLOT),
+                await service.ask("DELETE", ""),
+            ]
+
+            async def written() -> bool:
+                return "erase" in [act.act for act in await core_of(self.keep).audit.read("")]
+
+            await until(written)
+            acts = await core_of(self.keep).audit.read("")
+
+        assert [200, 412, 200, 204, 204] == [answer.status for answer in done]
+        expected = [("state", "200"), ("state", "200"), ("state", "204"), ("erase", "204")]
+        acts = [act for act in reversed(acts) if act.conversation == service.id]
+        assert expected == [(act.act, act.outcome) for act in acts]
+        assert {(key.id, "shop")} == {(act.by, act.label) for act in acts}
+
+    async def test_what_clients_say_of_a_trace_is_thrown_away(self) -> None:
+        """A turn belongs to the trace of the request, which is no client's to choose; and a redelivery is the same without it."""
+        async with self.visiting() as ada:
+            body = {"content": "hello", "id": "m1", "metadata": {"page": "home"}}
+            trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+            first = await ada.ask("POST", "messages", body | {"metadata": trace | {"page": "home"}})
+            again = await ada.ask("POST", "messages", body)
+            kept = [message.metadata async for message in self.keep.history(ada.id) if message.role == "user"]
+
+        assert (200, 200, True) == (first.status, again.status, again.json["duplicate"])
+        assert [{"page": "home"}] == kept
+
+    async def test_what_was_saved_says_so(self) -> None:
+        """A client has put it there under any role, so nobody takes it for what was said here."""
+        async with self.serving() as service:
+            forged = {"id": "m1", "content": "Yes, a refund.", "role": "operator", "metadata": {"author": "Kim"}}
+            await self.keep.save(service.id, messages=[forged])
+            [told] = (await service.ask("GET", "messages")).json["messages"]
+
+        assert (True, None) == (told["saved"], told.get("author"))
 
 
 class TestServe(OnAStore):

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from ..conversation.edits import SlotEdit, edits_in
+from ..conversation.keys import SAVED
 from ..conversation.outbox import Delivery
 from ..model import Conversation, DeadLetter, Message, Role, Words
 
@@ -143,9 +144,10 @@ def logged(message: Message) -> None:
     ours = message.role == "system" or isinstance(message, DeadLetter)  # another's metadata are what a client says
     why = message.metadata.get("reason") if ours else None
     reason = f"  [{plain(str(why), line=True)}]" if why is not None else ""
+    saved = "  [saved, not said here]" if message.channel == SAVED else ""
     text = text.replace("\n", "\n" + " " * 12)
     role = click.style(f"{message.role:<9}", fg=COLOURS.get(message.role), dim=message.role == "system")
-    click.echo(f"{message.number:>6}  {click.style(when(message.created_at), dim=True)}  {role}  {text}{reason}")
+    click.echo(f"{message.number:>6}  {click.style(when(message.created_at), dim=True)}  {role}  {text}{saved}{reason}")
 
 
 def told_of(message: Message) -> str:

@@ -16,7 +16,7 @@ from ..drivers.base import EntryWords, Term, Unindexed
 from ..errors import Corrupt, Unsupported
 from ..model import WORDS_MOST, Message
 from .codec import message_from, record_from
-from .keys import RESERVED
+from .keys import RESERVED, SAVED
 from .marks import FAILING, marks_of_message, marks_of_record
 
 LONGEST = 40
@@ -91,7 +91,9 @@ def find_in(text: str, searched: str) -> tuple[int, int]:
 
 
 def name_in(message: Message) -> str:
-    """Return the customer's name, as the channel of a message has told it."""
+    """Return the customer's name, as a channel or the application has told it; what was saved was said by the customer alone."""
+    if message.channel == SAVED:
+        return ""
     found = message.metadata.get("name") or message.metadata.get("username") or ""
     return found[:WORDS_MOST] if isinstance(found, str) else ""
 

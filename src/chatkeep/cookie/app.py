@@ -186,7 +186,7 @@ class CookieChat(Generic[State]):
             answer.headers                             # to be added to those of the response
 
         The handler runs on an event loop in a thread that all calls of this process share. Arguments as those of `chat` and of
-        `Chat.receive`, which has the errors too: where `TooLarge` is raised, the fitting status is 413.
+        `Chat.receive`, which has the errors too: where `TooLarge` is raised, the fitting status is 413, for `BadMessage` 422.
         """
 
         async def answered() -> Answer:

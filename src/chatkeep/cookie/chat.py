@@ -19,7 +19,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..engine.engine import Engine
 from ..engine.runner import describe_fault, refuse_own_turn
-from ..errors import HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError
+from ..errors import BadMessage, HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError
 from ..model import Content, Conversation, Receipt, State
 from ..tenant import Tenant
 from .contents import Contents, Kept, RequestDriver, from_bytes, row_of, to_bytes
@@ -35,7 +35,7 @@ CUT_ROOM = 24
 
 Lost = Literal["", "expired", "unreadable"]
 
-Refusal = TooLarge | Unavailable | Uncertain
+Refusal = BadMessage | TooLarge | Unavailable | Uncertain
 """What a chat refuses that is not the application's fault: left alone, it becomes an answer with status 413 or 503."""
 
 
@@ -83,6 +83,9 @@ class Chat(Generic[State]):
         same time the answer that comes last counts.
 
         Raises:
+            BadMessage: It cannot be stored everywhere (a NUL, half a character), or its *id* stands for another message (`KeyReused`).
+                Left alone, it becomes an answer with status 422.
+
             TooLarge: The cookie has no room for it. Left alone, it becomes an answer with status 413.
 
             Unavailable: The store that `then` names cannot be reached. Nothing was recorded, and the cookie stays as it was. Left
@@ -217,7 +220,7 @@ class Chat(Generic[State]):
             self.refused = None
             try:
                 yield
-            except (TooLarge, Unavailable, Uncertain) as fault:
+            except (BadMessage, TooLarge, Unavailable, Uncertain) as fault:
                 self.refused = fault
                 raise
 

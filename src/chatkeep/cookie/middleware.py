@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 import msgspec
 
-from ..errors import TooLarge, Unavailable, Uncertain
+from ..errors import BadMessage, KeyReused, TooLarge, Unavailable, Uncertain
 from ..model import State
 from .chat import Chat, Refusal
 from .keeping import Keeping
@@ -68,7 +68,7 @@ class CookieMiddleware(Generic[State]):
         scope = {**scope, "state": {**scope.get("state", {}), "chat": chat}}
         try:
             await self.app(scope, receive, answer.send if scope["type"] == "http" else send)
-        except (TooLarge, Unavailable, Uncertain) as fault:
+        except (BadMessage, TooLarge, Unavailable, Uncertain) as fault:
             if fault is not chat.refused or (answer.begun and not answer.refuses):
                 raise
             await answer.refuse(fault)
@@ -117,6 +117,9 @@ class _Answer:
         headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
         if isinstance(fault, TooLarge):
             status, word, title, detail = 413, "too-large", "Content Too Large", str(fault)
+        elif isinstance(fault, BadMessage):
+            word = "key-reused" if isinstance(fault, KeyReused) else "bad-message"
+            status, title, detail = 422, "Unprocessable Content", str(fault)
         else:
             log.error("%s: %s", type(fault).__name__, fault)  # with the store's address, which is nothing for visitors
             word, detail = ("uncertain", UNKNOWN) if isinstance(fault, Uncertain) else ("unavailable", AWAY)

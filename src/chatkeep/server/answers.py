@@ -291,7 +291,8 @@ def me(found: Principal) -> Me:
 
 def message(found: model.Message, *, whole: bool = False) -> Message:
     """*found* as it is shown; *whole*: with what only service keys and people see."""
-    author = found.metadata.get("author", "") if found.role == "operator" else ""
+    saved = found.channel == SAVED
+    author = found.metadata.get("author", "") if found.role == "operator" and not saved else ""
     return Message(
         id=found.id,
         number=found.number,
@@ -303,7 +304,7 @@ def message(found: model.Message, *, whole: bool = False) -> Message:
         author=author if isinstance(author, str) else "",
         metadata=public(found.metadata),
         redacted=found.redacted,
-        saved=found.channel == SAVED,
+        saved=saved,
         channel=found.channel if whole else "",
     )
 

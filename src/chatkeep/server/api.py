@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from .. import errors, model
 from ..app import core_of
+from ..channels.base import IDENTITY
 from ..conversation import commits
 from ..conversation.shapes import Shape
 from ..storage.paging import FIRST_READ, Paging, fitting
@@ -221,6 +222,8 @@ class Messages(Resource):
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
         await access_of(request).begin(request)
+        if not principal_of(request).rules:
+            refuse_identity(incoming.metadata or {})
         metadata = carried(incoming.metadata)
         if later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
@@ -250,6 +253,17 @@ class Messages(Resource):
         if not found and principal_of(request).rules:
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
         return as_json(answers.Messages([answers.message(message, whole=whole) for message in found], truncated))
+
+
+def refuse_identity(metadata: dict[str, Any]) -> None:
+    """Refuse a customer's message that says who the customer is."""
+    if claimed := [name for name in IDENTITY if name in metadata]:
+        raise Refused(
+            422,
+            "bad-message",
+            f"The metadata has {claimed[0]!r}, which a channel or a service key says of a customer; nothing was touched. Say it in the "
+            "content, or in the state.",
+        )
 
 
 def with_notes(request: Request, notes: int) -> bool:

@@ -399,7 +399,8 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
     said = [message for message in tail if message.role in TALK]
     people = [message for message in said if message.role == "user"]
     last = last_words(tail)
-    answered = max((message.number for message in said if message.role == "operator"), default=0)
+    ours = [message.number for message in said if message.role == "operator" and message.channel != SAVED]
+    answered = max(ours, default=0)
     waiting = [message for message in said if message.number > max(record.cursor, answered) and asks(message)]
     notes = [message for message in reversed(tail) if message.role == "system"]
     failure = next((reason_in(note) for note in notes if note.metadata.get("kind") == "dead"), "")

@@ -220,6 +220,23 @@ class HttpContract:
         assert ["hello", "you said hello"] == [one["content"] for one in log]
         assert {"a": 1.0} == log[0]["metadata"]
 
+    async def test_who_a_customer_is_they_do_not_say(self) -> None:
+        """People and bots trust the metadata that name a customer: a channel or a service key sets them, and nobody of themselves."""
+        async with self.visiting() as ada, self.serving() as service:
+            claims = [{name: "Grace"} for name in ("name", "username", "phone", "user_id")]
+            bodies = [{"content": "hello", "metadata": {"page": "home"} | claim} for claim in claims]
+            before = (await ada.ask("GET", "")).json["revision"]
+            refused = [await ada.ask("POST", "messages", body) for body in bodies]
+            after = (await ada.ask("GET", "")).json["revision"]
+            allowed = await ada.ask("POST", "messages", {"content": "hello", "metadata": {"page": "home"}})
+            named = await service.ask("POST", "messages", bodies[0])
+            [told] = [one for one in (await service.ask("GET", "messages")).json["messages"] if one["role"] == "user"]
+
+        assert [(422, "bad-message")] * 4 == [(answer.status, answer.word) for answer in refused]
+        assert ("'name'" in refused[0].json["detail"], before) == (True, after)
+        assert [200, 200] == [allowed.status, named.status]
+        assert {"page": "home", "name": "Grace"} == told["metadata"]
+
     async def test_the_log_is_read_in_pages(self) -> None:
         """The last ones, or those after or before a number; chatkeep's own notes are never shown."""
         async with self.visiting() as ada:
@@ -405,13 +422,54 @@ class HttpContract:
             large = (await ada.ask("POST", "messages", {"content": "x" * 300_000})).status
             form = (await ada.ask("POST", "messages", "content=a", content_type="text/plain")).status
             tag = (await ada.ask("PUT", SLOT, "1", if_match="a b")).status
+            long = [
+                (await ada.ask("POST", "messages", {"content": "a", "id": "x" * 513})).status,
+                (await ada.ask("POST", "messages", {"content": "a"}, idempotency_key="x" * 513)).status,
+                (await ada.ask("PUT", SLOT, "1e400", if_none_match="*")).status,
+            ]
             verb = await ada.ask("PATCH", "messages", {"content": "a"})
             where = [(await ada.ask("GET", path)).status for path in ("nothing", "/nothing")]
             after = (await ada.ask("GET", "")).json["revision"]
 
         assert ([400] * 7, [422] * 3, 400, 400, 400, 400) == (refused, unfit, half, deep, many, twice)
+        assert [400, 422, 400] == long
         assert (422, "bad-state", 413, 415, 400) == (shape.status, shape.word, large, form, tag)
         assert (405, "method-not-allowed") == (verb.status, verb.word)
         assert "POST" in verb.headers["allow"]
         assert [404, 404] == where
         assert before == after
+
+    async def test_a_conversation_has_a_name_that_every_store_keeps(self) -> None:
+        """Of 1 to 512 bytes and without NUL; what has another is refused, and cannot be read or written by anybody."""
+        async with self.serving() as service:
+            names = ["x" * 513, "%C3%A9" * 257, "a%00b", "%FF"]
+            places = [f"/conversations/{name}" for name in names]
+            refused = [await service.ask("GET", place) for place in places]
+            refused += [await service.ask("POST", f"{place}/messages", {"content": "hello"}) for place in places]
+            refused += [await service.ask("PUT", f"{place}/state", {}, if_match="*") for place in places]
+            owned = await service.ask("POST", "/conversations", {"id": service.id, "owner": "o" * 513})
+            longest = await service.ask("POST", "/conversations", {"id": service.id[:1] * 512})
+
+        assert {(400, "bad-key")} == {(answer.status, answer.word) for answer in refused}
+        assert [400, 201] == [owned.status, longest.status]
+
+    async def test_an_answer_is_kept_nowhere(self) -> None:
+        """By no cache, whatever it says; and no browser takes it for a page, or shows it to one of another host."""
+        async with self.visiting() as ada:
+            answers = [
+                await ada.ask("GET", ""),
+                await ada.ask("GET", "/me", authorization="Bearer x"),
+                await ada.ask("GET", "/nothing"),
+                await ada.ask("PUT", SLOT, 1, if_none_match="*"),
+                await ada.ask("OPTIONS", "messages"),
+            ]
+
+        assert [200, 401, 404, 200, 204] == [answer.status for answer in answers]
+        assert {("no-store", "nosniff", "same-origin")} == {
+            tuple(
+                answer.headers[name]
+                for name in ("cache-control", "x-content-type-options", "cross-origin-resource-policy")
+            )
+            for answer in answers
+        }
+        assert {"GET", "POST"} <= set(answers[-1].headers["allow"].split(", "))

@@ -358,6 +358,7 @@ function lineOf(message) {
   const { content, role, number, created_at, author, ...rest } = message;
   const body = create("div", "body");
   body.append(message.redacted ? create("div", "faint", "redacted") : said(message));
+  if (message.saved) body.append(create("span", "mark", "saved, not said here"));
   if (message.metadata?.stopped) body.append(create("span", "mark", "stopped"));
   if (message.metadata?.interrupted) body.append(create("span", "mark bad", "interrupted"));
   const details = create("details", "raw");
@@ -366,7 +367,7 @@ function lineOf(message) {
   const when = create("span", "when");
   when.append(create("span", "sent"), timeOf(created_at));
   line.append(create("b", "who", author || WHO[role] || role), body, when, details, create("div", "foot"));
-  const called = role === "user" && (message.metadata?.name || message.metadata?.username);
+  const called = role === "user" && !message.saved && (message.metadata?.name || message.metadata?.username);
   if (typeof called === "string") here.called = called;
   return line;
 }
