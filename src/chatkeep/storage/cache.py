@@ -33,10 +33,12 @@ ASIDE = 4
 
 
 class Place(NamedTuple):
-    """How far a log went: in which incarnation of its conversation, and the number of its last entry."""
+    """How far a log went: in which incarnation of its conversation, the number of its last entry, and of which time that is (0: not
+    known)."""
 
     incarnation: str
     head: int
+    at: float = 0.0
 
 
 class CacheStatistics(Struct, kw_only=True):
@@ -167,7 +169,7 @@ class Cache:
     def last_place(self, key: Key) -> Place | None:
         """How far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
         held = self._held.get(key)
-        return self._aside.get(key) if held is None else Place(held.snapshot.row.incarnation, held.snapshot.row.head)
+        return self._aside.get(key) if held is None else place_of(held.snapshot)
 
     def forget_place(self, key: Key) -> None:
         """Forget how far the log of *key* went: it is known to be another one now."""
@@ -189,10 +191,17 @@ class Cache:
         self.statistics.entries = self.statistics.bytes = 0
 
     def _put_aside(self, key: Key, snapshot: Snapshot) -> None:
-        self._aside[key] = Place(snapshot.row.incarnation, snapshot.row.head)
+        self._aside[key] = place_of(snapshot)
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def place_of(snapshot: Snapshot) -> Place:
+    """Return how far the log of *snapshot* goes."""
+    row, last = snapshot.row, snapshot.messages[-1:]
+    known = last and last[0].number == row.head and not last[0].redacted
+    return Place(row.incarnation, row.head, last[0].created_at if known else 0.0)
 
 
 def weigh(snapshot: Snapshot) -> int:
