@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
 from ..bounded import Newest
 from ..conversation import snapshots
-from ..conversation.snapshots import Snapshot
+from ..conversation.snapshots import Place, Snapshot, place_of
 from ..drivers.base import Key
 from ..model import Message
 
@@ -30,15 +30,6 @@ _id_of: Callable[[Message], str] = attrgetter("id")
 
 ASIDE = 4
 """Of so many times as many conversations it is known how far their logs went."""
-
-
-class Place(NamedTuple):
-    """How far a log went: in which incarnation of its conversation, the number of its last entry, and of which time that is (0: not
-    known)."""
-
-    incarnation: str
-    head: int
-    at: float = 0.0
 
 
 class CacheStatistics(Struct, kw_only=True):
@@ -195,13 +186,6 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def place_of(snapshot: Snapshot) -> Place:
-    """Return how far the log of *snapshot* goes."""
-    row, last = snapshot.row, snapshot.messages[-1:]
-    known = last and last[0].number == row.head and not last[0].redacted
-    return Place(row.incarnation, row.head, last[0].created_at if known else 0.0)
 
 
 def weigh(snapshot: Snapshot) -> int:

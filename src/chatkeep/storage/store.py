@@ -30,12 +30,15 @@ from ..conversation.snapshots import (
     HELD,
     Commit,
     Draft,
+    Place,
     Snapshot,
     asks,
     choose_beyond,
     is_cut,
+    is_other_log,
     is_used_up,
     keep_outbound,
+    place_of,
     plain_from,
     shorten,
     unread_messages,
@@ -65,7 +68,7 @@ from ..drivers.base import (
 )
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
-from .cache import Cache, CacheStatistics, Place, place_of
+from .cache import Cache, CacheStatistics
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 from .relocation import explain, refuse_elsewhere
@@ -547,10 +550,7 @@ class Store:
         head = found.head if head is None else head
         if known is None or known.incarnation != found.incarnation:
             return False
-        if known.head <= head and not any(
-            known.at and message.number == known.head and not message.redacted and message.created_at != known.at
-            for message in news
-        ):
+        if known.head <= head and not is_other_log(known, news):
             return False
         self._tell_set_back(found.key, head, known.head)
         return True
