@@ -460,6 +460,32 @@ def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
     assert turns.has_same_input(snapshot, later)
 
 
+@given(some_snapshots(), st.integers(0, 3))
+def test_nothing_is_put_on_a_log_that_was_set_back_and_went_on_elsewhere(snapshot: Snapshot, more: int) -> None:
+    """Its numbers are those that the turn has seen, and what is said there is not; what was added behind it is no matter."""
+    head = snapshot.row.head
+    if not head:
+        return
+    came = tuple(
+        Message(id=f"n{n}", number=n, role="system", content="x", created_at=AT)
+        for n in range(head + 1, head + 1 + more)
+    )
+    row, record = (
+        structs.replace(snapshot.row, head=head + more, revision="r2"),
+        structs.replace(snapshot.record, cursor=head),
+    )
+    before = structs.replace(snapshot, record=record)
+    same = structs.replace(before, row=row, messages=(*snapshot.messages, *came))
+    last = structs.replace(snapshot.messages[-1], id="other", created_at=AT - 1)
+    other = structs.replace(same, messages=(*snapshot.messages[:-1], last, *came))
+    first = Message(id="new", number=head + 1, role="user", content="x", created_at=AT)
+
+    assert turns.has_same_input(before, same)
+    assert turns.is_same_turn(before, same, first, opens=False)
+    assert not turns.has_same_input(before, other)
+    assert not turns.is_same_turn(before, other, first, opens=False)
+
+
 @given(some_snapshots(), policies)
 def test_what_the_sweep_writes_keeps_every_unread_message_and_never_spins(snapshot: Snapshot, policy: Policy) -> None:
     """It drops only what is handled and old, and asks to be called again later, not now."""

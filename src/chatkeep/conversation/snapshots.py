@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -56,6 +56,31 @@ class Snapshot(Struct, frozen=True, gc=False):
     messages: tuple[Message, ...]
     plain: int = 1 << 62
     beyond: tuple[Message, ...] = ()
+
+
+class Place(NamedTuple):
+    """How far a log went: in which incarnation of its conversation, the number of its last entry, and of which time that is (0: not
+    known)."""
+
+    incarnation: str
+    head: int
+    at: float = 0.0
+
+
+def place_of(snapshot: Snapshot) -> Place:
+    """Return how far the log of *snapshot* goes."""
+    row, last = snapshot.row, snapshot.messages[-1:]
+    known = last and last[0].number == row.head and not last[0].redacted
+    return Place(row.incarnation, row.head, last[0].created_at if known else 0.0)
+
+
+def is_other_log(known: Place, messages: Sequence[Message]) -> bool:
+    """Tell whether these last *messages* of a log have another entry where it went as far as *known*: the store was set back, and
+    somebody has gone on from there."""
+    return any(
+        known.at and message.number == known.head and not message.redacted and message.created_at != known.at
+        for message in messages
+    )
 
 
 class Draft(Struct, frozen=True, kw_only=True, gc=False):

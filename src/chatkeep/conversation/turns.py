@@ -28,7 +28,9 @@ from .snapshots import (
     delivery_of,
     has_outbound,
     is_cut,
+    is_other_log,
     messages_after,
+    place_of,
     unread_messages,
 )
 from .streams import draft_said, reply_id
@@ -173,6 +175,7 @@ def has_same_input(before: Snapshot, now: Snapshot, *, last: int | None = None) 
         and before.row.head <= now.row.head
         and (a.cursor, a.session, a.schema, a.since, a.paused) == (b.cursor, b.session, b.schema, b.since, b.paused)
         and not _saw_redacted(before, now, before.row.head if last is None else last)
+        and not is_other_log(place_of(before), now.messages)
         and a.state == b.state
     )
 
@@ -209,7 +212,7 @@ def is_same_turn(before: Snapshot, now: Snapshot, first: Message, *, opens: bool
     *first* is not in the log yet, nothing but notes may have come into it.
     """
     a, b = before.record, now.record
-    if _saw_redacted(before, now, before.row.head):
+    if _saw_redacted(before, now, before.row.head) or is_other_log(place_of(before), now.messages):
         return False
     cursor, came = b.cursor, messages_after(now, before.row.head)
     if first.number > before.row.head and now.row.head == cursor and all(message.role == "system" for message in came):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
 from ..bounded import Newest
 from ..conversation import snapshots
-from ..conversation.snapshots import Snapshot
+from ..conversation.snapshots import Place, Snapshot, place_of
 from ..drivers.base import Key
 from ..model import Message
 
@@ -30,13 +30,6 @@ _id_of: Callable[[Message], str] = attrgetter("id")
 
 ASIDE = 4
 """Of so many times as many conversations it is known how far their logs went."""
-
-
-class Place(NamedTuple):
-    """How far a log went: in which incarnation of its conversation, and the number of its last entry."""
-
-    incarnation: str
-    head: int
 
 
 class CacheStatistics(Struct, kw_only=True):
@@ -167,7 +160,7 @@ class Cache:
     def last_place(self, key: Key) -> Place | None:
         """How far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
         held = self._held.get(key)
-        return self._aside.get(key) if held is None else Place(held.snapshot.row.incarnation, held.snapshot.row.head)
+        return self._aside.get(key) if held is None else place_of(held.snapshot)
 
     def forget_place(self, key: Key) -> None:
         """Forget how far the log of *key* went: it is known to be another one now."""
@@ -189,7 +182,7 @@ class Cache:
         self.statistics.entries = self.statistics.bytes = 0
 
     def _put_aside(self, key: Key, snapshot: Snapshot) -> None:
-        self._aside[key] = Place(snapshot.row.incarnation, snapshot.row.head)
+        self._aside[key] = place_of(snapshot)
 
     def __len__(self) -> int:
         return len(self._held)

@@ -30,12 +30,15 @@ from ..conversation.snapshots import (
     HELD,
     Commit,
     Draft,
+    Place,
     Snapshot,
     asks,
     choose_beyond,
     is_cut,
+    is_other_log,
     is_used_up,
     keep_outbound,
+    place_of,
     plain_from,
     shorten,
     unread_messages,
@@ -66,7 +69,7 @@ from ..drivers.base import (
 )
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
-from .cache import Cache, CacheStatistics, Place
+from .cache import Cache, CacheStatistics
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 from .relocation import explain, refuse_elsewhere
@@ -215,9 +218,10 @@ class Store:
         if found is None:
             self._cache.drop(key)
             return None
-        self._look_back(known, found[0])
+        snapshot = self._decoded(*found)
+        self._look_back(known, found[0], news=snapshot.messages)
         self.seen(key)
-        return self._keep(await self._complete(self._decoded(*found), again=again))
+        return self._keep(await self._complete(snapshot, again=again))
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
         """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
@@ -270,12 +274,12 @@ class Store:
         ours: bool,
     ) -> tuple[Snapshot, int, bool]:
         before = row.head - (ours and entry.id not in known)  # without the entry of this act
-        if self._look_back(place, row, head=before):
+        news = messages_from(key, row.incarnation, entries)
+        if self._look_back(place, row, head=before, news=news if cached is None else ()):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        news = messages_from(key, row.incarnation, entries)
         record = record_from(key, row.body)
         if cached is not None and self._continued(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
@@ -534,15 +538,19 @@ class Store:
         self._tell_set_back(row.key, row.head, known.row.head)
         return False
 
-    def _look_back(self, known: Place | None, found: Row, *, head: int | None = None) -> bool:
-        """Tell whether the store holds less than it has answered before: it was set back, to a backup or a stale copy. *head*:
-        where the log ended before the act that *found* it.
+    def _look_back(
+        self, known: Place | None, found: Row, *, head: int | None = None, news: Sequence[Message] = ()
+    ) -> bool:
+        """Tell whether the store holds less than it has answered before, or something else: it was set back, to a backup or a stale
+        copy. *head*: where the log ended before the act that *found* it; *news*: the last entries of the log now.
 
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
         the store holds now: all that is cached goes.
         """
         head = found.head if head is None else head
-        if known is None or known.incarnation != found.incarnation or known.head <= head:
+        if known is None or known.incarnation != found.incarnation:
+            return False
+        if known.head <= head and not is_other_log(known, news):
             return False
         self._tell_set_back(found.key, head, known.head)
         return True
@@ -683,10 +691,10 @@ class Store:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._look_back(_place(snapshot.row), structs.replace(snapshot.row, head=0))
+                self._look_back(place_of(snapshot), structs.replace(snapshot.row, head=0))
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
-        if self._look_back(_place(snapshot.row), row):
+        if self._look_back(place_of(snapshot), row):
             return await self.reload(key)
         news, record = messages_from(key, row.incarnation, there.entries), record_from(key, row.body)
         if self._continued(snapshot, row, record, news) and news[-1].number == row.head:
@@ -700,10 +708,6 @@ class Store:
         else:
             self._cache.put(snapshot)
         return snapshot
-
-
-def _place(row: Row) -> Place:
-    return Place(row.incarnation, row.head)
 
 
 def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
