@@ -328,6 +328,8 @@ def site_of(url: str) -> tuple[Site, str]:
             f"{name}: {said} A URL looks like {EXAMPLES[scheme]}; it may have ?{'=, '.join(sorted(known))}=."
         )
 
+    if not hosts:
+        raise wrong("it names no host.")
     if unknown := sorted(options.keys() - known):
         raise wrong(f"there is no option {', '.join(unknown)}.")
     prefix = options.get("prefix", "chatkeep")
@@ -343,7 +345,7 @@ def site_of(url: str) -> tuple[Site, str]:
     path = unquote(parts.path.strip("/"))
     if (sentinel and not path) or (cluster and path) or not (sentinel or cluster or re.fullmatch(r"\d*", path)):
         raise wrong(
-            "a number of the database belongs behind the host, with Sentinel the name of the service, in a cluster nothing."
+            "behind the host stands the number of the database; with Sentinel, the name of the service; with a cluster, nothing."
         )
     files = {name: value for name, value in options.items() if name in TLS}
     secured = scheme == "rediss" or options.get("tls", "no") == "yes"
