@@ -20,13 +20,14 @@ from .core import Core
 from .drivers import check_driver, driver_for
 from .drivers.base import Driver, Index
 from .engine.engine import Engine
-from .engine.hooks import Handler, handler_for
+from .engine.hooks import Handler, check_handler, handler_for
 from .engine.instruments import Instrument
 from .engine.once import Ledger, Tool, make_once
 from .engine.parts import Stats
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
+from .kinds import refuse_other
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
 from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url, version_fault
 from .storage.cache import Cache, CacheStatistics
@@ -164,7 +165,7 @@ class Chatkeep(Surface[State]):
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:
-            raise Misconfigured("There is a handler already; a Chatkeep has one.")
+            raise Misconfigured("There is a handler already; a Chatkeep has one. Leave one @keep.on_message away.")
         self._engine.turns.handler = self._awaitable(handler)
         return handler
 
@@ -263,6 +264,7 @@ class Chatkeep(Surface[State]):
         """
         if self._engine.is_open or self._engine.sender.outlet is not None:
             raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
+        refuse_other(outlet, Outlet, "outlet", "A channel goes into one: keep.deliver(ChannelOutlet(channel)).")
         self._engine.sender.outlet = outlet
         if (attach := getattr(outlet, "attach", None)) is not None:  # it keeps records of its own in the store
             attach(self._core)
@@ -270,7 +272,10 @@ class Chatkeep(Surface[State]):
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
         if self._engine.is_open:
-            raise Misconfigured("This Chatkeep is open already; decorate its handler and hook before.")
+            raise Misconfigured(
+                "This Chatkeep is open already; decorate its handler and hooks before `async with keep`."
+            )
+        check_handler(function)
         return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
@@ -442,4 +447,6 @@ class Chatkeep(Surface[State]):
 
 def core_of(keep: Chatkeep[State]) -> Core[State]:
     """Return the part of *keep* that chatkeep's own server, channels and command line use. Not for applications."""
+    if not isinstance(keep, Chatkeep):
+        raise Misconfigured(f'A Chatkeep is wanted here, not {keep!r:.80}; Chatkeep("sqlite:///chat.db") makes one.')
     return keep._core

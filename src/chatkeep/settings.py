@@ -48,7 +48,7 @@ SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
 YES_OR_NO = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 """What a variable may say for a setting that is true or false."""
 
-EXAMPLES = '"30s", "2m", "24h" or "250ms"'
+EXAMPLES = '"30s", "2m", "24h", "90d" or "250ms"'
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -614,7 +614,7 @@ def instead(name: str, known: Collection[str]) -> str:
     from difflib import get_close_matches  # only an error needs it
 
     near = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(known))}"
+    return f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(sorted(known))}"
 
 
 def from_source(fault: str, source: str) -> str:

@@ -506,6 +506,7 @@ def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> Non
     assert (0, "chat.db is copied to copy.db.\n", "") == first
     assert (2, 0) == (again[0], replaced[0])
     assert "copy.db is there already; nothing was written" in again[2]
+    assert "--replace" in again[2]
     assert listed[0]
     assert listed[0] == listed[1]
     assert 2 == elsewhere[0]

@@ -82,10 +82,10 @@ class Half:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (Half(), "as a driver it lacks announce, backup, count, examine, fence, pool, query, watch"),
-        (Half, r"Half is a class; a store is an object of it, Half\(\.\.\.\)"),
+        (Half(), "Half is no driver: it lacks announce, backup, count, examine, fence, pool, query, watch"),
+        (Half, r"Half is a class; a driver is an object of it, Half\(\.\.\.\)"),
         (Path("chat.db"), "A store is a URL, such as sqlite:///chat.db, or a driver"),
-        (7, "int is neither"),
+        (7, "int is no driver"),
     ],
     ids=["unfinished", "class", "path", "number"],
 )

@@ -605,6 +605,22 @@ def test_a_url_without_a_file_is_refused(url: str) -> None:
         driver_for(url)
 
 
+def test_an_option_does_not_become_a_part_of_the_name() -> None:
+    """A file may have a question mark in its name all the same."""
+    with pytest.raises(Misconfigured, match="takes none"):
+        driver_for("sqlite:///chat.db?timeout=3")
+
+    assert "sqlite:///why?.db" == driver_for("sqlite:///why?.db").name
+
+
+def test_a_scheme_that_is_spelt_wrongly_is_told_with_the_right_one() -> None:
+    """And one that is like none of them without."""
+    with pytest.raises(Unsupported, match=re.escape("'postgre' (did you mean postgres://?)")):
+        driver_for("postgre://host/db")
+    with pytest.raises(Unsupported, match="There is no driver for 'mysql';"):
+        driver_for("mysql://host/db")
+
+
 @pytest.mark.parametrize("url", ["", "chat.db", "mysql://host/db", "SQLITE3:///chat.db"])
 def test_a_url_of_no_driver_is_refused(url: str) -> None:
     """With the schemes that there are, or with the URL that was meant."""

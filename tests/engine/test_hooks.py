@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 
-from chatkeep import Delta, HandlerFailed, Message, Turn
+from chatkeep import Chatkeep, Delta, HandlerFailed, Instrument, Message, Misconfigured, Turn
+from chatkeep.channels import Webhook
 
 HALVES = "\ud83d", "\ude00"
 
@@ -120,3 +122,86 @@ async def test_a_stream_of_another_type_is_refused_at_that_piece(opened: Any) ->
         await keep.receive("ada", "hi")
 
     assert ["a", 7, "closed"] == made
+
+
+def no_turn() -> str:
+    return "hi"
+
+
+def too_many(turn: Turn[Any], more: str) -> str:
+    return more
+
+
+def plain_pieces(turn: Turn[Any]) -> Any:
+    yield "hi"
+
+
+class Callable:
+    def __call__(self, turn: Turn[Any], *, more: str = "") -> str:
+        return f"hi{more}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "not None"),
+        ("hello", "not 'hello'"),
+        (Callable, "not <class"),
+        (no_turn, r"no_turn\(\) -> 'str' is called with the turn alone: too many positional"),
+        (too_many, "called with the turn alone: missing a required argument: 'more'"),
+        (plain_pieces, "plain_pieces yields, and what yields its reply is an `async def`"),
+    ],
+)
+@pytest.mark.parametrize("hook", ["on_message", "on_missing", "on_failure"])
+def test_what_cannot_be_called_with_a_turn_is_refused_at_once(given: Any, said: str, hook: str) -> None:
+    """And not by the first message that comes; with what to write."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    with pytest.raises(Misconfigured, match=f"{said}.*Write `async def bot"):
+        getattr(keep, hook)(given)
+    getattr(keep, hook)(partial(too_many, more="hi"))
+
+    with pytest.raises(Misconfigured, match="already; a Chatkeep has one"):
+        getattr(keep, hook)(Callable())
+
+
+async def test_a_reply_that_was_not_awaited_is_told_so(opened: Any) -> None:
+    """A coroutine, or the like, is what a handler returns that forgot the word."""
+
+    async def bot(turn: Turn[Any]) -> Any:
+        return asyncio.get_running_loop().create_future()
+
+    keep = await opened(bot)
+    with pytest.raises(HandlerFailed, match=r"not _?Future; await what is returned"):
+        await keep.receive("ada", "hello")
+
+
+class Clicks(Instrument):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(object(), "object is no instrument: it lacks arrival"), (Clicks, "Clicks is a class")]
+)
+async def test_what_is_no_instrument_is_refused_when_the_chatkeep_is_opened(given: Any, said: str) -> None:
+    """Nothing is opened; without it all is well."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    keep.instruments.append(given)
+    with pytest.raises(Misconfigured, match=said):
+        await keep.open()
+    keep.instruments[:] = [Clicks()]
+    async with keep:
+        assert await keep.conversation("ada") is None
+
+
+def test_a_channel_that_is_given_for_an_outlet_is_refused() -> None:
+    """With how it is put into one."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    with pytest.raises(Misconfigured, match=r"Webhook is no outlet: it lacks close, .*ChannelOutlet\(channel\)"):
+        keep.deliver(Webhook("shop", secrets="whsec_" + "A" * 43 + "="))  # type: ignore[arg-type]
+
+
+def test_upgrades_that_would_never_run_are_refused() -> None:
+    """Their author has forgotten to count `schema` up; one that only looks reads any schema."""
+    with pytest.raises(Misconfigured, match="schema=1: upgrades end at 0, and that from 1 leads to schema=2"):
+        Chatkeep("memory://", upgrades={1: dict})
+    Chatkeep("memory://", schema=0, upgrades={1: dict})

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
-from chatkeep import Chatkeep, NotOpen, Turn, Unavailable, Uncertain
+from chatkeep import Chatkeep, Misconfigured, NotOpen, Turn, Unavailable, Uncertain
 from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.base import Append
 from chatkeep.drivers.memory import MemoryDriver
@@ -835,3 +835,9 @@ async def test_a_whole_number_may_be_written_with_a_point() -> None:
 
     assert [201, 201] == taken
     assert [400] * 3 == refused
+
+
+def test_what_is_no_chatkeep_is_refused() -> None:
+    """With how one is made, and before anything is served."""
+    with pytest.raises(Misconfigured, match=r"A Chatkeep is wanted here, not 'sqlite:///chat.db'"):
+        create_app("sqlite:///chat.db")  # type: ignore[arg-type]

@@ -196,7 +196,7 @@ def test_all_that_is_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Pat
     wanted = [
         "port is a whole number, not 'x' (CHATKEEP_PORT)",
         "history must be a whole number of at least 0, not -1 (CHATKEEP_HISTORY)",
-        "CHATKEEP_PROT is not a setting; did you mean CHATKEEP_PORT?",
+        "CHATKEEP_PROT is not a setting (did you mean CHATKEEP_PORT?)",
         f'rate_token is like "60/minute", or "off", not \'fast\' ({tmp_path}/chatkeep.toml)',
         "host_names is not a setting",
     ]

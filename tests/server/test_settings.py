@@ -107,9 +107,9 @@ def test_where_there_is_no_store_it_is_told_what_to_do(file: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown argument": ({"pol": "1s"}, "pol is not a setting; did you mean poll?"),
-    "unknown variable": ({"CHATKEEP_HOST_": "x"}, "CHATKEEP_HOST_ is not a setting; did you mean CHATKEEP_HOST"),
-    "unknown in the file": ({"file": "hots = ['x']"}, "hots is not a setting; did you mean host"),
+    "unknown argument": ({"pol": "1s"}, "pol is not a setting (did you mean poll?)"),
+    "unknown variable": ({"CHATKEEP_HOST_": "x"}, "CHATKEEP_HOST_ is not a setting (did you mean CHATKEEP_HOST"),
+    "unknown in the file": ({"file": "hots = ['x']"}, "hots is not a setting (did you mean host"),
     "not a number": ({"CHATKEEP_WORKERS": "many"}, "workers is a whole number, not 'many' (CHATKEEP_WORKERS)"),
     "not a boolean": (
         {"CHATKEEP_ANONYMOUS": "maybe"},

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core import Core
 from ..errors import Misconfigured
+from ..kinds import refuse_other
 from .aliases import Aliases
 from .base import Channel, Received, Unknown
 
@@ -45,15 +46,7 @@ class Accounts:
 
 def check_channel(found: Channel) -> None:
     """Raise `Misconfigured`, with all that it lacks, where *found* is no channel: else a reply would find out."""
-    if isinstance(found, type):
-        raise Misconfigured(
-            f"{found.__name__} is a class; a channel is an object of it, {found.__name__}(...). Nothing was opened."
-        )
-    members = {*Channel.__annotations__, *(name for name in vars(Channel) if not name.startswith("_"))}
-    if lacking := sorted(name for name in members if not hasattr(found, name)):
-        raise Misconfigured(
-            f"{type(found).__name__} is no channel: it lacks {', '.join(lacking)} (see chatkeep.channels.Channel). Nothing was opened."
-        )
+    refuse_other(found, Channel, "channel", "See chatkeep.channels.Channel.")
 
 
 def tenant_for(tenant_of: Callable[[str, str], str], channel: str, account: str) -> str | None:

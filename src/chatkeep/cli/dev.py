@@ -45,13 +45,9 @@ def dev(app: str, port: int, host: str) -> None:
     Example:
       chatkeep dev app:keep
     """
-    try:
-        from ..server import serving
-        from ..server.reloading import Reloader
-    except ImportError as missing:
-        raise UsageError(
-            f"This needs {missing.name!r}, which is not installed. Run: pip install 'chatkeep[server]'"
-        ) from missing
+    from ..server import serving
+    from ..server.reloading import Reloader
+
     parted(app)
     if not is_loopback(host):
         raise UsageError(

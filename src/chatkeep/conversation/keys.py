@@ -63,7 +63,7 @@ def message_id(key: Key, given: str) -> str:
         or len(given.encode()) > LONGEST_ID
     ):
         raise BadMessage(
-            f"{key}: a message id is 1 to {LONGEST_ID} bytes of UTF-8 without NUL, not {given!r:.60}; nothing was touched."
+            f"{key}: a message id is text, 1 to {LONGEST_ID} bytes of UTF-8 without NUL, not {given!r:.60}; nothing was touched."
         )
     return given
 

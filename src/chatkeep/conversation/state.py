@@ -84,6 +84,10 @@ class StateCodec(Generic[State]):
             raise Misconfigured(str(fault)) from fault
         if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
             raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
+        if schema and (unused := [n for n in self._upgrades if n >= schema]):
+            raise Misconfigured(
+                f"schema={schema}: upgrades end at {schema - 1}, and that from {max(unused)} leads to schema={max(unused) + 1}."
+            )
         if missing := [n for n in range(schema + 1, self.newest) if n not in self._downgrades]:
             raise Misconfigured(f"schema={schema}, but downgrades has no step from {', '.join(map(str, missing))}.")
         if wrong := [n for n in self._downgrades if n <= schema]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import cast
 
 from ..errors import ChatkeepError, Misconfigured, Unsupported
+from ..kinds import refuse_other
 from .base import (
     AT_ONCE,
     ENTRIES_MOST,
@@ -132,30 +133,28 @@ def driver_for(url: str) -> Driver:
 
 def check_driver(found: object) -> Driver:
     """Return *found*, which somebody gives as a driver. Raises `Misconfigured`, with all that it lacks, when it is none."""
-    if isinstance(found, type):
-        raise Misconfigured(
-            f"{found.__name__} is a class; a store is an object of it, {found.__name__}(...). Nothing was opened."
-        )
-    members = {*Driver.__annotations__, *(name for name in vars(Driver) if not name.startswith("_"))}
-    lacking = sorted(name for name in members if not hasattr(found, name))
-    if lacking:
-        raise Misconfigured(
-            f"A store is a URL, such as sqlite:///chat.db, or a driver; {type(found).__name__} is neither: as a driver it lacks "
-            f"{', '.join(lacking)} (see chatkeep.drivers.Driver). Nothing was opened."
-        )
+    refuse_other(
+        found,
+        Driver,
+        "driver",
+        "A store is a URL, such as sqlite:///chat.db, or a driver (see chatkeep.drivers.Driver).",
+    )
     return cast(Driver, found)
 
 
 def _installed(scheme: str, url: str) -> Driver:
     """Build the driver that another package has for *scheme*."""
+    from difflib import get_close_matches
     from importlib.metadata import entry_points  # slow to import: only those pay who have such a driver
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
         known = ", ".join(f"{name}://" for name in DRIVERS)
+        near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.75)
+        meant = f" (did you mean {near[0]}://?)" if near else ""
         raise Unsupported(
-            f"There is no driver for {scheme or url!r}; this version has {known}. Nothing was opened. One of your own is given as an "
-            f'object, Chatkeep(MyDriver(...)), or named by an entry point "{scheme or "scheme"}" of the group {ENTRY_POINTS}, in a '
+            f"There is no driver for {scheme or url!r}{meant}; this version has {known}. Nothing was opened. One of your own is given as "
+            f'an object, Chatkeep(MyDriver(...)), or named by an entry point "{scheme or "scheme"}" of the group {ENTRY_POINTS}, in a '
             "package that is installed here."
         )
     if len(found) > 1:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
 from ..errors import Misconfigured, Moved, Unavailable
+from ..kinds import refuse_other
 from ..model import State
 from ..settings import Settings, seconds
 from ..storage.store import Store
@@ -26,6 +27,7 @@ from .changes import Changes
 from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .indexer import Indexer
+from .instruments import Instrument
 from .intake import Intake
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
@@ -172,6 +174,8 @@ class Engine(Generic[State]):
         async with self._one_at_a_time():
             if self.is_open:
                 raise Misconfigured("This Chatkeep is open already; nothing was done.")
+            for instrument in self.shared.instruments:
+                refuse_other(instrument, Instrument, "instrument", "Make it a subclass of chatkeep.Instrument.")
             abilities, settings = self.store.driver.abilities, self.shared.settings
             refuse_lacking(abilities, settings, answers=self.turns.handler is not None)
             self.store.confinement.begin()

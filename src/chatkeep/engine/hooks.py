@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ..conversation.shapes import repaired
 from ..drivers.base import Key
-from ..errors import BadMessage
+from ..errors import BadMessage, Misconfigured
 from ..model import Content, State
 from .reply_stream import ReplyStream
 from .turn import Turn
@@ -36,6 +36,24 @@ HOLD_S = 0.02
 """So long a handler that streams may make pieces without waiting; then others have their turn."""
 
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
+
+
+def check_handler(function: object) -> None:
+    """Raise `Misconfigured` where *function* is nothing that can be called with a turn: else its first message would find out."""
+    wanted = "Write `async def bot(turn): ...`. Nothing was opened."
+    if not callable(function) or isinstance(function, type):
+        raise Misconfigured(f"A handler or hook is a function of the turn, not {function!r:.80}. {wanted}")
+    name = getattr(function, "__name__", type(function).__name__)
+    if inspect.isgeneratorfunction(function):
+        raise Misconfigured(f"{name} yields, and what yields its reply is an `async def`. {wanted}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function that is written in C, and does not say
+        return
+    try:
+        signature.bind(None)
+    except TypeError as fault:
+        raise Misconfigured(f"{name}{signature} is called with the turn alone: {fault}. {wanted}") from None
 
 
 def handler_for(
@@ -137,6 +155,7 @@ def split_contents(said: Any) -> list[Content]:
         return [[said]]
     if isinstance(said, list | tuple):
         return [content for part in said for content in split_contents(part)]
+    advice = "; await what is returned" if inspect.isawaitable(said) else ""
     raise BadMessage(
-        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}"
+        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}{advice}"
     )

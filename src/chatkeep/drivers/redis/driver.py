@@ -304,12 +304,14 @@ def site_of(url: str) -> tuple[Site, str]:
     user, _, password = (unquote(word) for word in entry.partition(":"))
     name = f"{scheme}://{hosts}{parts.path}"
     options = UrlOptions(name, parts.query, OPTIONS[scheme], example=EXAMPLES[scheme])
+    if not hosts:
+        raise options.wrong("it names no host.")
     prefix, timeout = options.name("prefix"), options.seconds("timeout", 5.0)
     sentinel, cluster = scheme == "redis+sentinel", scheme == "redis+cluster"
     path = unquote(parts.path.strip("/"))
     if (sentinel and not path) or (cluster and path) or not (sentinel or cluster or re.fullmatch(r"\d*", path)):
         raise options.wrong(
-            "a number of the database belongs behind the host, with Sentinel the name of the service, in a cluster nothing."
+            "behind the host stands the number of the database; with Sentinel, the name of the service; with a cluster, nothing."
         )
     secured = options.is_on("tls", default=scheme == "rediss")
     files = {option: file for option in TLS if (file := options.text(option))}

@@ -17,6 +17,7 @@ from .seam import Transport
 # Why a backup cannot be written that its caller can mend.
 NOT_THERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PAGES = 1000  # of a backup, until it notices that it is to stop
+THERE = "is there already; nothing was written. Name another file, or have this one replaced (replace=True, --replace)."
 
 
 def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> None:
@@ -46,7 +47,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
     except ChatkeepError:
         raise
     except FileExistsError:
-        raise UsageError(f"{path} is there already; nothing was written. Name another file.") from None
+        raise UsageError(f"{path} {THERE}") from None
     except (OSError, apsw.Error) as fault:
         said = fault.strerror if isinstance(fault, OSError) else fault
         refusal = UsageError if isinstance(fault, OSError) and fault.errno in NOT_THERE else Unavailable
@@ -76,8 +77,10 @@ def _target(file: OpenFile, path: str, replace: bool) -> str:
         wrong = f"can be no backup: there is no folder {folder}"
     elif there is None and not replace and (left := beside(path)):
         wrong = f"is not there, but {', '.join(left)} of an earlier database is, and would be applied to the copy"
-    elif there is not None and (not replace or file.holds(path)):
-        wrong = "is there already"
+    elif there is not None and file.holds(path):
+        wrong = "belongs to the store itself"
+    elif there is not None and not replace:
+        raise UsageError(f"{path} {THERE}")
     elif there is not None and not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
         wrong = "is no ordinary file"
     if wrong:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
@@ -80,6 +81,10 @@ class SqliteDriver(Openable):
             raise Misconfigured(
                 f"{url!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
                 "memory:// for no file at all."
+            )
+        if re.search(r"\?\w+=", path):  # it would be a part of the file's name
+            raise Misconfigured(
+                f"{url!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
             )
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
