@@ -21,6 +21,7 @@ from ..people.erasing import ErasedUser
 from . import (
     answers,
     audit,
+    bulk,
     canned,
     desk,
     events,
@@ -258,6 +259,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
     ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
+    ("/v1/desk/bulk", "post"): Operation(takes=bulk.Bulk, gives={200: bulk.Outcomes}, refuses=WRITE),
     ("/v1/desk/replies", "get"): Operation(gives={200: canned.CannedReplies}, refuses=READ),
     ("/v1/desk/replies/{reply}", "put"): Operation(
         takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=WRITE
