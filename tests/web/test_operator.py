@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec import structs
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Dialog, Page, Route, expect
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
@@ -382,6 +382,56 @@ def test_all_that_fit_are_counted_and_done(service: Service, person: BrowserCont
     dialog.get_by_role("link", name="bob").click()
     expect(page.locator("#name")).to_have_text("bob")
     expect(dialog).to_be_hidden()
+
+
+@pytest.mark.journey
+def test_views_are_saved_and_come_back(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Filters under a name, in the head of the list and in the palette, after signing in anew too; renamed and deleted."""
+    for name in ("ada", "bob"):
+        service.receive(name, f"I am {name}")
+    asked: list[str] = []
+    page = opened(person, service, "agent")
+    answers = iter(["<b>Ada</b>&amp;", "All of Ada's", "", ""])
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept(next(answers))
+
+    page.on("dialog", answer)
+    expect(page.locator("#list li")).to_have_count(2)
+    saved = page.get_by_role("group", name="Saved views")
+    expect(saved.get_by_role("button")).to_have_count(0)
+    page.get_by_label("Nobody's", exact=True).check(force=True)
+    page.get_by_label("Search", exact=True).fill("ada")
+    expect(page.locator("#list li")).to_have_count(1)
+    saved.get_by_role("button", name="Save as a view…").click()
+    expect(saved.locator(".view")).to_have_text(["<b>Ada</b>&amp;"])
+    expect(saved.locator(".view")).to_have_attribute("aria-pressed", "true")
+    page.screenshot(path=tmp_path / "view.png")
+    assert [] == axe.faults(page)
+    page.reload()
+    expect(page.locator("#list li")).to_have_count(2)
+    saved.locator(".view").click()
+    expect(page.get_by_label("Search", exact=True)).to_have_value("ada")
+    expect(page.get_by_label("Nobody's", exact=True)).to_be_checked()
+    expect(page.locator("#list .id")).to_have_text(["ada"])
+    saved.get_by_role("button", name="Rename").click()
+    expect(saved.locator(".view")).to_have_text(["All of Ada's"])
+    page.get_by_label("Everybody's", exact=True).check(force=True)
+    page.get_by_label("Search", exact=True).fill("")
+    expect(page.locator("#list li")).to_have_count(2)
+    expect(saved.get_by_role("button")).to_have_count(1)
+    page.keyboard.press("Control+k")
+    page.keyboard.type("view ada")
+    page.keyboard.press("Enter")
+    expect(page.locator("#list .id")).to_have_text(["ada"])
+    page.keyboard.press("Control+k")
+    page.keyboard.type("delete view")
+    page.keyboard.press("Enter")
+    expect(saved.locator(".view")).to_have_count(0)
+
+    assert "Delete the view All of Ada's?" == asked[-1]
+    assert "Desk" == page.title()
 
 
 def test_a_viewer_sees_no_number_and_can_do_nothing(service: Service, person: BrowserContext, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from . import (
     story,
     switches,
     tokens,
+    views,
     wire,
 )
 from .access import COOKIE, AccessPolicy, allows
@@ -67,6 +68,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "call": {"type": "string", "pattern": "^[0-9a-f]{16}\\.[0-9]{1,2}$"},
     "channel": {"type": "string", "minLength": 1},
     "reply": {"type": "string", "minLength": 1, "maxLength": 40},
+    "view": {"type": "string", "minLength": 1, "maxLength": 60},
 }
 """What is in the path; percent-encoded, also its slashes."""
 
@@ -265,6 +267,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=WRITE
     ),
     ("/v1/desk/replies/{reply}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/desk/views", "get"): Operation(gives={200: views.Views}, refuses=READ),
+    ("/v1/desk/views/{view}", "put"): Operation(takes=views.ViewSaved, gives={200: views.Views}, refuses=(404, *WRITE)),
+    ("/v1/desk/views/{view}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/desk/people", "get"): Operation(gives={200: desk.Colleagues}, refuses=READ),
     (f"{ONE}/assignee", "put"): Operation(takes=operators.Assignment, gives={200: answers.Assigned}, refuses=WRITE),
     (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),

@@ -103,7 +103,20 @@ export const queryOf = (filter) => new URLSearchParams(Object.entries(filter).fi
 export const inWords = ({ show: shown = "all", whose: theirs = "all", channel: by, owner: of, text, everywhere }) =>
   [SHOWS[shown], WHOSE[theirs], by, of && `owner ${of}`, text && `“${text}”`, everywhere && "all tenants"].filter(Boolean).join(" · ");
 
+let tell = () => {};
+export function onFilter(told) {
+  tell = told;
+}
+
+export function showFilter(filter) {
+  toList();
+  [find.value, owner.value, channel.value] = [filter.text ?? "", filter.owner ?? "", filter.channel ?? ""];
+  pickWhose(filter.whose ?? "all");
+  pickShow(filter.show ?? "all");
+}
+
 export function again() {
+  tell();
   pages = 1;
   return refresh();
 }
