@@ -298,6 +298,40 @@ def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_p
     assert {"said": ["mine"]} == found.state
 
 
+def test_a_change_is_undone_behind_a_turn_of_the_bot(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """With the bot on: what its turn has made of another member stays; what it has made of this one is not overwritten, as is said."""
+    tenant = service.keep.tenant("salon")
+    service.receive("ada", "hello")
+    service.portal.call(tenant.change, "ada", lambda state: state.update(plan="small"))
+    page = opened(person, service)
+    choose(page, "ada")
+
+    def change(slot: str, value: str) -> None:
+        line = page.locator("#state > .branch").filter(has_text=slot)
+        line.get_by_role("button", name="Edit").click()
+        page.get_by_label(f"Value of {slot}, as JSON").fill(value)
+        page.locator("#state").get_by_role("button", name="Save").click()
+        expect(page.locator("#story")).to_contain_text(f"Kim changed {slot}")
+
+    change("plan", '"large"')
+    service.receive("ada", "and now?")
+    expect(page.locator("#bot")).to_have_text("Bot answers")
+    page.get_by_role("button", name="Undo the change of plan").click()
+    expect(page.locator("#state")).to_contain_text("small")
+    found = service.portal.call(tenant.conversation, "ada")
+    assert found is not None
+    assert {"said": ["hello", "and now?"], "plan": "small"} == found.state
+    change("said", "[]")
+    service.receive("ada", "once more")
+    expect(page.locator("#state")).to_contain_text("once more")
+    page.get_by_role("button", name="Undo the change of said").click()
+    expect(page.locator("#story").get_by_role("alert")).to_contain_text("nothing was undone")
+    page.screenshot(path=tmp_path / "undone.png")
+    found = service.portal.call(tenant.conversation, "ada")
+    assert found is not None
+    assert {"said": ["once more"], "plan": "small"} == found.state
+
+
 @pytest.mark.journey
 def test_what_waits_for_people_is_done_in_bulk(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """Messages that failed, replies that did not go out, and customers without an answer, each for many at once."""
