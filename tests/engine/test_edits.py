@@ -69,6 +69,34 @@ async def test_an_undo_overwrites_nothing(opened: Any) -> None:
     assert {"count": 11, "other": 1} == there.state
 
 
+@pytest.mark.parametrize(
+    ("changes", "saw", "plan"), [("heard", ["large"], "small"), ("plan", ["large", "small"], "small!")]
+)
+async def test_an_undo_under_a_turn_loses_nothing(opened: Any, changes: str, saw: list[str], plan: str) -> None:
+    """Another slot that the turn changes is put together with what was put back; of the same slot, the turn runs again on that."""
+    begun, go, seen = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def slow(turn: Turn[Any]) -> str:
+        seen.append(turn.state["plan"])
+        begun.set()
+        await go.wait()
+        turn.state[changes] = turn.state.get(changes, "") + "!"
+        return "ok"
+
+    keep = await opened(slow)
+    await keep.change("ada", lambda state: state.update(plan="small"))
+    await keep.change("ada", lambda state: state.update(plan="large"), by="Kim")
+    number = (await last_note(keep)).number
+    running = asyncio.create_task(keep.receive("ada", "hello"))
+    await begun.wait()
+    await keep.undo("ada", number, by="Eve")
+    go.set()
+    await running
+
+    assert saw == seen
+    assert {"plan": "small", changes: "!"} | {"plan": plan} == (await keep.conversation("ada")).state
+
+
 async def test_what_is_no_change_of_a_person_is_not_undone(opened: Any) -> None:
     """A message, a change of the application, a clearing, a number that is not there, too large a value, and one that was redacted."""
     keep = await opened(bot)

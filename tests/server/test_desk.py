@@ -9,54 +9,17 @@ from urllib.parse import urlencode
 
 import pytest
 
-from chatkeep import Chatkeep, Turn
+from chatkeep import Chatkeep
 from chatkeep.app import core_of
 from chatkeep.auth import accounts
 from chatkeep.auth.credentials import create_key
-from chatkeep.conversation.outbox import Sent
 from chatkeep.errors import HandlerFailed
-from chatkeep.model import Content
 from chatkeep.server import listing
 from chatkeep.storage.text_index import TextIndex
 
-from ..support.desk import PASSWORD, Person, person
+from ..support.desk import PASSWORD, Person, chat, person
 from ..support.serving import Client, served
-from ..support.stores import FAST
 from ..support.waiting import until
-
-
-class Post:
-    """Takes what goes to "whatsapp:..." but for what ends in 0."""
-
-    def takes(self, tenant: str, conversation: str) -> bool:
-        """Whether it goes out here."""
-        return conversation.startswith("whatsapp:")
-
-    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
-        """Sends one reply."""
-        if conversation.endswith("0"):
-            return Sent(status="failed", reason="The number is not known.")
-        return Sent(status="delivered", ids=("1",), parts=1)
-
-    async def open(self) -> None:
-        """Nothing to open."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-def chat(url: str = "memory://") -> Chatkeep[Any]:
-    """A bot that repeats, and fails where it is asked to."""
-    keep: Chatkeep[Any] = Chatkeep(url, **FAST | {"attempts": 1})
-
-    @keep.on_message
-    async def bot(turn: Turn[Any]) -> str:
-        if turn.text == "fail":
-            raise RuntimeError("as asked")
-        return f"heard: {turn.text}"
-
-    keep.deliver(Post())
-    return keep
 
 
 async def page(client: Client, **query: Any) -> dict[str, Any]:

@@ -36,9 +36,13 @@ MATRIX = {
     "PUT /v1/session/password": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/conversations": AccessPolicy(right="list", masks=True),
     "GET /v1/desk/health": AccessPolicy(right="list", masks=True),
+    "POST /v1/desk/bulk": AccessPolicy(right="operate"),
     "GET /v1/desk/replies": AccessPolicy(right="operate"),
     "PUT /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
     "DELETE /v1/desk/replies/{reply}": AccessPolicy(right="operate"),
+    "GET /v1/desk/views": AccessPolicy(right="operate"),
+    "PUT /v1/desk/views/{view}": AccessPolicy(right="operate"),
+    "DELETE /v1/desk/views/{view}": AccessPolicy(right="operate"),
     "GET /v1/desk/people": AccessPolicy(right="operate"),
     f"PUT {ID}/assignee": AccessPolicy(right="operate"),
     f"GET {ID}/story": AccessPolicy(right="list", masks=True),
@@ -116,15 +120,19 @@ FOR_ALL = (
     *(name for name, policy in MATRIX.items() if policy.user and not policy.right),
     *(f"{method} /v1/session" for method in ("POST", "PUT", "DELETE")),
     "PUT /v1/session/password",
+    "GET /v1/desk/views",
+    *(f"{method} /v1/desk/views/{{view}}" for method in ("PUT", "DELETE")),
 )
-"""What concerns all tenants, which no key of one tenant may; what is a user's own; and sessions, which keys have none of."""
+"""What concerns all tenants, which no key of one tenant may; what is a user's own; and sessions and views, which keys have none of."""
 
 BODIES: dict[str, Any] = {
     f"POST {ID}/messages": {"content": "in"},
     f"POST {ID}/operator": {"content": "in"},
     f"PUT {ID}/bot": {"paused": True},
     f"PUT {ID}/assignee": {"assignee": ""},
+    "POST /v1/desk/bulk": {"act": "skip", "conversations": ["bob"]},
     "PUT /v1/desk/replies/{reply}": {"text": "in"},
+    "PUT /v1/desk/views/{view}": {"filter": {}},
     "PUT /v1/bot": {"paused": False},
     "PUT /v1/cache": {"on": True},
     "POST /v1/holds": {"owner": "nobody", "reason": "x"},
@@ -170,6 +178,7 @@ class Asked(NamedTuple):
             guest="g",
             call="0" * 16 + ".0",
             reply="r",
+            view="v",
         )
         body = json.dumps(BODIES[self.name]).encode() if self.name in BODIES else b""
         told = {"Host": "localhost", "Connection": "close", "If-Match": "*"} | headers

@@ -1,17 +1,54 @@
-"""People who are signed in at the operators' desk, over HTTP."""
+"""People who are signed in at the operators' desk, over HTTP, and a bot that they look after."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Turn
 from chatkeep.auth.accounts import add_account
 from chatkeep.auth.rights import Role
+from chatkeep.conversation.outbox import Sent
+from chatkeep.model import Content
 
 from .serving import Answer, Client
+from .stores import FAST
 
 PASSWORD = "correct horse battery"
+
+
+class Post:
+    """Takes what goes to "whatsapp:..." but for what ends in 0."""
+
+    def takes(self, tenant: str, conversation: str) -> bool:
+        """Whether it goes out here."""
+        return conversation.startswith("whatsapp:")
+
+    async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
+        """Sends one reply."""
+        if conversation.endswith("0"):
+            return Sent(status="failed", reason="The number is not known.")
+        return Sent(status="delivered", ids=("1",), parts=1)
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def chat(url: str = "memory://") -> Chatkeep[Any]:
+    """A bot that repeats, and fails where it is asked to."""
+    keep: Chatkeep[Any] = Chatkeep(url, **FAST | {"attempts": 1})
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        if turn.text == "fail":
+            raise RuntimeError("as asked")
+        return f"heard: {turn.text}"
+
+    keep.deliver(Post())
+    return keep
 
 
 class Person:

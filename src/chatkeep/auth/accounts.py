@@ -25,6 +25,7 @@ from ..errors import UsageError
 from ..storage.records import Records
 from .passwords import hash_password, is_password
 from .rights import ROLES, Role
+from .views import stored_views
 
 ACCOUNTS = "accounts"
 """Under which owner all accounts are found."""
@@ -169,11 +170,12 @@ async def set_password(keep: Chatkeep[Any], name: str, password: str) -> Account
 
 
 async def remove_account(keep: Chatkeep[Any], name: str) -> bool:
-    """Remove an account and end its sessions; False where there is none."""
+    """Remove an account with its views, and end its sessions; False where there is none."""
     records = stored_accounts(keep)
     if await records.get(name_of(name)) is None:
         return False
     await records.erase(name_of(name))
+    await stored_views(keep).erase(name_of(name))
     await end_sessions(keep, name)
     return True
 

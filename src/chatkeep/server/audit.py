@@ -92,8 +92,8 @@ class Trail:
         """How many acts wait to be written."""
         return sum(map(len, self._waiting.values()))
 
-    def note(self, request: Request, act: str, outcome: str) -> None:
-        """Note an act of whom `allows` has recognised; nobody else has done anything."""
+    def note(self, request: Request, act: str, outcome: str, *, conversation: str = "") -> None:
+        """Note an act of whom `allows` has recognised, on a *conversation* or on that of the address; nobody else has done anything."""
         principal: Principal | None = getattr(request.state, "principal", None)
         if principal is None or (principal.kind == "visitor" and not outcome.startswith("2")):
             return
@@ -101,7 +101,7 @@ class Trail:
             act=act,
             by=principal.id or principal.user or "visitor",
             label=principal.label,
-            conversation=getattr(request.state, "conversation", ""),
+            conversation=conversation or getattr(request.state, "conversation", ""),
             address=request.client.host if request.client else "",
             outcome=outcome,
             at=core_of(self._keep).clock(),

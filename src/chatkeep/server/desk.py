@@ -14,35 +14,25 @@ from ..app import core_of
 from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
 from ..settings import Settings, given
-from . import canned, story, wire
+from . import bulk, canned, story, views, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited
+from .filters import Filter
 from .health import trouble_of
 from .in_force import findings, in_force
-from .listing import Item, Place, Show, Wanted, find_page, place_as_text, place_from_text
+from .listing import Item, Place, find_page, place_as_text, place_from_text
 from .samples import Instance, Sample, Samples
 
 SMALL = 16 * 1024
 ALL = "*"
 """Asks for the conversations of all tenants."""
 
-Text = Annotated[str, Meta(max_length=200)]
-Whose = Literal["all", "mine", "nobody"]
 
+class DeskQuery(Filter, frozen=True, forbid_unknown_fields=True):
+    """Which conversations a page of the list shows: a `Filter`, and beside it *order*: best, what is called like the *text* first, or
+    recent, last changed first. *everywhere* 1: of all tenants. *next*: from the page before."""
 
-class DeskQuery(Struct, forbid_unknown_fields=True):
-    """Which conversations a page of the list shows. *show*: all, waiting (for a person), failing, off (the bot), undelivered, unread.
-    *text*: in an id, an owner, a title, a name, or in what was said, which takes the right to read; *order*: best, what is called like
-    that first, or recent, last changed first. *whose*: all, mine (assigned to who asks), nobody's; *assignee*: assigned to this account.
-    *everywhere* 1: of all tenants. *next*: from the page before."""
-
-    show: Show = "all"
-    channel: Text = ""
-    owner: wire.Owner = ""
-    text: Text = ""
     order: Literal["best", "recent"] = "best"
-    whose: Whose = "all"
-    assignee: Text = ""
     everywhere: Annotated[int, Meta(ge=0, le=1)] = 0
     next: Annotated[str, Meta(max_length=4096)] = ""
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
@@ -78,18 +68,7 @@ class DeskConversations(wire.Resource):
         asked, principal, access = wire.query(request, DeskQuery), principal_of(request), access_of(request)
         if asked.everywhere and EVERYWHERE not in principal.scopes:
             raise forbidden("This shows all tenants, which takes an account or a key for everywhere.")
-        if principal.masked and (asked.text or asked.owner):
-            raise forbidden(f"{principal.id} may not see what is personal, and so not search for it.")
-        assignee = {"all": asked.assignee or None, "mine": principal.id, "nobody": ""}[asked.whose]
-        wanted = Wanted(
-            show=asked.show,
-            channel=asked.channel,
-            owner=asked.owner,
-            text=asked.text.strip(),
-            in_logs="read" in principal.scopes,
-            named_first=asked.order == "best",
-            assignee=assignee,
-        )
+        wanted = asked.wanted_by(principal, named_first=asked.order == "best")
         tenant = None if asked.everywhere else principal.tenant
         place = self._place(request, asked.next) if asked.next else None
         found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
@@ -232,6 +211,8 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/desk/health", Health),
     wire.RawRoute("/v1/desk/people", People),
     wire.RawRoute("/v1/conversations/{id}/notes", Notes),
+    *bulk.ROUTES,
     *canned.ROUTES,
     *story.ROUTES,
+    *views.ROUTES,
 ]

@@ -21,6 +21,7 @@ from ..people.erasing import ErasedUser
 from . import (
     answers,
     audit,
+    bulk,
     canned,
     desk,
     events,
@@ -33,6 +34,7 @@ from . import (
     story,
     switches,
     tokens,
+    views,
     wire,
 )
 from .access import COOKIE, AccessPolicy, allows
@@ -66,6 +68,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "call": {"type": "string", "pattern": "^[0-9a-f]{16}\\.[0-9]{1,2}$"},
     "channel": {"type": "string", "minLength": 1},
     "reply": {"type": "string", "minLength": 1, "maxLength": 40},
+    "view": {"type": "string", "minLength": 1, "maxLength": 60},
 }
 """What is in the path; percent-encoded, also its slashes."""
 
@@ -258,11 +261,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/v1/desk/conversations", "get"): Operation(query=desk.DeskQuery, gives={200: desk.DeskPage}, refuses=READ),
     ("/v1/desk/health", "get"): Operation(gives={200: desk.DeskHealth}, refuses=READ),
     (f"{ONE}/story", "get"): Operation(gives={200: story.Story}, refuses=READ),
+    ("/v1/desk/bulk", "post"): Operation(takes=bulk.Bulk, gives={200: bulk.Outcomes}, refuses=WRITE),
     ("/v1/desk/replies", "get"): Operation(gives={200: canned.CannedReplies}, refuses=READ),
     ("/v1/desk/replies/{reply}", "put"): Operation(
         takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=WRITE
     ),
     ("/v1/desk/replies/{reply}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/desk/views", "get"): Operation(gives={200: views.Views}, refuses=READ),
+    ("/v1/desk/views/{view}", "put"): Operation(takes=views.ViewSaved, gives={200: views.Views}, refuses=(404, *WRITE)),
+    ("/v1/desk/views/{view}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/desk/people", "get"): Operation(gives={200: desk.Colleagues}, refuses=READ),
     (f"{ONE}/assignee", "put"): Operation(takes=operators.Assignment, gives={200: answers.Assigned}, refuses=WRITE),
     (f"{ONE}/notes", "post"): Operation(takes=desk.Noting, gives={204: None}, refuses=WRITE),

@@ -73,15 +73,7 @@ class Assignee(wire.Resource):
         """Assign the conversation to an account that may operate in the tenant, or to nobody."""
         asked = await wire.body(request, Assignment, limit=SMALL)
         keep, principal = keep_of(request), principal_of(request)
-        to = asked.assignee
-        if to and to != principal.id:
-            with wire.refusing(422, "bad-assignee"):
-                to = name_of(to)
-            account = await stored_accounts(keep).get(to)
-            if account is None or not may_look_after(account, principal.tenant):
-                raise wire.Refused(
-                    422, "bad-assignee", "No account of that name may operate in this tenant; nothing was assigned."
-                )
+        to = await assignee_asked(request, asked.assignee)
         call(request, f"assign:{to}" if to else "unassign")
         place = principal.tenant, conversation_asked(request)
         has = await core_of(keep).assign(*place, to, by=principal.label or principal.id, was=asked.was)
@@ -269,6 +261,21 @@ async def take_over(request: Request) -> None:
     operator = principal_of(request).operator
     by = "" if operator is None else operator.name
     await core_of(keep_of(request)).take_over(tenant_of(request).name, conversation_asked(request), by)
+
+
+async def assignee_asked(request: Request, name: str) -> str:
+    """Return the account of this name as it is stored, "" for nobody. Raises 422 for one that may not operate in the tenant."""
+    principal = principal_of(request)
+    if not name or name == principal.id:
+        return name
+    with wire.refusing(422, "bad-assignee"):
+        name = name_of(name)
+    account = await stored_accounts(keep_of(request)).get(name)
+    if account is None or not may_look_after(account, principal.tenant):
+        raise wire.Refused(
+            422, "bad-assignee", "No account of that name may operate in this tenant; nothing was assigned."
+        )
+    return name
 
 
 def number_asked(request: Request) -> int:

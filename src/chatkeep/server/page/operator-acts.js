@@ -76,7 +76,7 @@ let hurried = false; // and the first one was chosen meanwhile
 let cancelled = () => {};
 let nothing = ""; // what is said where there are no such acts at all
 
-export const isOpen = () => palette.open || keys.open;
+export const isOpen = () => Boolean(document.querySelector("dialog[open]"));
 
 // acts: those that alone are listed, or a promise of them.
 export async function openPalette({ acts = null, label = "What do you want to do?", none = "", onCancel = () => {} } = {}) {
@@ -152,7 +152,7 @@ function take(index) {
 
 // What is listed is of what was shown: with that it goes.
 export function closeDialogs() {
-  for (const dialog of [palette, keys]) dialog.close();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   options.replaceChildren();
 }
 
@@ -174,7 +174,7 @@ addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "k" || !can("palette")) return;
   event.preventDefault();
   if (palette.open) palette.close();
-  else if (!keys.open) openPalette();
+  else if (!isOpen()) openPalette();
 });
 
 offer("Desk", {

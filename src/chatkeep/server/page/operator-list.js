@@ -92,7 +92,31 @@ export function showEverywhere(on) {
   again();
 }
 
+// What the filters say, without those that let everything pass.
+export function filterNow() {
+  const filter = { show, whose, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
+  return { ...Object.fromEntries(Object.entries(filter).filter(([, value]) => value && value !== "all")), ...(all && { everywhere: 1 }) };
+}
+
+export const queryOf = (filter) => new URLSearchParams(Object.entries(filter).filter(([, value]) => value));
+
+export const inWords = ({ show: shown = "all", whose: theirs = "all", channel: by, owner: of, text, everywhere }) =>
+  [SHOWS[shown], WHOSE[theirs], by, of && `owner ${of}`, text && `“${text}”`, everywhere && "all tenants"].filter(Boolean).join(" · ");
+
+let tell = () => {};
+export function onFilter(told) {
+  tell = told;
+}
+
+export function showFilter(filter) {
+  toList();
+  [find.value, owner.value, channel.value] = [filter.text ?? "", filter.owner ?? "", filter.channel ?? ""];
+  pickWhose(filter.whose ?? "all");
+  pickShow(filter.show ?? "all");
+}
+
 export function again() {
+  tell();
   pages = 1;
   return refresh();
 }
@@ -123,9 +147,7 @@ export async function refresh() {
   const mine = ++asked;
   const began = Date.now();
   due = Infinity;
-  const filter = { show, whose: whose === "all" ? "" : whose, text: find.value.trim(), owner: owner.value.trim(), channel: channel.value };
-  const query = new URLSearchParams(Object.entries(filter).filter(([, value]) => value));
-  if (all) query.set("everywhere", "1");
+  const query = queryOf(filterNow());
   const found = [];
   let [next, looked, shown] = ["", 0, 0];
   let [index, said] = [undefined, false];
@@ -149,7 +171,7 @@ export async function refresh() {
     if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
     more.textContent = said ? `Look for it in ids, owners and titles${looked ? ` (${looked.toLocaleString("en")} looked at)` : ""}` : shown < pages ? `Look further (${looked.toLocaleString("en")} looked at)` : "Show more";
     none.hidden = found.length > 0;
-    none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : Object.keys(filter).some((name) => name !== "show" && filter[name]) || show !== "all" ? "Nothing here fits." : "There is no conversation yet.";
+    none.textContent = whose !== "all" && show === "all" ? (whose === "mine" ? "Nothing is assigned to you." : "Everything is assigned.") : query.size ? "Nothing here fits." : "There is no conversation yet.";
   } catch (fault) {
     if (mine === asked && fault.status !== 401) status.replaceChildren(...visible(words(fault)), fault.final ? "" : " Trying again.");
   }
@@ -279,7 +301,7 @@ more.addEventListener("click", () => {
 });
 
 export function allowSearch() {
-  whoses.hidden = !may("operate");
+  whoses.hidden = element("kept").hidden = !may("operate");
   const allowed = may("reveal");
   find.disabled = owner.disabled = !allowed;
   colleagues(me.tenant).catch(() => {}); // without them the accounts' names are shown

@@ -1,6 +1,7 @@
 // What waits for people: messages that failed, replies that did not go out, customers without an answer. And who did what.
 
-import { age, ask, at, button, element, json, may, me, timeOf, words } from "./operator-ask.js";
+import { age, button, element, json, may, me, timeOf, words } from "./operator-ask.js";
+import { faultLines, inSum, openBulk, perform } from "./operator-bulk.js";
 import { replies } from "./operator-canned.js";
 import { health } from "./operator-health.js";
 import { placeOf } from "./operator-list.js";
@@ -45,22 +46,10 @@ function watch(mine) {
 
 // -- queues -----------------------------------------------------------------------------------------------------------
 
-async function letters(id, deed) {
-  const { dead_letters } = await json(`${at(id)}/dead-letters`);
-  for (const { number } of dead_letters) await ask(`${at(id)}/dead-letters/${number}`, { method: deed });
-}
-
-async function resend(id) {
-  const { deliveries } = await json(`${at(id)}/deliveries`);
-  for (const { number, status } of deliveries) if (["failed", "uncertain"].includes(status)) await ask(`${at(id)}/deliveries/${number}`, { method: "POST" });
-}
-
-const resume = (unread) => (id) => ask(`${at(id)}/bot`, { method: "PUT", body: { paused: false, unread } });
-
 const QUEUES = [
-  ["waiting", "Waiting for a person", "Customers who wrote while the bot is off, and whom nobody has answered since.", [["Have the bot answer", resume("answer")], ["Hand back, pass over", resume("skip")]]],
-  ["failing", "Failed messages", "Messages that the bot failed on, and that were set aside.", [["Try again", (id) => letters(id, "POST")], ["Dismiss", (id) => letters(id, "DELETE")]]],
-  ["undelivered", "Undelivered replies", "Replies that the channel has refused, or of which nobody knows whether they were shown.", [["Send again", resend]]],
+  ["waiting", "Waiting for a person", "Customers who wrote while the bot is off, and whom nobody has answered since.", { answer: "Have the bot answer", skip: "Hand back, pass over" }],
+  ["failing", "Failed messages", "Messages that the bot failed on, and that were set aside.", { replay: "Try again", dismiss: "Dismiss" }],
+  ["undelivered", "Undelivered replies", "Replies that the channel has refused, or of which nobody knows whether they were shown.", { resend: "Send again" }],
 ];
 
 async function queues() {
@@ -106,31 +95,24 @@ async function queue(show, title, about, deeds) {
   Object.assign(whole, { type: "checkbox", ariaLabel: `Choose all of ${title}` });
   whole.addEventListener("change", () => boxes.forEach((_, box) => (box.checked = whole.checked)));
   const choose = create("label", "");
-  choose.append(whole, " All");
+  choose.append(whole, next ? ` The first ${items.length}` : " All");
   bar.append(choose);
-  for (const [label, deed] of deeds)
+  for (const [act, label] of Object.entries(deeds))
     bar.append(
       button(label, async (pressed) => {
-        const chosen = [...boxes].filter(([box]) => box.checked && box.isConnected);
-        if (!chosen.length) return void (done.textContent = "Choose some first.");
+        const chosen = new Map([...boxes].filter(([box]) => box.checked && box.isConnected).map(([, { item, row }]) => [item.id, { item, row }]));
+        if (!chosen.size) return void (done.textContent = "Choose some first.");
         pressed.disabled = true;
-        let count = 0;
-        const faults = [];
-        for (const [box, { item, row }] of chosen) {
-          done.textContent = `${label}: ${count} of ${chosen.length}…`;
-          try {
-            await deed(item.id);
-            row.remove();
-            box.checked = false;
-            count++;
-          } catch (fault) {
-            faults.push(`${item.id}: ${words(fault)}`);
-          }
-        }
-        done.replaceChildren(create("span", "", `${label}: ${count} of ${chosen.length} done.`), ...faults.slice(0, 5).map((fault) => create("span", "fault", ` ${fault}`)));
+        const tell = ({ id, outcome }, { left }) => {
+          if (outcome !== "failed") chosen.get(id).row.remove();
+          done.textContent = `${label}: ${chosen.size - left} of ${chosen.size}…`;
+        };
+        const sum = await perform(act, [...chosen.values()].map(({ item }) => item), { filter: { show }, signal: new AbortController().signal, tell });
+        done.replaceChildren(`${label}: ${inSum(sum)}.`, ...faultLines(sum).flatMap((line) => [" ", ...line.childNodes]));
         pressed.disabled = false;
       }),
     );
+  bar.append(button("All that are here…", () => openBulk({ show }, title, () => openPage("queues"))));
   if (may("operate")) made.append(bar);
   made.append(done, table);
   return made;

@@ -289,7 +289,7 @@ offerMore(() => {
   return [
     ...given.map(({ account, shown }) => ({ words: `Assign to ${shown || account}`, group: "Conversation", also: shown ? account : "", deed: () => assign(account) })),
     ...[...log.querySelectorAll(".foot button")].map((made) => ({ words: `#${made.closest("li").message.number}: ${made.textContent}`, group: "Message", deed: () => made.click() })),
-    ...[...inside.querySelectorAll("#state button")].map((made) => ({ words: `${made.textContent} ${made.ariaLabel ?? ""}`, group: "State", deed: () => made.click() })),
+    ...[...inside.querySelectorAll("#state button, #story button")].map((made) => ({ words: made.ariaLabel || made.textContent, group: "State", deed: () => made.click() })),
   ];
 });
 

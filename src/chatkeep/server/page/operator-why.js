@@ -57,7 +57,7 @@ export async function showWhy(place) {
   place.next = next;
   tell(facts, { ...place.facts, ...next });
   showTurns(told.turns);
-  showStory(told);
+  showStory(place, told);
 }
 
 function showTurns(found) {
@@ -80,12 +80,12 @@ function showTurns(found) {
   );
 }
 
-function showStory({ notes, acts }) {
+function showStory(place, { notes, acts }) {
   const told = JSON.stringify([notes, acts]);
   if (story.shown === told) return;
   story.shown = told;
   const lines = [
-    ...notes.filter(isTelling).map((note) => [note.at, noteLine(note)]),
+    ...notes.filter(isTelling).map((note) => [note.at, noteLine(place, note)]),
     ...acts.filter((act) => act.act !== "reveal").map((act) => [act.at ?? 0, actLine(act)]),
   ];
   story.replaceChildren(...lines.sort((one, other) => other[0] - one[0]).slice(0, 200).map(([, line]) => line), ...(lines.length ? [] : [create("li", "faint", "Nothing yet.")]));
@@ -94,9 +94,9 @@ function showStory({ notes, acts }) {
 // What went well is told beside each message.
 const isTelling = ({ kind, status }) => !["status", "begun"].includes(kind) && !(kind === "delivery" && ["delivered", "read"].includes(status));
 
-function noteLine({ kind, at: when, about, author, assignee, status, reason, text, metadata }) {
+function noteLine(place, { number, kind, at: when, about, author, assignee, status, reason, text, metadata }) {
   const line = create("li", kind === "note" ? "note" : "");
-  line.append(timeOf(when, day), " ", create("b", "", kind === "note" ? author || "Note" : kind === "assigned" && author ? `${author} assigned` : kind));
+  line.append(timeOf(when, day), " ", create("b", "", kind === "note" ? author || "Note" : kind === "assigned" && author ? `${author} assigned` : kind === "change" && metadata?.slots ? `${metadata.by} changed ${Object.keys(metadata.slots).join(", ")}` : kind));
   if (about) line.append(create("span", "faint", ` #${about}`));
   if (assignee !== undefined) line.append(create("span", "", assignee ? ` to ${nameOf(assignee)}` : " to nobody"));
   const said = [status, reason, text].filter(Boolean).join(": ");
@@ -106,7 +106,27 @@ function noteLine({ kind, at: when, about, author, assignee, status, reason, tex
     more.append(create("summary", "", "more"), create("pre", "", pretty(metadata)));
     line.append(more);
   }
+  if (kind === "change" && metadata?.slots && may("state:write")) {
+    line.append(button("Undo", (pressed) => undo(place, number, pressed)));
+    line.lastChild.ariaLabel = `Undo the change of ${Object.keys(metadata.slots).join(", ")} (#${number})`;
+  }
   return line;
+}
+
+// Puts the slots back, only if they still are what that change has left: what a turn has made of them since is not overwritten.
+async function undo(place, number, pressed) {
+  const fault = pressed.nextElementSibling ?? pressed.parentNode.appendChild(create("p", "fault"));
+  fault.setAttribute("role", "alert");
+  pressed.disabled = true;
+  try {
+    await ask(`${at(place.id)}/changes/${number}`, { method: "POST", tenant: place.tenant });
+    say(fault, null);
+    await showWhy(place);
+  } catch (found) {
+    say(fault, found);
+  } finally {
+    pressed.disabled = false;
+  }
 }
 
 function actLine({ act, by, label, at: when, address }) {

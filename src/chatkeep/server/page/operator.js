@@ -7,6 +7,7 @@ import { allowSearch, choosePlace, empty, refresh, showEverywhere } from "./oper
 import { close, forgetDrafts, open, restoreDrafts, showInside } from "./operator-talk.js";
 import { forgetCanned } from "./operator-canned.js";
 import { closePage, openPage } from "./operator-queues.js";
+import { forgetViews, loadViews } from "./operator-views.js";
 import { create, visible } from "./shown.js";
 
 const [entry, refusal, who, password, key, host, provider, desk, shown, role, account, tenants, tenant, lists, unchosen, trouble] =
@@ -41,6 +42,7 @@ function out(why = "") {
   closeDialogs();
   forget();
   forgetCanned();
+  forgetViews();
   close();
   closePage();
   empty();
@@ -75,7 +77,7 @@ async function enter() {
   restoreDrafts();
   showInside(WIDE.matches);
   choose();
-  await refresh();
+  await Promise.all([refresh(), loadViews()]);
 }
 
 async function leave(why) {
