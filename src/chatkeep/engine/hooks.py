@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -40,54 +41,64 @@ MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with r
 def handler_for(
     function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
 ) -> Handler[Any]:
-    """Make *function* something to await: plain functions run *in_thread*, the text of async generators is put together."""
+    """Make *function* something to await: plain functions run *in_thread*, what async generators yield is put together."""
     if inspect.isasyncgenfunction(function):
-
-        async def whole(turn: Turn[Any]) -> Streamed:
-            # (A hook that streams is shown to nobody.)
-            reply = turn.stream or ReplyStream(Key(turn.tenant, turn.conversation))
-            half, take, waited_at = "", reply.take, time.monotonic()
-            pieces = cast("AsyncGenerator[Any, None]", function(turn))
-            try:
-                async for piece in pieces:
-                    if time.monotonic() - waited_at > HOLD_S:
-                        # A handler that waits for its model in plain calls would hold everything else up.
-                        await asyncio.sleep(0)
-                        waited_at = time.monotonic()
-                    if piece is None:  # as models' APIs send it where they have nothing to say
-                        continue
-                    if isinstance(piece, str):
-                        if half or not piece.isascii():
-                            piece, half = _split_half(half + piece)
-                        if "\0" in piece:
-                            piece = repaired(piece)
-                        if piece:
-                            take(piece)
-                        continue
-                    if not isinstance(piece, dict):
-                        raise BadMessage(
-                            f"a handler that streams yields text or a JSON part (a dict), not {type(piece).__name__}"
-                        )
-                    if half:
-                        take("\ufffd")
-                        half = ""
-                    take(repaired(piece))
-                if half:
-                    take("\ufffd")
-            except BaseException:
-                await pieces.aclose()
-                raise
-            return Streamed(reply.content)
-
-        STREAMING.add(whole)
-        return whole
+        streaming = partial(stream_reply, function)
+        STREAMING.add(streaming)
+        return streaming
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return cast(Handler[Any], function)
+    return partial(in_thread, function)
 
-    async def threaded(turn: Turn[Any]) -> Any:
-        return await in_thread(function, turn)
 
-    return threaded
+async def stream_reply(function: Callable[[Turn[Any]], AsyncGenerator[Any, None]], turn: Turn[Any]) -> Streamed:
+    """Run a handler that yields, and put its pieces into the reply as they come."""
+    # (A hook that streams is shown to nobody.)
+    reply = turn.stream or ReplyStream(Key(turn.tenant, turn.conversation))
+    pieces, taker, waited_at = function(turn), PieceTaker(reply), time.monotonic()
+    try:
+        async for piece in pieces:
+            if time.monotonic() - waited_at > HOLD_S:
+                # A handler that waits for its model in plain calls would hold everything else up.
+                await asyncio.sleep(0)
+                waited_at = time.monotonic()
+            taker.take(piece)
+        taker.end()
+    except BaseException:
+        await pieces.aclose()
+        raise
+    return Streamed(reply.content)
+
+
+class PieceTaker:
+    """Takes what a handler yields into *reply*, as every store can keep it."""
+
+    def __init__(self, reply: ReplyStream) -> None:
+        self._reply = reply
+        self._half = ""  # of a character, whose other half is still to come
+
+    def take(self, piece: Any) -> None:
+        """Take one piece. Raises `BadMessage` for what is neither text nor a JSON part."""
+        if piece is None:  # as models' APIs send it where they have nothing to say
+            return
+        if isinstance(piece, str):
+            if self._half or not piece.isascii():
+                piece, self._half = _split_half(self._half + piece)
+            if "\0" in piece:
+                piece = repaired(piece)
+            if piece:
+                self._reply.take(piece)
+            return
+        if not isinstance(piece, dict):
+            raise BadMessage(f"a handler that streams yields text or a JSON part (a dict), not {type(piece).__name__}")
+        self.end()
+        self._reply.take(repaired(piece))
+
+    def end(self) -> None:
+        """End the text: the half of a character that still waits for the other one is shown as what cannot be read."""
+        if self._half:
+            self._half = ""
+            self._reply.take("\ufffd")
 
 
 def _split_half(text: str) -> tuple[str, str]:
