@@ -156,7 +156,7 @@ class Backlog:
         self._leases = leases
         self.high_water = high_water
         self._housekeeper = housekeeper
-        self.has_room: Callable[[], None] = lambda: None
+        self.room_made: Callable[[], None] = lambda: None
         """Called when there is room for more of it: then `work_off` is to be called."""
         self._poll_s = seconds(shared.settings.poll)
         self._room = shared.settings.concurrency * 2
@@ -261,7 +261,7 @@ class Backlog:
             walk.put_back(left)
             self._tidy = walk
         if rows:
-            self.has_room()
+            self.room_made()
 
     async def _end_sessions(self, rows: list[Row], now: float) -> list[Row]:
         """End the sessions of *rows*, all in one batch of the store; where more is to be done than that, a worker does it. Give the
@@ -301,4 +301,4 @@ class Backlog:
         urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
         tidy = self._tidy is not None and len(self._tidying) <= TIDYING // 2
         if urgent or tidy or (self.is_done and not self._shared.settings.background):
-            self.has_room()
+            self.room_made()

@@ -66,7 +66,7 @@ class Sweeper:
         self._reopen_store = reopen_store
         self._backlog = backlog
         self._wake = asyncio.Event()
-        backlog.has_room = self._go_on
+        backlog.room_made = self._go_on
         self._told = False  # somebody tells that there is work
         self._look_for_others_at = 0.0
 
