@@ -186,8 +186,7 @@ class Channel(Protocol):
     rate: float
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Check that the platform has signed a request; return what to answer where it is a handshake. Raises `Refused` when
-        it has not."""
+        """Check that the platform has signed a request; return what to answer where it is a handshake. Raises `Refused` when it has not."""
         ...
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:

@@ -69,8 +69,7 @@ class Webhook:
         self._url = url
 
     def verify(self, method: str, headers: Pairs, query: Pairs, body: bytes, *, at: float) -> Challenge | None:
-        """Check webhook-signature over id, timestamp and the raw body, and that it is not 5 minutes old, or early.
-        Raises `Refused`."""
+        """Check webhook-signature over id, timestamp and the raw body, and that it is not 5 minutes old, or early. Raises `Refused`."""
         told = list(headers)
         id, stamp, signatures = (header(told, f"webhook-{part}") for part in ("id", "timestamp", "signature"))
         if method != "POST" or not re.fullmatch("[0-9]{1,12}", stamp):

@@ -142,8 +142,7 @@ async def talk(keep: Chatkeep[Any], conversation: str) -> None:
 
 
 async def lines(*, prompt: str) -> AsyncIterator[str]:
-    """Return the lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at
-    once."""
+    """Return the lines of standard input. Read in a thread that may be left waiting, so that Ctrl-C ends the program at once."""
     loop, read = asyncio.get_running_loop(), asyncio.Queue[bytes](maxsize=1)
     # Unbuffered, because Python cannot exit while a thread waits inside its buffered standard input.
     source = FileIO(0, closefd=False)

@@ -99,8 +99,7 @@ class Slot:
         return there
 
     async def patch(self, patch: Any) -> Any:
-        """Merge *patch* into the value, whatever it is (RFC 7396), and return what is there then; a later `put` wants a
-        `get` before."""
+        """Merge *patch* into the value, whatever it is (RFC 7396), and return what is there then; a later `put` wants a `get` before."""
         asked = {self._name: patch}
         answer = await _write_state(self._link, "PATCH", self._state, asked, MERGE_PATCH, self._about)
         self.etag = ""
@@ -242,8 +241,7 @@ class Chat:
                 await asyncio.sleep(pause(min(failures, 5), first=0.01))
 
     async def patch(self, patch: Mapping[str, Any]) -> Any:
-        """Merge *patch* into the state, whatever it is now, and return the new state; None takes a member out
-        (RFC 7396)."""
+        """Merge *patch* into the state, whatever it is now, and return the new state; None takes a member out (RFC 7396)."""
         answer = await _write_state(self._link, "PATCH", f"{self._path}/state", dict(patch), MERGE_PATCH, self.id)
         return answer.value
 

@@ -1,5 +1,4 @@
-"""From a problem document to the error that says what to do next: the classes of `chatkeep.errors`, and a few that
-only a client meets."""
+"""From a problem document to the error that says what to do next: the classes of `chatkeep.errors`, and a few that only a client meets."""
 
 from __future__ import annotations
 

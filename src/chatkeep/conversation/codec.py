@@ -191,8 +191,7 @@ def body_of(key: Key, record: Record) -> bytes:
 
 
 def record_from(key: Key, body: bytes) -> Record:
-    """Return the record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote
-    it."""
+    """Return the record in *body*; the blank one when it is empty. Raises `Corrupt`, or `Unsupported` if newer code wrote it."""
     if not body:
         return Record()
     _check(key, body, b'{"crc":"', "record")

@@ -187,8 +187,7 @@ class Append(Act, frozen=True, gc=False):
 
 
 class Appended(NamedTuple):
-    """What `append` leaves: the row, its last entries (dense up to row.head), and the numbers of ids that were there
-    before."""
+    """What `append` leaves: the row, its last entries (dense up to row.head), and the numbers of ids that were there before."""
 
     row: Row
     tail: list[Entry]

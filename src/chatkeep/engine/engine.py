@@ -210,8 +210,7 @@ class Engine(Generic[State]):
         return self._life[1]
 
     async def _open_store(self) -> None:
-        """Open the store, or leave it closed: messages go to it when it is known to be the right one, and for whom the
-        bot is paused."""
+        """Open the store, or leave it closed: messages go to it when it is known to be the right one, and for whom the bot is paused."""
         shared = self.shared
         try:
             await self.store.open(None if self.journal is None else self.journal.spool.belong)

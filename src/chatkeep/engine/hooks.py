@@ -102,8 +102,7 @@ class PieceTaker:
 
 
 def _split_half(text: str) -> tuple[str, str]:
-    """Take off the first half of a character from the end of *text*, until its other half comes; what else cannot be stored is
-    repaired."""
+    """Take off the first half of a character from the end of *text*, until its other half comes; what else cannot be stored is repaired."""
     half = text[-1:] if "\ud800" <= text[-1:] < "\udc00" else ""
     whole = text[:-1] if half else text
     try:

@@ -24,8 +24,7 @@ WORK = "!"
 
 
 class Notifier:
-    """Announces what changes here, and says what changed elsewhere: `changed` gets the keys, `work` is called when
-    some waits."""
+    """Announces what changes here, and says what changed elsewhere: `changed` gets the keys, `work` is called when some waits."""
 
     def __init__(self, driver: Driver, *, changed: Callable[[Key], None], work: Callable[[], None]) -> None:
         self._driver = driver

@@ -90,8 +90,7 @@ class Workers:
             self.begin(key)
 
     def join(self, worker: Worker) -> None:
-        """Say that the turn of now, if there is one, waits for *worker*: so it waits for no place, and may not wait for that
-        turn."""
+        """Say that the turn of now, if there is one, waits for *worker*: so it waits for no place, and may not wait for that turn."""
         if worker.context is None:
             worker.context = self._runner.make_context()
         if self._runner.join(worker.context):

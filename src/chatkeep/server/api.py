@@ -53,8 +53,7 @@ MERGE_PATCH = "application/merge-patch+json"
 
 
 class Problem(NamedTuple):
-    """How an error is told to a client. *detail* stands for the error's own words where those are for operators
-    only."""
+    """How an error is told to a client. *detail* stands for the error's own words where those are for operators only."""
 
     status: int
     detail: str = ""

@@ -33,8 +33,7 @@ class DeliveryReport(Struct, frozen=True):
 
 
 class StoredConversation(Struct, frozen=True):
-    """What the store holds of one conversation in the end. noted: with chatkeep's own notes, without which numbers have
-    gaps."""
+    """What the store holds of one conversation in the end. noted: with chatkeep's own notes, without which numbers have gaps."""
 
     messages: list[Message]
     state: dict[str, Any]

@@ -93,8 +93,7 @@ class Post(NamedTuple):
 
 
 class Api:
-    """Customers whose backend uses the HTTP API. channel: whose replies go out through a platform; here they are in the
-    answer."""
+    """Customers whose backend uses the HTTP API. channel: whose replies go out through a platform; here they are in the answer."""
 
     channel: Channel | None = None
 

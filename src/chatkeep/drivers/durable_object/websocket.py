@@ -18,8 +18,7 @@ LAST = 0x80
 
 
 async def messages(connection: HttpConnection, head: bytes, silent_s: float) -> AsyncGenerator[bytes]:
-    """Ask with *head* for a WebSocket, and return its messages. Raises OSError when it ends, or is silent, also to a ping, for so
-    long."""
+    """Ask with *head* for a WebSocket, and return its messages. Raises OSError when it ends, or is silent, also to a ping, for so long."""
     key = base64.b64encode(secrets.token_bytes(16))
     upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: %b" % key
     connection.writer.write(b"%b\r\n%b\r\n\r\n" % (head, upgrade))

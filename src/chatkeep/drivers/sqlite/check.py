@@ -1,5 +1,4 @@
-"""What can be said of a SQLite file and of the SQLite that opens it: for `open`, which refuses, and for `examine`, which tells
-a person."""
+"""What can be said of a SQLite file and of the SQLite that opens it: for `open`, which refuses, and for `examine`, which tells a person."""
 
 from __future__ import annotations
 

@@ -40,8 +40,7 @@ async def read_request(entrance: Entrance, request: Request) -> dict[str, Any]:
 
 
 def coded(refusal: Refusal, codes: Mapping[int, int]) -> tuple[int, str, int, dict[str, str]]:
-    """Return a refusal as an error: its code, its words, the HTTP status and headers. *codes*: those that a protocol has for
-    a status."""
+    """Return a refusal as an error: its code, its words, the HTTP status and headers. *codes*: those that a protocol has for a status."""
     if refusal.status in codes:
         return codes[refusal.status], refusal.detail, 200, {}
     if refusal.status >= 500:

@@ -48,8 +48,7 @@ class Leases(Clauses):
 
     @clause
     async def test_a_claimed_row_is_not_due_until_its_claim_runs_out(self, driver: Driver) -> None:
-        """It wakes at the later of due time and end of lease, whoever set them, and at once when the lease is given
-        back."""
+        """It wakes at the later of due time and end of lease, whoever set them, and at once when the lease is given back."""
         need(driver, Ability.SCAN)
         await driver.append(Append(ADA, said("m"), revision="r1", at=1.0, due_at=10.0, lease=Lease("c", 50.0)))
         await driver.append(Append(BOB, said("m"), revision="r1", at=1.0, due_at=20.0))
