@@ -91,7 +91,9 @@ class Engine(Generic[State]):
             notifier=notifier,
             housekeeper=housekeeper,
         )
-        self.workers = workers = Workers(shared, runner=runner, leases=leases, loop=loop, answers=answers)
+        self.workers = workers = Workers(
+            shared, runner=runner, leases=leases, notifier=notifier, loop=loop, answers=answers
+        )
         self.journal = None if journal is None else Journal(shared, journal, notifier)
         self.intake = Intake(
             shared,

@@ -397,7 +397,7 @@ class Intake:
             if isinstance(fault, Uncertain):  # a lease of ours may stand there
                 self._leases.lost = True
             if isinstance(fault, InLog):
-                await self._workers.loop.leave_unread(key, worker.lease, fault.newer)
+                await self._workers.leave_unread(key, worker.lease, fault.newer)
             raise
         if idle:
             worker.warm = True

@@ -18,8 +18,7 @@ from msgspec import structs
 from ..conversation import housekeeping, leases, releases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..conversation.streams import Ending
-from ..drivers.base import Key
-from ..errors import BadMessage, Corrupt, StoreError, TooLarge, Unavailable, Unsupported
+from ..errors import BadMessage, Corrupt, TooLarge, Unavailable, Unsupported
 from ..model import Message
 from .housekeeper import Housekeeper
 from .lease_keeper import LeaseKeeper
@@ -172,19 +171,6 @@ class WorkLoop:
         self._shared.unreadable.discard(key)
         return None
 
-    async def leave_unread(self, key: Key, lease: str, fault: Corrupt | Unsupported) -> None:
-        """Leave a conversation that cannot be read to who can read it: our *lease* goes, and nothing else is written."""
-        revision = ""
-        cached = self._store.cached(key)
-        if cached is not None and cached.row.lease is None:
-            revision = cached.row.revision
-        else:
-            with suppress(StoreError):  # then the lease runs out
-                revision = await self._store.release(key, lease)
-        if self._shared.unreadable.add(key, revision, str(fault)):
-            log.error("%s", fault)
-            self._notifier.tell_of_work()
-
     async def _rest(self, snapshot: Snapshot, worker: Worker, now: float) -> float | None:
         """Tell those who wait that the bot is paused, and take the conversation out of what is due until it is resumed."""
         worker.tell_all(Outcome("paused"))
@@ -327,29 +313,33 @@ class WorkLoop:
             worker.fail(failure)
             await self.give_back(worker, now + HOOK_PAUSE_S)
             return HOOK_PAUSE_S
-        except TurnFailed as raised:
-            failed = raised
+        except TurnFailed as failed:
             log.warning("%s", failed, exc_info=failed.__cause__)
             if not (turn.knows or failed.final):
                 return await self._end_reply(worker, snapshot, tried, turn)
-            started = snapshot
-
-            def note(there: Snapshot) -> Commit | None:
-                # (Also if the state has changed meanwhile: who changes it all the time must not have the handler fail without a pause.)
-                if not turns.is_same_turn(started, there, tried[0], opens=True):
-                    return None
-                if identify_attempt(started) != identify_attempt(there):
-                    return None
-                return self._turns.fail(there, tried, failed, lease=worker.lease)
-
-            after, noted = await self._shared.commit(snapshot, note)
-            if noted is None:
-                return self._again(worker)
-            self._shared.statistics.dead += after.record.dead != snapshot.record.dead
-            worker.tell_failing(after, self._policy, failed)
-            return self._pause(after)
+            return await self._note_failure(worker, snapshot, tried, failed)
         finally:
             worker.turn = None
+
+    async def _note_failure(
+        self, worker: Worker, started: Snapshot, tried: list[Message], failed: TurnFailed
+    ) -> float | None:
+        """Record that the turn on *started* has failed, if it is still the next one."""
+
+        def decide(there: Snapshot) -> Commit | None:
+            # (Also if the state has changed meanwhile: who changes it all the time must not have the handler fail without a pause.)
+            if not turns.is_same_turn(started, there, tried[0], opens=True):
+                return None
+            if identify_attempt(started) != identify_attempt(there):
+                return None
+            return self._turns.fail(there, tried, failed, lease=worker.lease)
+
+        after, noted = await self._shared.commit(started, decide)
+        if noted is None:
+            return self._again(worker)
+        self._shared.statistics.dead += after.record.dead != started.record.dead
+        worker.tell_failing(after, self._policy, failed)
+        return self._pause(after)
 
     async def _end_reply(
         self,

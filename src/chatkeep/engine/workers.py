@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from ..drivers.base import Key
-from ..errors import ChatkeepError, Corrupt, Unavailable, Uncertain, Unsupported
+from ..errors import ChatkeepError, Corrupt, StoreError, Unavailable, Uncertain, Unsupported
 from ..settings import seconds
 from .lease_keeper import LeaseKeeper
+from .notifier import Notifier
 from .runner import Runner
 from .shared import Shared
 from .work_loop import LOOK_S, WorkLoop
@@ -29,7 +30,14 @@ class Workers:
     """Who works on which conversation in this process."""
 
     def __init__(
-        self, shared: Shared[Any], *, runner: Runner, leases: LeaseKeeper, loop: WorkLoop, answers: Callable[[], bool]
+        self,
+        shared: Shared[Any],
+        *,
+        runner: Runner,
+        leases: LeaseKeeper,
+        notifier: Notifier,
+        loop: WorkLoop,
+        answers: Callable[[], bool],
     ) -> None:
         self.by_key: dict[Key, Worker] = {}
         self.ended: Callable[[Key], None] = lambda key: None
@@ -37,6 +45,7 @@ class Workers:
         self._shared = shared
         self._runner = runner
         self._leases = leases
+        self._notifier = notifier
         self.loop = loop
         self.answers = answers
         """Whether there is a handler here."""
@@ -124,13 +133,26 @@ class Workers:
             with suppress(ChatkeepError):
                 await self.loop.give_back(worker)
 
+    async def leave_unread(self, key: Key, lease: str, fault: Corrupt | Unsupported) -> None:
+        """Leave a conversation that cannot be read to who can read it: our *lease* goes, and nothing else is written."""
+        revision = ""
+        cached = self._shared.store.cached(key)
+        if cached is not None and cached.row.lease is None:
+            revision = cached.row.revision
+        else:
+            with suppress(StoreError):  # then the lease runs out
+                revision = await self._shared.store.release(key, lease)
+        if self._shared.unreadable.add(key, revision, str(fault)):
+            log.error("%s", fault)
+            self._notifier.tell_of_work()
+
     async def _run(self, worker: Worker) -> None:
         try:
             await self.loop.run(worker)
         except ChatkeepError as fault:
             worker.fail(fault)
             if isinstance(fault, Corrupt | Unsupported):
-                await self.loop.leave_unread(worker.key, worker.lease, fault)
+                await self.leave_unread(worker.key, worker.lease, fault)
             else:
                 log.warning("%s: %s", worker.key, fault)
             if isinstance(fault, Unavailable | Uncertain):  # our lease stands, and nobody works under it
