@@ -470,11 +470,8 @@ def test_nothing_is_put_on_a_log_that_was_set_back_and_went_on_elsewhere(snapsho
         Message(id=f"n{n}", number=n, role="system", content="x", created_at=AT)
         for n in range(head + 1, head + 1 + more)
     )
-    row, record = (
-        structs.replace(snapshot.row, head=head + more, revision="r2"),
-        structs.replace(snapshot.record, cursor=head),
-    )
-    before = structs.replace(snapshot, record=record)
+    row = structs.replace(snapshot.row, head=head + more, revision="r2")
+    before = structs.replace(snapshot, record=structs.replace(snapshot.record, cursor=head))
     same = structs.replace(before, row=row, messages=(*snapshot.messages, *came))
     last = structs.replace(snapshot.messages[-1], id="other", created_at=AT - 1)
     other = structs.replace(same, messages=(*snapshot.messages[:-1], last, *came))
