@@ -117,6 +117,35 @@ async def test_a_user_has_its_conversations_on_every_device(house: House) -> Non
     assert ["milk", "1: milk"] == [one["content"] for one in await house.client.log("shop")]
 
 
+WRITES: dict[str, tuple[str, str, Any, dict[str, str]]] = {
+    "message": ("POST", "/messages", {"content": "more"}, {}),
+    "message for later": ("POST", "/messages", {"content": "more"}, {"Prefer": "respond-async"}),
+    "save": ("PUT", "", {"title": "Rome"}, {}),
+    "state": ("PATCH", "/state", {"form": 1}, {"Content-Type": "application/merge-patch+json"}),
+    "slot": ("PUT", "/state/form", 1, {"If-None-Match": "*"}),
+    "merge": ("PATCH", "/state/form", {"value": 1, "at": 1, "by": "phone"}, MERGE),
+    "useChat": ("POST", "/api/chat", {"id": "trip", "messages": [{"id": "m", "role": "user", "content": "more"}]}, {}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_what_is_written_while_it_is_erased_is_not_nobodys(url: str, write: str) -> None:
+    """A device writes in the moment in which another one deletes: what begins anew is the user's, and in the user's list."""
+    method, path, body, headers = WRITES[write]
+    async with housed(url, protocols=["aisdk"]) as house:
+        ada = await house.token("ada")
+        await house.ask("POST", "/v1/conversations/trip/messages", {"content": "hi"}, token=ada)
+        await house.ask("GET", "/v1/conversations/trip", token=ada)
+        await house.keep.erase("trip")  # on another server; this one believes for a second that it is there
+        answer = await house.ask(
+            method, path if "api" in path else f"/v1/conversations/trip{path}", body, token=ada, **headers
+        )
+
+        assert answer.status in (200, 202, 204), answer
+        assert ["trip"] == [one["id"] for one in (await house.list(ada))["conversations"]]
+        assert "ada" == (await house.keep.conversation("trip")).owner
+
+
 async def test_a_save_says_what_was_in_conflict(house: House) -> None:
     """If-Match refuses, `version` tells; `*` forces; saved messages say that they are; losses are told and restored."""
     token, plain = await house.token("ada"), await house.token("ada", scopes=["read", "send"])

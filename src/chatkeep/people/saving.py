@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msgspec import structs
-
 from ..conversation import saves
 from ..conversation.keys import check_user
 from ..conversation.saves import Save, Saved, SavedMessage
@@ -69,9 +67,7 @@ async def _commit(
     conflicts: list[str] = []
 
     while True:
-        there = await store.reload(key)
-        if not there.row.revision:
-            there = structs.replace(there, row=structs.replace(there.row, owner=owner))
+        there = await store.reload(key, owner=owner)
         incarnation, ids = there.row.incarnation, saves.ids_asked(asked)
         known: dict[str, Message] = {}
         for first in range(0, len(ids) if incarnation else 0, ENTRIES_MOST):

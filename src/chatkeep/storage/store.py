@@ -218,9 +218,9 @@ class Store:
         self.seen(key)
         return self._keep(await self._complete(self._decoded(*found), again=again))
 
-    async def reload(self, key: Key, *, again: bool = True) -> Snapshot:
-        """As `load`, with the blank snapshot where there is none."""
-        return await self.load(key, again=again) or blank(key)
+    async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
+        """As `load`, with the blank snapshot, which will be *owner*'s, where there is none."""
+        return await self.load(key, again=again) or blank(key, owner)
 
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
         """*snapshot* with a page of the messages before its first one."""
