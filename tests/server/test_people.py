@@ -146,6 +146,59 @@ async def test_what_is_written_while_it_is_erased_is_not_nobodys(url: str, write
         assert "ada" == (await house.keep.conversation("trip")).owner
 
 
+SAID = {"role": "user", "content": "hi"}
+BEGINNINGS: dict[str, tuple[str, Any, dict[str, str]]] = {
+    "aisdk": ("/api/chat", {"id": "mine", "messages": [SAID]}, {}),
+    "responses": ("/v1/responses", {"model": "any", "input": "hi", "conversation": "mine"}, {}),
+    "agui": ("/agui", {"threadId": "mine", "runId": "r", "messages": [SAID | {"id": "m"}]}, {}),
+    "a2a": (
+        "/a2a",
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "SendMessage",
+            "params": {
+                "message": {"messageId": "m", "contextId": "mine", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+            },
+        },
+        {"A2A-Version": "1.0"},
+    ),
+    "mcp": (
+        "/mcp",
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "say", "arguments": {"text": "hi", "conversation": "mine"}},
+        },
+        {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"},
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", BEGINNINGS)
+async def test_a_user_begins_a_chat_over_each_protocol(protocol: str) -> None:
+    """Under an id that nobody has. Nothing is begun by looking, and what is another user's is not there."""
+    path, body, headers = BEGINNINGS[protocol]
+    async with housed("memory://", protocols=[protocol]) as house:
+        ada, eve = await house.token("ada"), await house.token("eve")
+        if protocol == "aisdk":  # what a page asks first
+            looks = [await house.ask("GET", f"/api/chat/mine{more}", token=ada) for more in ("", "/stream")]
+            assert [(200, b"[]"), (204, b"")] == [(look.status, look.body) for look in looks]
+            assert 404 == (await house.ask("POST", "/api/chat/mine/stop", token=ada)).status
+        assert await house.keep.conversation("mine") is None
+        begun = await house.ask("POST", path, body, token=ada, **headers)
+        found = await house.keep.conversation("mine")
+        taken = await house.ask("POST", path, body, token=eve, **headers)
+        after = await house.keep.conversation("mine")
+
+    assert 200 == begun.status, begun
+    assert found is not None
+    assert ("ada", ["user", "assistant"]) == (found.owner, [m.role for m in found.messages if m.role != "system"])
+    assert b"nothing at this address" in taken.body.lower(), taken
+    assert found.revision == after.revision
+
+
 async def test_a_save_says_what_was_in_conflict(house: House) -> None:
     """If-Match refuses, `version` tells; `*` forces; saved messages say that they are; losses are told and restored."""
     token, plain = await house.token("ada"), await house.token("ada", scopes=["read", "send"])
