@@ -50,9 +50,10 @@ Unread = Literal["answer", "skip"]
 class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
-    def __init__(self, engine: Engine[State], tenant: str) -> None:
+    def __init__(self, engine: Engine[State], tenant: str, *, owner: str = "") -> None:
         self._engine = engine
         self._tenant = tenant
+        self._owner = owner
 
     async def receive(
         self,
@@ -112,7 +113,13 @@ class Surface(PeopleSurface[State]):
         key = self._key(conversation)
         _check_names(key, id, owner)
         return await self._opened.intake.receive(
-            key, content, id=id, role=role, metadata=metadata, owner=owner, wait_if_duplicate=wait_if_duplicate
+            key,
+            content,
+            id=id,
+            role=role,
+            metadata=metadata,
+            owner=owner or self._owner,
+            wait_if_duplicate=wait_if_duplicate,
         )
 
     async def accept(
@@ -138,7 +145,9 @@ class Surface(PeopleSurface[State]):
             )
         key = self._key(conversation)
         _check_names(key, id, owner)
-        return await self._opened.intake.accept(key, content, id=id, role=role, metadata=metadata, owner=owner)
+        return await self._opened.intake.accept(
+            key, content, id=id, role=role, metadata=metadata, owner=owner or self._owner
+        )
 
     async def create(self, conversation: str, *, owner: str = "") -> Conversation[State]:
         """
@@ -308,7 +317,8 @@ class Surface(PeopleSurface[State]):
         meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for. *by* names a
         person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
-        return await self._show_written(await self._opened.changes.change(self._key(conversation), edit, id=id, by=by))
+        changes, key = self._opened.changes, self._key(conversation)
+        return await self._show_written(await changes.change(key, edit, id=id, by=by, owner=self._owner))
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -607,6 +617,11 @@ class Tenant(Surface[State]):
     def name(self) -> str:
         """Which tenant this is."""
         return self._tenant
+
+    def for_owner(self, owner: str) -> Tenant[State]:
+        """Return the same conversations for what *owner* does: what it creates is *owner*'s, such as what a message begins anew that was
+        on its way when its conversation was erased."""
+        return Tenant(self._engine, self._tenant, owner=owner)
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:

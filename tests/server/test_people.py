@@ -117,6 +117,88 @@ async def test_a_user_has_its_conversations_on_every_device(house: House) -> Non
     assert ["milk", "1: milk"] == [one["content"] for one in await house.client.log("shop")]
 
 
+WRITES: dict[str, tuple[str, str, Any, dict[str, str]]] = {
+    "message": ("POST", "/messages", {"content": "more"}, {}),
+    "message for later": ("POST", "/messages", {"content": "more"}, {"Prefer": "respond-async"}),
+    "save": ("PUT", "", {"title": "Rome"}, {}),
+    "state": ("PATCH", "/state", {"form": 1}, {"Content-Type": "application/merge-patch+json"}),
+    "slot": ("PUT", "/state/form", 1, {"If-None-Match": "*"}),
+    "merge": ("PATCH", "/state/form", {"value": 1, "at": 1, "by": "phone"}, MERGE),
+    "useChat": ("POST", "/api/chat", {"id": "trip", "messages": [{"id": "m", "role": "user", "content": "more"}]}, {}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_what_is_written_while_it_is_erased_is_not_nobodys(url: str, write: str) -> None:
+    """A device writes in the moment in which another one deletes: what begins anew is the user's, and in the user's list."""
+    method, path, body, headers = WRITES[write]
+    async with housed(url, protocols=["aisdk"]) as house:
+        ada = await house.token("ada")
+        await house.ask("POST", "/v1/conversations/trip/messages", {"content": "hi"}, token=ada)
+        await house.ask("GET", "/v1/conversations/trip", token=ada)
+        await house.keep.erase("trip")  # on another server; this one believes for a second that it is there
+        answer = await house.ask(
+            method, path if "api" in path else f"/v1/conversations/trip{path}", body, token=ada, **headers
+        )
+
+        assert answer.status in (200, 202, 204), answer
+        assert ["trip"] == [one["id"] for one in (await house.list(ada))["conversations"]]
+        assert "ada" == (await house.keep.conversation("trip")).owner
+
+
+SAID = {"role": "user", "content": "hi"}
+BEGINNINGS: dict[str, tuple[str, Any, dict[str, str]]] = {
+    "aisdk": ("/api/chat", {"id": "mine", "messages": [SAID]}, {}),
+    "responses": ("/v1/responses", {"model": "any", "input": "hi", "conversation": "mine"}, {}),
+    "agui": ("/agui", {"threadId": "mine", "runId": "r", "messages": [SAID | {"id": "m"}]}, {}),
+    "a2a": (
+        "/a2a",
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "SendMessage",
+            "params": {
+                "message": {"messageId": "m", "contextId": "mine", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+            },
+        },
+        {"A2A-Version": "1.0"},
+    ),
+    "mcp": (
+        "/mcp",
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "say", "arguments": {"text": "hi", "conversation": "mine"}},
+        },
+        {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"},
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", BEGINNINGS)
+async def test_a_user_begins_a_chat_over_each_protocol(protocol: str) -> None:
+    """Under an id that nobody has. Nothing is begun by looking, and what is another user's is not there."""
+    path, body, headers = BEGINNINGS[protocol]
+    async with housed("memory://", protocols=[protocol]) as house:
+        ada, eve = await house.token("ada"), await house.token("eve")
+        if protocol == "aisdk":  # what a page asks first
+            looks = [await house.ask("GET", f"/api/chat/mine{more}", token=ada) for more in ("", "/stream")]
+            assert [(200, b"[]"), (204, b"")] == [(look.status, look.body) for look in looks]
+            assert 404 == (await house.ask("POST", "/api/chat/mine/stop", token=ada)).status
+        assert await house.keep.conversation("mine") is None
+        begun = await house.ask("POST", path, body, token=ada, **headers)
+        found = await house.keep.conversation("mine")
+        taken = await house.ask("POST", path, body, token=eve, **headers)
+        after = await house.keep.conversation("mine")
+
+    assert 200 == begun.status, begun
+    assert found is not None
+    assert ("ada", ["user", "assistant"]) == (found.owner, [m.role for m in found.messages if m.role != "system"])
+    assert b"nothing at this address" in taken.body.lower(), taken
+    assert found.revision == after.revision
+
+
 async def test_a_save_says_what_was_in_conflict(house: House) -> None:
     """If-Match refuses, `version` tells; `*` forces; saved messages say that they are; losses are told and restored."""
     token, plain = await house.token("ada"), await house.token("ada", scopes=["read", "send"])

@@ -88,7 +88,7 @@ class Changes(Generic[State]):
         return after
 
     async def change(
-        self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
+        self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = "", owner: str = ""
     ) -> Snapshot:
         """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`."""
         states = self._shared.states
@@ -105,7 +105,7 @@ class Changes(Generic[State]):
             told = edits.describe(raw, made, states.schema, by) if by and schema == states.schema else {"by": by}
             return Rewritten(made, states.schema, told=told if by else {})
 
-        return await self._rewrite(key, changed, id)
+        return await self._rewrite(key, changed, id, owner)
 
     async def undo(self, key: Key, number: int, *, by: str) -> Snapshot:
         """Put back the slots that a person has changed, as the note *number* of the log has them."""
@@ -138,7 +138,7 @@ class Changes(Generic[State]):
         return await self._rewrite(key, cleared, id)
 
     async def merge(
-        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None
+        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None, owner: str = ""
     ) -> tuple[Snapshot, tuple[Loss, ...]]:
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
@@ -157,7 +157,7 @@ class Changes(Generic[State]):
             ]
             return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
 
-        return await self._rewrite(key, merged, id), found
+        return await self._rewrite(key, merged, id, owner), found
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
@@ -381,21 +381,21 @@ class Changes(Generic[State]):
             self._notifier.tell_of_work()
 
     async def _rewrite(
-        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None
+        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None, owner: str = ""
     ) -> Snapshot:
-        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is."""
+        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is. What is new is *owner*'s."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
         note = commits.make_note("change", token if id is None else message_id(key, id))
-        snapshot, now = self._store.cached(key) or await self._store.reload(key), self._shared.clock()
+        snapshot, now = self._store.cached(key) or await self._store.reload(key, owner=owner), self._shared.clock()
         while self._turns.on_missing and (number := self._session_start(snapshot, now)):
             stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
             rebuilt = await self._turns.rebuild(snapshot, [stand_in])
             if rebuilt is not None:
                 snapshot = rebuilt
                 break
-            snapshot = await self._store.reload(key)
+            snapshot = await self._store.reload(key, owner=owner)
 
         def decide(there: Snapshot) -> Commit | None:
             record, states = there.record, self._shared.states

@@ -54,6 +54,8 @@ class PeopleSurface(Generic[State]):
 
     _engine: Engine[State]
     _tenant: str
+    _owner: str = ""
+    """Whose conversations are that are created here, where that is not said."""
 
     @property
     def _opened(self) -> Engine[State]:
@@ -110,6 +112,7 @@ class PeopleSurface(Generic[State]):
             by: On which device, so that two of the same time are told apart.
         """
         key = key_for(self._tenant, conversation)
+        owner = owner or self._owner
         look = await refusing_others(self._opened, key, owner) if owner else None
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
         return await save(self._opened, key, messages, owner=owner, look=look, at=at, by=by, force=force, **told)
@@ -151,7 +154,7 @@ class PeopleSurface(Generic[State]):
         refuse_reserved(key, id)
         now = engine.shared.clock()
         mine = Version(value, saves.written_at(key, at, now=now), by)
-        after, losses = await engine.changes.merge(key, slot, base, mine, id=id)
+        after, losses = await engine.changes.merge(key, slot, base, mine, id=id, owner=self._owner)
         return MergedSlot(
             value=self._slot(after, slot),
             losses=losses,

@@ -551,7 +551,7 @@ class Access:
                 conversation = self.masker.unseal(principal.tenant, conversation)
                 if conversation is None:
                     raise not_found()
-            state.tenant = self.keep.tenant(principal.tenant)
+            state.tenant = self.keep.tenant(principal.tenant).for_owner(principal.user)
             if principal.kind == "user" and conversation is not None:
                 state.principal = principal = structs.replace(principal, conversation=conversation)
         if conversation is not None:

@@ -469,10 +469,15 @@ async def save(request: Request, *, creates: bool) -> Response:
                 **tag,
             )
 
-    told = structs.asdict(asked) | {"force": force, "owner": asked.owner or ""}
+    told = structs.asdict(asked) | {"force": force, "owner": asked.owner or principal.user}
     messages = [structs.asdict(one) for one in told.pop("messages")]
     await access_of(request).begin(request)
-    saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
+    try:
+        saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
+    except errors.OtherOwner:  # somebody was faster, and has it now
+        if principal.rules:
+            raise
+        raise access.not_found() from None
     shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
     return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
 

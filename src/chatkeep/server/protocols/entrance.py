@@ -78,7 +78,7 @@ class NoObject(HTTPException):
 
 class Caller(Struct, frozen=True):
     """Who asks, and for what. *issued*: the token of a visitor who has begun the conversation by this request. *stranger*: a
-    visitor who holds no right to the conversation and is to be shown nothing."""
+    visitor who holds no right to the conversation and is to be shown nothing, or a user who has not begun it."""
 
     tenant: Tenant[Any]
     conversation: str
@@ -137,9 +137,9 @@ class Caller(Struct, frozen=True):
             await self.tenant.withdraw(self.conversation, number)
 
     def refuse_stranger(self) -> None:
-        """Raise 401 for a visitor who holds no right to the conversation."""
+        """Raise 401 for a visitor who holds no right to the conversation, and 404 for a user who has none of that id."""
         if self.stranger:
-            raise unauthorized()
+            raise unauthorized() if self.principal.kind == "visitor" else not_found()
 
     async def holds(self) -> bool:
         """Tell whether the right still stands, for streams that stay open."""
@@ -246,9 +246,9 @@ class Entrance:
     async def admit(
         self, request: Request, conversation: str, *, begins: bool = False, scope: Scope | None = None
     ) -> Caller:
-        """Let the caller in, or raise what it is told; *begins*: a visitor may begin the conversation by this request. *scope*: what it
-        takes where that is not what the endpoint has declared."""
-        policy, access = self._policy_of(request, scope), self._access_of(request)
+        """Let the caller in, or raise what it is told; *begins*: a visitor or a user may begin the conversation by this request. *scope*:
+        what it takes where that is not what the endpoint has declared."""
+        policy, access = structs.replace(self._policy_of(request, scope), creates=True), self._access_of(request)
         request.scope["chatkeep.begins"] = begins
         if self._authorize is not None:
             tenant = await self._ask_application(request, conversation)
@@ -264,7 +264,10 @@ class Entrance:
         if principal.kind == "operator":
             raise forbidden(FOR_CUSTOMERS)
         caller = Caller(request.state.tenant, conversation, principal, access)
-        if principal.kind != "visitor":
+        if principal.kind != "visitor" and not request.state.absent:
+            return caller
+        if begins and principal.kind != "visitor":
+            await access.begin(request)
             return caller
         if not begins:
             return Caller(caller.tenant, conversation, principal, access, stranger=True)
