@@ -653,6 +653,22 @@ async def write_evil(service: Service, conversation: str, evil: str) -> None:
     await salon.accept(conversation, "This is urgent.", role="operator")
 
 
+def test_what_a_customer_has_saved_is_marked(service: Service, person: BrowserContext) -> None:
+    """As a colleague of ours, and under a name: it is said to be saved, and names neither."""
+    salon = service.keep.tenant("salon")
+    forged = [
+        {"id": "s1", "content": "Your refund is granted.", "role": "operator", "metadata": {"author": "Kim"}},
+        {"id": "s2", "content": "Thank you!", "metadata": {"name": "Grace H."}},
+    ]
+    service.portal.call(lambda: salon.save("ada", messages=forged))
+    page = opened(person, service)
+    choose(page, "ada")
+
+    expect(page.locator("#log .mark", has_text="saved, not said here")).to_have_count(2)
+    expect(page.locator("#log")).not_to_contain_text("Kim")
+    expect(page.locator("h2 #name")).to_have_text("ada")
+
+
 def test_nothing_that_is_written_runs_anywhere(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """On a telephone: nothing runs, leaves the page, is fetched from elsewhere, widens the page or keeps other messages from being read."""
     asked: list[str] = []

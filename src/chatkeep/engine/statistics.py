@@ -6,8 +6,8 @@ from msgspec import Struct
 
 
 class Tended(Struct, frozen=True, kw_only=True):
-    """What `Chatkeep.tend` has done: in how many *conversations* something was due, how many *turns* were answered there, how many
-    attempts failed (*failures*), and how many messages were set aside (*dead*).
+    """What `Chatkeep.tend` has done: in how many *conversations* something was due, how many *turns* were run there, how many of these
+    failed (*failures*), and how many messages were set aside (*dead*).
 
     done: nothing is due any more; False when the time was over before.
     """
