@@ -61,7 +61,8 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
     click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
     # `make demo` has it in an environment of its own, where no other terminal finds it by its name.
-    program = "chatkeep" if shutil.which("chatkeep") else os.path.relpath(sys.argv[0])
+    hidden = not shutil.which("chatkeep") and os.access(sys.argv[0], os.X_OK)
+    program = sys.argv[0] if hidden else "chatkeep"
     click.echo(f"Look inside meanwhile, in another terminal: {program} list {store}")
     app = create_app(keep, title=BOTS[bot].title, anonymous=True, sample_users=USERS, offline=True)
     settings = ServerSettings(anonymous=True)
