@@ -289,6 +289,7 @@ def test_a_key_is_needed_and_says_whose_conversations(place: Place) -> None:
     by_file = place.ran("list", place.url, key="", CHATKEEP_KEY_FILE=str(place.folder / "key"))
     by_name = place.ran("show", "c0", CHATKEEP_STORE=place.url)
     away = place.ran("list", "http://127.0.0.1:1")
+    secured = place.ran("list", place.url.replace("http:", "https:"))
 
     assert (2, True) == (no_key[0], "CHATKEEP_KEY_FILE" in no_key[2])
     assert (2, True) == (wrong[0], "chatkeep key create" in wrong[2])
@@ -297,7 +298,8 @@ def test_a_key_is_needed_and_says_whose_conversations(place: Place) -> None:
     assert (2, True) == (named[0], "not for 'salon'" in named[2])
     assert (2, True) == (may_not[0], "the right 'erase'" in may_not[2])
     assert [0, 0, 0] == [lists[0], by_file[0], by_name[0]], (lists, by_file, by_name)
-    assert (3, True) == (away[0], "is not reached" in away[2])
+    assert (3, True) == (away[0], "is not reached: Cannot connect" in away[2])
+    assert (2, True) == (secured[0], f"http is spoken there; nothing was done. Write {place.url}." in secured[2])
 
 
 def test_everywhere_takes_a_key_that_may(place: Place) -> None:
@@ -349,6 +351,7 @@ def test_a_person_s_change_is_undone_and_the_past_is_looked_at(place: Place) -> 
     as_json = [place.ran("show", where, "old", "--as-of", str(first), "--json") for where in ("chat.db", place.url)]
     now = json.loads(place.ran("show", place.url, "old", "--as-of", "0s", "--json")[1])
     before = place.ran("history", place.url, "old", "--as-of", "1d")
+    too_early = place.ran("show", place.url, "old", "--as-of", "1d")[1]
     short = [place.ran("history", where, "old", "--as-of", str(first))[1] for where in ("chat.db", place.url)]
     nonsense = place.ran("show", place.url, "old", "--as-of", "yesterday")
     log = place.ran("history", place.url, "old")[1]
@@ -363,6 +366,7 @@ def test_a_person_s_change_is_undone_and_the_past_is_looked_at(place: Place) -> 
     assert {"cart": ["tea"]} == json.loads(as_json[0][1])["state"]
     assert (True, {"cart": [], "n": 1}) == (now["complete"], now["state"])
     assert (0, "") == before[:2]
+    assert ["The log has nothing of that time."] == too_early.splitlines()[2:]
     assert short[0] == short[1]
     assert first == len(short[0].splitlines())
     assert (2, True) == (nonsense[0], "--as-of is a number" in nonsense[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from io import FileIO
@@ -58,7 +59,10 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     store = without_secret(store).removeprefix("sqlite:///")
     click.echo(f"Everything said there is kept in {store}. Ctrl-C stops it.")
     click.echo(f"Order something, then kill it (kill -9 {os.getpid()}) and start it again: the order is still there.")
-    click.echo(f"Look inside meanwhile, in another terminal: chatkeep list {store}")
+    # `make demo` has it in an environment of its own, where no other terminal finds it by its name.
+    hidden = not shutil.which("chatkeep") and os.access(sys.argv[0], os.X_OK)
+    program = sys.argv[0] if hidden else "chatkeep"
+    click.echo(f"Look inside meanwhile, in another terminal: {program} list {store}")
     app = create_app(keep, title=BOTS[bot].title, anonymous=True, sample_users=USERS, offline=True)
     settings = ServerSettings(anonymous=True)
     served = serving.Lifespan(app, settings, keep, ends=app.state.streams.end)

@@ -147,7 +147,7 @@ def show(store: str, conversation: str, tenant: str, as_json: bool, as_of: str |
             tell(facts(found) | {"state": found.state, "messages": found.messages, "dead_letters": dead})
             return
         times = {"updated": f"{when(found.updated_at)} ({age(found.updated_at)})"}
-        times |= {} if found.due_at is None else {"due": when(found.due_at)}
+        times["due"] = "nothing" if found.due_at is None else when(found.due_at)
         for name, value in (facts(found) | times).items():
             click.echo(f"{name + ':':<14}{plain(str(value), line=True)}")
         state = msgspec.json.format(msgspec.json.encode(found.state), indent=2).decode()
@@ -248,6 +248,9 @@ async def _show_as_of(of: Verbs, found: Conversation[Any], number: int, *, as_js
     click.echo(f"conversation: {plain(found.id, line=True)}")
     click.echo(f"as of:        {number} of {found.head}" + (f", {when(messages[-1].created_at)}" if messages else ""))
     state = msgspec.json.format(msgspec.json.encode(known.slots), indent=2).decode()
+    if not number:
+        click.echo("The log has nothing of that time.")
+        return
     limits = "" if known.complete else f"Only these slots are known: {known.why}.\n"
     click.echo(f"\nstate:\n{limits}{plain(state)}\n\nlast messages:")
     for message in messages:

@@ -240,8 +240,10 @@ class ServerTarget:
             try:
                 me = await asking.me()
             except Unavailable as fault:
+                await self._refuse_other_scheme()
+                said = str(fault).partition(": ")[2]  # (without what was asked for, which nobody here knows of)
                 raise type(fault)(
-                    f"{self.where} is not reached: {fault} `curl {self.where}/healthz` tells more."
+                    f"{self.where} is not reached: {said} `curl {self.where}/healthz` tells more."
                 ) from None
             except Unauthorized:
                 raise UsageError(
@@ -254,6 +256,17 @@ class ServerTarget:
         self.tenant = me.tenant
         await self.client.open()
         return self
+
+    async def _refuse_other_scheme(self) -> None:
+        from ..drivers.http import scheme_fault  # only who reaches nobody needs it
+
+        at = urlsplit(self.where)
+        tls = at.scheme == "https"
+        if await scheme_fault(at.hostname or "", at.port or (443 if tls else 80), tls=tls, within=REACH_S):
+            spoken = "http" if tls else "https"
+            raise UsageError(
+                f"{self.where} is not reached: {spoken} is spoken there; nothing was done. Write {at._replace(scheme=spoken).geturl()}."
+            )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None

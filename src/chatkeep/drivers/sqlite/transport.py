@@ -190,7 +190,7 @@ class Connections:
                 raise
             if isinstance(fault, apsw.CantOpenError | apsw.NotADBError | apsw.ReadOnlyError):
                 raise refusal(
-                    f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write."
+                    f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write, in a folder that it may write."
                 ) from fault
             raise translated(fault, f"sqlite:///{self.path} was not opened") from fault
         return db
