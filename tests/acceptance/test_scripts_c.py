@@ -69,7 +69,8 @@ def test_ten_messages_at_once(shop: Shop, person: BrowserContext) -> None:
     page, tab = opened(person, shop, "user0"), opened(person, shop, None)
     for each, numbers in ((page, [0, 2, 4, 6, 8]), (tab, [1, 3, 5, 7, 9])):
         status = each.evaluate(
-            "(numbers) => { for (const number of numbers) chat.send(`message ${number}`); return chat.status; }", numbers
+            "(numbers) => { for (const number of numbers) chat.send(`message ${number}`); return chat.status; }",
+            numbers,
         )
         assert "sending" == status  # not one of them is kept yet
     for each in (page, tab):
