@@ -468,6 +468,41 @@ def test_views_are_saved_and_come_back(service: Service, person: BrowserContext,
     assert "Desk" == page.title()
 
 
+@pytest.mark.journey
+def test_colleagues_see_each_other(service: Service, person: BrowserContext, tmp_path: Path) -> None:
+    """Who has a conversation open, or writes in it, stands in the list and its head, and is gone with them; one request for many keys."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    service.account("lee", "agent", shown=f"Lee <b>{HOSTILE[-20:]}")
+    page = opened(person, service, "agent")
+    choose(page, "ada")
+    browser = person.browser
+    assert browser is not None
+    told: list[str] = []
+    with browser.new_context() as theirs:
+        other = theirs.new_page()
+        other.on("request", lambda request: told.append(request.url) if request.url.endswith("/writing") else None)
+        other.goto(service.address)
+        sign_in(other, "lee")
+        choose(other, "ada")
+        expect(page.locator("#others")).to_contain_text("is here")
+        expect(page.locator("#others")).to_contain_text("Lee <b>")
+        expect(other.locator("#others")).to_have_text("Kim is here")
+        expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("is here")
+        other.get_by_label("Write as a person").press_sequentially("I will look after it", delay=20)
+        expect(page.locator("#others")).to_contain_text("is writing")
+        expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("is writing")
+        page.screenshot(path=tmp_path / "others.png")
+        assert [] == axe.faults(page)
+        choose(other, "bob")
+        expect(page.locator("#others")).to_be_empty()
+        expect(page.locator("#list li").filter(has_text="bob")).to_contain_text("is here")
+    expect(page.locator("#list")).not_to_contain_text("is here")
+
+    assert 1 == len(told)
+    assert "Desk" == page.title()
+
+
 def test_a_viewer_sees_no_number_and_can_do_nothing(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """What is personal is masked in the list, the talk, the state and the address; there is no button that does anything."""
     service.receive("phone:4915112345678", "call me at +49 151 12345678")

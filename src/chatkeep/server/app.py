@@ -29,6 +29,7 @@ from .events import Events
 from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
+from .presence import Presence
 from .protocols import routes_of
 from .sample_users import routes_of as sample_user_routes
 from .samples import Samples
@@ -200,6 +201,7 @@ def create_app(
                 await stack.enter_async_context(keep)
             stack.push_async_callback(access.close)
             stack.push_async_callback(app.state.trail.close)
+            stack.push_async_callback(app.state.presence.close)
             if keep.settings.background:
                 app.state.samples.start()
                 stack.push_async_callback(app.state.samples.close)
@@ -247,6 +249,7 @@ def create_app(
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
     app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
     app.state.samples, app.state.settings, app.state.provider = Samples(keep), None, provider
+    app.state.presence = Presence(keep)
     app.state.webhooks = webhooks or webhooks_of(keep)
     app.state.openapi = document(app.routes)
     app.router.redirect_slashes = False

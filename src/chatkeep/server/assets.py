@@ -37,7 +37,7 @@ SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", 
     "/parts.css": ("parts.css", "text/css")
 }
 
-PARTS = ("-ask", "-acts", "-canned", "-list", "-views", "-talk", "-why", "-bulk", "-queues", "-health")
+PARTS = ("-ask", "-acts", "-canned", "-here", "-list", "-views", "-talk", "-why", "-bulk", "-queues", "-health")
 """The modules of the operators' desk beside its first."""
 
 OPERATOR = {

@@ -34,7 +34,7 @@ AT_ONCE = 5
 SPENT_S = 1.0
 """After so long no further ones are begun; what is left is for the next request."""
 
-ROOM = 64 * 1024
+ROOM = 256 * 1024
 
 
 class Bulk(Struct, forbid_unknown_fields=True):

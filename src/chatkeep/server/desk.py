@@ -14,7 +14,7 @@ from ..app import core_of
 from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
 from ..settings import Settings, given
-from . import bulk, canned, story, views, wire
+from . import bulk, canned, presence, story, views, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited
 from .filters import Filter
@@ -213,6 +213,7 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/conversations/{id}/notes", Notes),
     *bulk.ROUTES,
     *canned.ROUTES,
+    *presence.ROUTES,
     *story.ROUTES,
     *views.ROUTES,
 ]

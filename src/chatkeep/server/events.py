@@ -25,6 +25,7 @@ from ..errors import StoreError
 from ..model import Delta, Erased, Event, Failing, Message, PartSaid, Redacted, SetAside, StateChanged, Typing
 from . import answers, api, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
+from .presence import presence_of
 from .streams import BEAT_S, CHECK_S, RETRY, Stream, event
 
 log = logging.getLogger("chatkeep.server")
@@ -67,6 +68,7 @@ class EventStream(Stream):
         super().__init__(request)
         self._watch = watch
         self._reason = ""
+        self._leave: Callable[[], None] | None = None
 
     def end(self, reason: str) -> None:
         """Say why, and end."""
@@ -74,12 +76,16 @@ class EventStream(Stream):
         self._watch.wake.set()
 
     def close(self) -> None:
-        """End the watch."""
+        """End the watch; whoever had it open at the desk has left."""
         self._watch.close()
+        if self._leave is not None:
+            self._leave()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give what happens, as text, and at last the reason why nothing more comes."""
         principal = principal_of(self._request)
+        if principal.kind == "operator":
+            self._leave = presence_of(self._request).enter(self._request)
         shows = self._plain if "state:read" in principal.scopes and not principal.masked else None
         yield RETRY
         async for events in self._happening():

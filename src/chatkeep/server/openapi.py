@@ -29,6 +29,7 @@ from . import (
     holds,
     operators,
     people,
+    presence,
     running,
     signing_in,
     story,
@@ -267,6 +268,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         takes=canned.CannedText, gives={200: canned.CannedReplyShown}, refuses=WRITE
     ),
     ("/v1/desk/replies/{reply}", "delete"): Operation(gives={204: None}, refuses=WRITE),
+    ("/v1/desk/present", "get"): Operation(gives={200: presence.PresentPeople}, refuses=READ),
+    (f"{ONE}/writing", "put"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/desk/views", "get"): Operation(gives={200: views.Views}, refuses=READ),
     ("/v1/desk/views/{view}", "put"): Operation(takes=views.ViewSaved, gives={200: views.Views}, refuses=(404, *WRITE)),
     ("/v1/desk/views/{view}", "delete"): Operation(gives={204: None}, refuses=WRITE),

@@ -83,7 +83,7 @@ export const faultLines = ({ reasons }) => [
 // -- the dialog -------------------------------------------------------------------------------------------------------
 
 let ended = new AbortController(); // of the dialog that is open
-let running = false;
+let running = null; // that of the dialog whose act runs
 
 const name = () => (deed.value === "assign" ? `Assign to ${whom.selectedOptions[0]?.textContent ?? ""}` : DEEDS[deed.value]);
 
@@ -109,7 +109,7 @@ export async function openBulk(filter, said, then = refresh) {
   label();
   dialog.showModal();
   go.onclick = async () => {
-    running = true;
+    running = mine;
     what.hidden = go.hidden = true;
     progress.hidden = false;
     [progress.max, progress.value] = [items.length, 0];
@@ -120,7 +120,7 @@ export async function openBulk(filter, said, then = refresh) {
       told.textContent = `${name()}: ${(items.length - so_far.left).toLocaleString("en")} of ${many(items.length)}…`;
     };
     const sum = await perform(deed.value, items, { filter, assignee: whom.value, signal, tell });
-    running = false;
+    if (running === mine) running = null;
     if (mine !== ended) return;
     progress.hidden = true;
     told.textContent = `${name()}: ${inSum(sum)}.`;
@@ -142,9 +142,9 @@ export async function openBulk(filter, said, then = refresh) {
 }
 
 // The first press stops what runs, and leaves the dialog open to say how far that came.
-end.addEventListener("click", () => (running ? ended.abort() : dialog.close()));
+end.addEventListener("click", () => (running === ended ? ended.abort() : dialog.close()));
 dialog.addEventListener("cancel", (event) => {
-  if (!running) return;
+  if (running !== ended) return;
   event.preventDefault();
   ended.abort();
 });

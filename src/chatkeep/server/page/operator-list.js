@@ -2,6 +2,7 @@
 
 import { offer, offerMore } from "./operator-acts.js";
 import { age, calledOf, colleagues, element, isHandle, json, may, me, nameOf, words } from "./operator-ask.js";
+import { onPresence, othersAt } from "./operator-here.js";
 import { spansOf } from "./markdown.js";
 import { create, visible } from "./shown.js";
 
@@ -255,7 +256,9 @@ function excerpt(words, wanted) {
 
 function showRow(row, item, place) {
   const wanted = find.value.trim();
-  const told = JSON.stringify([item, wanted, Math.floor(Date.now() / 60_000)]);
+  const here = othersAt(item.tenant, item.id);
+  const told = JSON.stringify([item, wanted, here, Math.floor(Date.now() / 60_000)]);
+  row.item = item;
   const link = row.firstChild ?? row.appendChild(create("a"));
   mark(row, place);
   if (row.told === told) return;
@@ -274,6 +277,7 @@ function showRow(row, item, place) {
   if (item.waiting_since) marks.lastChild.append(" ", age(item.waiting_since));
   if (item.off_by) add("off", "bot off");
   if (item.assignee) add(item.assignee === me.account ? "mine" : "", nameOf(item.assignee, item.tenant));
+  if (here) add("here", here);
   if (item.dead) add("bad", `${item.dead} failed`);
   if (item.undelivered) add("bad", `${item.undelivered} undelivered`);
   if (item.fault) add("bad", item.fault);
@@ -282,6 +286,8 @@ function showRow(row, item, place) {
   if (name !== item.id && !isHandle(item.id)) marks.append(create("bdi", "faint", item.id));
   link.replaceChildren(head, said, marks);
 }
+
+onPresence(() => rows.forEach((row, place) => showRow(row, row.item, place)));
 
 let typed;
 const soon = () => {

@@ -2,6 +2,7 @@
 
 import { actButton, can, offer, offerMore } from "./operator-acts.js";
 import { Problem, ask, at, button, calledOf, colleagues, element, isHandle, json, may, me, nameOf, pretty, random, say, timeOf } from "./operator-ask.js";
+import { onPresence, othersAt, tellWriting } from "./operator-here.js";
 import { refresh } from "./operator-list.js";
 import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
@@ -15,8 +16,8 @@ const QUIET_MS = 40_000; // the server says something every 15 s
 const TOGETHER_S = 300; // messages of one side within so long stand together
 const WHO = { user: "Customer", assistant: "Bot", operator: "Person", event: "Event", note: "Note" };
 
-const [name, about, why, taking, trouble, room, earlier, log, making, form, text, effect, inside, unchosen] =
-  "name about why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
+const [name, about, others, why, taking, trouble, room, earlier, log, making, form, text, effect, inside, unchosen] =
+  "name about others why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
 const talk = document.querySelector("main");
 
 const KEPT = "chatkeep-drafts"; // in this tab, until whoever has written them signs out
@@ -65,12 +66,16 @@ export function open(place, tenant, id) {
   [text.value, form.elements.kind.value] = [written, kind]; // a note for colleagues comes back as one
   follow(here);
   askPeople(here);
+  showOthers();
 }
 
 async function askPeople(place) {
   place.people = await colleagues(place.tenant).catch(() => []);
   if (place === here && place.ready) look(place).catch(() => {}); // the next refresh tells of errors
 }
+
+const showOthers = () => others.replaceChildren(...visible(here ? othersAt(here.tenant, here.id) : ""));
+onPresence(showOthers);
 
 const asking = (place) => ({ tenant: place.tenant });
 
@@ -474,7 +479,10 @@ function keepDraft(open = drafts.get(here.place)?.open ?? []) {
   drafts.set(here.place, { text: text.value, kind: form.elements.kind.value, id: random(), open: open.filter((one) => text.value.includes(one)) });
   keepDrafts();
 }
-text.addEventListener("input", () => keepDraft());
+text.addEventListener("input", () => {
+  keepDraft();
+  if (text.value) tellWriting(here);
+});
 form.addEventListener("change", () => keepDraft());
 
 function keepDrafts() {
