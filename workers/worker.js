@@ -1557,9 +1557,9 @@ async function send(asked) {
   const message = { id: whole, content, metadata: shownMetadata({ metadata }), offBy: await pausesOf(asked), now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.
   let told = await served(env, store, tenant, asked.id, "send", { ...message, waits: false });
-  if (told.status === 202) await ring(asked, told.epoch, true);
-  const { duplicate, epoch } = told;
-  if (told.status === 202 && !later) {
+  const { duplicate, epoch, status } = told;
+  if (status === 202 || !duplicate) await ring(asked, epoch, status === 202);
+  if (status === 202 && !later) {
     told = await served(env, store, tenant, asked.id, "send", { ...message, waits: true });
     told.body = told.body.replace(/"duplicate":true}$/, `"duplicate":${duplicate}}`);
   }
