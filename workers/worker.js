@@ -35,6 +35,7 @@ const PAUSES_MS = 1000; // how long nobody looks again at what is paused
 const CHECK_MS = 5000; // how soon a stream notices that its token was revoked, and how often it says something
 const STREAM_MS = 600_000; // a stream ends after so long, and its client comes back
 const TOKEN_S = 30 * 86_400;
+const TRACES = 16; // notes of its last changes that a record keeps, as in chatkeep.storage.records
 const USES_S = 3600; // how fine the last use of a credential is noted
 const ACTS_MOST = 50_000; // of the audit of a tenant, as in chatkeep.storage.audit
 const ACTS_KEPT_S = 400 * 86_400;
@@ -528,6 +529,7 @@ const API = {
     if (Object.entries(changes).every(([name, value]) => held.get(name) === value)) return { changed: false };
     for (const [name, value] of Object.entries(changes)) held.set(name, value);
     record.set("state", members([...held]));
+    shorten(this, row, record, TRACES);
     commit(this, where, row, record, { now, owner: "", note: ["change", token()] });
     return { changed: true };
   },
@@ -537,11 +539,7 @@ const API = {
     const row = this.row();
     const record = recordOf(where, row);
     const oldest = row ? this.after(0, TOGETHER).filter((entry) => lineOf(where, entry).at < 1000 * (now - ACTS_KEPT_S)) : [];
-    const drop = Math.max(row ? row.head + 1 - ACTS_MOST : 0, Number(record.get("dropped") ?? 0), ...oldest.map(([number]) => number));
-    if (drop > 0) {
-      record.set("dropped", `${drop}`);
-      this.sql.exec("delete from entry where number <= ?", drop);
-    }
+    shorten(this, row, record, ACTS_MOST, Math.max(0, ...oldest.map(([number]) => number)));
     commit(this, where, row, record, { now, owner: "", note: ["act", token(), quoted(act), metadata] });
     return {};
   },
@@ -553,6 +551,14 @@ const API = {
 };
 
 const json = (status, body, headers = {}) => ({ status, headers, body });
+
+// Lets go of the entries of a log up to *old*, and of all but the last *most* with the one that is to be added.
+function shorten(object, row, record, most, old = 0) {
+  const drop = Math.max(row ? row.head + 1 - most : 0, Number(record.get("dropped") ?? 0), old);
+  if (drop <= 0) return;
+  record.set("dropped", `${drop}`);
+  object.sql.exec("delete from entry where number <= ?", drop);
+}
 
 // Writes the next row: what was changed from outside a turn, as chatkeep.conversation.commits has it.
 function commit(object, where, row, record, { now, owner, note }) {
@@ -1551,9 +1557,9 @@ async function send(asked) {
   const message = { id: whole, content, metadata: shownMetadata({ metadata }), offBy: await pausesOf(asked), now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.
   let told = await served(env, store, tenant, asked.id, "send", { ...message, waits: false });
-  if (told.status === 202) await ring(asked, told.epoch, true);
-  const { duplicate, epoch } = told;
-  if (told.status === 202 && !later) {
+  const { duplicate, epoch, status } = told;
+  if (status === 202 || !duplicate) await ring(asked, epoch, status === 202);
+  if (status === 202 && !later) {
     told = await served(env, store, tenant, asked.id, "send", { ...message, waits: true });
     told.body = told.body.replace(/"duplicate":true}$/, `"duplicate":${duplicate}}`);
   }

@@ -19,8 +19,10 @@ from chatkeep.auth.credentials import (
     redeem,
     rotate,
 )
+from chatkeep.drivers.base import Key, Read
+from chatkeep.storage.audit import Act
 from chatkeep.testing.http_contract import MERGE_PATCH, SLOT, HttpContract, HttpUser
-from chatkeep.testing.servers import DurableObjectServer
+from chatkeep.testing.servers import DurableObjectServer, worker_module
 from tests.support.serving import served
 from tests.support.waiting import until
 
@@ -235,3 +237,30 @@ async def test_the_worker_refuses_a_sealed_store_by_name() -> None:
     assert [(500, "misconfigured")] * 2 == [(answer.status, answer.word) for answer in (begun, told)]
     assert "sealed" in begun.json["detail"]
     assert [] == listed
+
+
+async def test_what_the_worker_notes_ends_by_itself() -> None:
+    """The acts of a tenant, and the last uses of a credential, which would grow with each request; Python goes on from there."""
+    module = worker_module().replace("const USES_S = 3600", "const USES_S = -1").replace("50_000", "5")
+    with DurableObjectServer(settings={"STORE": "short"}, worker=module) as server:
+        async with echo(f"{server.url}&store=short") as keep, ClientSession() as http:
+            key = await create_key(keep, "")
+            service = HttpUser(http, server.address, key.token, "ada")
+            for number in range(30):
+                await service.ask("PATCH", "state", {"a": number}, **MERGE_PATCH)
+            audit, core = core_of(keep).audit, core_of(keep)
+
+            async def written() -> bool:
+                acts = await audit.read("")
+                return bool(acts) and acts[0].number >= 30
+
+            await until(written)
+            acts = await audit.read("")
+            uses = await core.driver.read(Read(Key("~access", str(name_of(key.token))), tail=100))
+            await audit.write("", [Act(act="test", by="me")])
+            last = (await audit.read(""))[0]
+
+        assert 5 == len(acts)
+        assert uses is not None
+        assert (16, True) == (len(uses[1]), uses[0].head > 30)
+        assert ("test", acts[0].number + 1) == (last.act, last.number)
