@@ -610,7 +610,7 @@ def test_an_option_does_not_become_a_part_of_the_name() -> None:
     with pytest.raises(Misconfigured, match="takes none"):
         driver_for("sqlite:///chat.db?timeout=3")
 
-    assert "sqlite:///why?.db" == driver_for("sqlite:///why?.db").name
+    assert "why?.db" == SqliteDriver("sqlite:///why?.db").path
 
 
 def test_a_scheme_that_is_spelt_wrongly_is_told_with_the_right_one() -> None:
@@ -1337,7 +1337,7 @@ async def test_a_backup_is_whole_while_turns_run(driver: SqliteDriver, path: str
     assert driver.epoch == epoch
     assert [("ok",)] == sound
     assert 0o600 == mode
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="the store itself"):
         await driver.backup(path, replace=True)
 
 
@@ -1432,7 +1432,7 @@ async def test_a_backup_that_cannot_be_is_the_callers_to_mend(driver: SqliteDriv
     (tmp_path / "gone.db-wal").write_bytes(b"of an earlier one")
     before = set(os.listdir(tmp_path))
     wrong: dict[Any, str] = {
-        path: "there already",
+        path: "the store itself",
         f"{path}-journal": "part of another database",
         f"{path}-wal": "part of another database",
         f"{path}-shm": "part of another database",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -258,15 +259,18 @@ class ServerTarget:
         return self
 
     async def _refuse_other_scheme(self) -> None:
-        from ..drivers.http import scheme_fault  # only who reaches nobody needs it
-
+        """Raise `UsageError` where the server answers by the other one of http and https; it is asked without the key."""
         at = urlsplit(self.where)
-        tls = at.scheme == "https"
-        if await scheme_fault(at.hostname or "", at.port or (443 if tls else 80), tls=tls, within=REACH_S):
-            spoken = "http" if tls else "https"
-            raise UsageError(
-                f"{self.where} is not reached: {spoken} is spoken there; nothing was done. Write {at._replace(scheme=spoken).geturl()}."
-            )
+        spoken = "http" if at.scheme == "https" else "https"
+        other = at._replace(scheme=spoken).geturl()
+        with contextlib.suppress(Unavailable):
+            async with Client(other, timeout=REACH_S, attempt=REACH_S) as asking:
+                try:
+                    await asking.me()
+                except Unauthorized:
+                    raise UsageError(
+                        f"{self.where} is not reached: {spoken} is spoken there; nothing was done. Write {other}."
+                    ) from None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
