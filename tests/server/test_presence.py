@@ -99,8 +99,10 @@ async def test_who_is_here_is_known_to_those_who_answer_there(monkeypatch: pytes
             told = Told([presence.Present("salon", name, "lee", "Lee", False)], at)
             await records.change(name, lambda held, told=told: told, owner=presence.LISTED)
         killed = await present(kim)
+        named = await kim.ask("PUT", f"/v1/conversations/{'x' * 1000}/writing")
         left = {name async for name in records.owned(presence.LISTED)} & {"new", "old", "oldest"}
 
     assert ([[], 403], [("ada", "agent", False)]) == (seen, both)
+    assert 400 <= named.status < 500, named
     assert [("new", "lee", False)] == killed
     assert {"new", "old"} == left

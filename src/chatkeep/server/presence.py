@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import EVERYWHERE
+from ..conversation.keys import key_for
 from ..errors import ChatkeepError
 from ..storage.records import Records
 from . import wire
@@ -195,6 +196,7 @@ class Writing(wire.Resource):
     @allows(right="operate")
     async def put(self, request: Request) -> Response:
         """Say that one writes there, for other people at the desk; it holds for some seconds, and is kept in memory alone."""
+        key_for(principal_of(request).tenant, conversation_asked(request))  # refuses what names no conversation
         presence_of(request).write(request)
         return Response(status_code=204)
 
