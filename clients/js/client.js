@@ -76,6 +76,7 @@ export class Chat extends Emitter {
   _drawn = { byId: new Map() }; // what was shown last, and what it was made of
   _toldState; // the state that was told last, as text
   _queue = []; // as IndexedDB has it
+  _adding = 0; // so many changes are on the way there
   _piece = null; // the reply that is being made: {turn, text, length}
   _shown = ""; // how much of it was shown, as the id of an event says it
   _seen = null; // every message up to this number is in _log; null: nothing was loaded
@@ -121,7 +122,7 @@ export class Chat extends Emitter {
   }
 
   async send(content, { id = random(), metadata } = {}) {
-    await this._edit((items, store) => store.put({ id, content, metadata, at: Date.now(), v: FORMAT }));
+    await this._add((items, store) => store.put({ id, content, metadata, at: Date.now(), v: FORMAT }));
     this._wake();
     return this.messages.find((message) => message.id === id);
   }
@@ -664,7 +665,7 @@ export class Chat extends Emitter {
 
   // A change of a slot keeps the value with which it was begun; what is typed on belongs to it until it is on its way.
   _write(slot, change) {
-    return this._edit((items, store) => {
+    return this._add((items, store) => {
       const last = items.at(-1);
       items.filter((item) => item.slot === slot && item.error && item !== last).forEach((item) => store.delete(item.n));
       const value = overlaid(this._state, items)?.[slot];
@@ -672,6 +673,18 @@ export class Chat extends Emitter {
       const goesOn = last?.slot === slot && "base" in last && (!last.tried || last.error);
       store.put(goesOn ? { ...made, base: last.base, n: last.n } : made);
     });
+  }
+
+  // A change of the user's own: until it is kept here, nothing is "saved".
+  async _add(change) {
+    this._adding++;
+    this._update();
+    try {
+      return await this._edit(change);
+    } finally {
+      this._adding--;
+      this._update();
+    }
   }
 
   async _edit(change) {
@@ -713,7 +726,7 @@ export class Chat extends Emitter {
     for (const [id, message] of byId) if (before.get(id) !== message) emit(this, "message", message);
 
     const refused = this._queue.some((item) => item.error);
-    const going = this._queue.some((item) => !item.error && !item.sent);
+    const going = this._adding || this._queue.some((item) => !item.error && !item.sent);
     const restored = this._restored ? "restored" : "saved";
     const status = this._offline ? "offline" : this._problem ? "failed" : going ? "sending" : refused ? "failed" : restored;
     if (status !== this.status) emit(this, "status", (this.status = status));

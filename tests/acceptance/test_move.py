@@ -19,7 +19,6 @@ import pytest
 from chatkeep import Chatkeep, Unavailable
 from chatkeep.errors import ChatkeepError
 from chatkeep.testing.history import DeliveryReport, check, collect
-from chatkeep.testing.servers import RedisServer
 
 from ..support.moves import counting_bot, held, opened_on
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
@@ -174,27 +173,6 @@ async def test_a_store_is_moved_under_load_and_killed_on_the_way(
     assert kills > 2
     assert customers.elsewhere > 0
     assert 0 == await run_move(*urls[-2:], "--finish", folder=tmp_path)
-
-
-@pytest.mark.server
-async def test_a_store_that_does_not_answer_yet_is_waited_for(tmp_path: Path) -> None:
-    """It is said that it does not, and when it does, everything is moved."""
-    url = f"sqlite:///{tmp_path}/a.db"
-    async with counting_bot(Chatkeep(url, **FAST)) as keep:
-        await keep.receive("ada", "one", id="1")
-    with RedisServer("valkey-9", tmp_path) as server:
-        server.pause()
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "move", url, server.url, "--finish", cwd=tmp_path, env=plain_environment(), stdout=-3, stderr=-1
-        )
-        assert process.stderr is not None
-        async with asyncio.timeout(PATIENCE_S):
-            said = await process.stderr.readline()
-            server.resume()
-            await process.communicate()
-
-    assert (True, True) == (said.startswith(b"redis://"), said.endswith(b"It is asked again.\n")), said
-    assert 0 == process.returncode
 
 
 @pytest.mark.slow

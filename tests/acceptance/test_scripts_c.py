@@ -68,9 +68,16 @@ def test_ten_messages_at_once(shop: Shop, person: BrowserContext) -> None:
     """From two tabs, in one moment: each is there once, and answered once."""
     page, tab = opened(person, shop, "user0"), opened(person, shop, None)
     for each, numbers in ((page, [0, 2, 4, 6, 8]), (tab, [1, 3, 5, 7, 9])):
-        each.evaluate("(numbers) => { for (const number of numbers) chat.send(`message ${number}`); }", numbers)
+        status = each.evaluate(
+            "(numbers) => { for (const number of numbers) chat.send(`message ${number}`); return chat.status; }", numbers
+        )
+        assert "sending" == status  # not one of them is kept yet
     for each in (page, tab):
-        until(each, "chat.status === 'saved' && chat.messages.every((m) => !['sending', 'sent'].includes(m.status))")
+        until(
+            each,
+            "chat.messages.filter((m) => m.role === 'user').length === 10 && chat.status === 'saved'"
+            " && chat.messages.every((m) => !['sending', 'sent'].includes(m.status))",
+        )
 
         assert TEN == sorted(said(each))
         answers = each.evaluate("chat.messages.filter((m) => m.role === 'assistant').map((m) => m.text)")

@@ -15,7 +15,7 @@ from msgspec import structs
 from ..drivers import driver_for
 from ..drivers.base import Ability, Driver
 from ..engine.needs import refuse_lacking
-from ..errors import Misconfigured, Replaced, Unavailable, UsageError
+from ..errors import Misconfigured, UsageError
 from ..settings import settings_from
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
@@ -25,8 +25,6 @@ from .printing import plain, tell
 
 FOLLOWS_S = 1.0  # between two looks at what has changed
 QUIET_S = 5.0  # between two lines where nobody watches a terminal
-OPENING_S = 30.0  # how long a store that cannot be opened is asked again
-OPEN_AGAIN_S = 1.0
 
 
 @click.command(cls=StoreCommand)
@@ -125,10 +123,10 @@ async def opened(drivers: tuple[Driver, Driver], target: str) -> AsyncIterator[t
     """Open the old store, then the new one; the new one is not even made when the old one cannot be opened."""
     ours, theirs = drivers
     try:
-        await open_store(ours)
+        await ours.open()
         if is_unmade(target):  # a file that would be made for nothing
             await refuse_elsewhere(ours)
-        await open_store(theirs)
+        await theirs.open()
         if Ability.DURABLE in ours.abilities and Ability.DURABLE not in theirs.abilities:
             click.echo(
                 "TO does not promise that what it has answered survives a crash, as FROM does. See `chatkeep check`.",
@@ -138,23 +136,6 @@ async def opened(drivers: tuple[Driver, Driver], target: str) -> AsyncIterator[t
     finally:
         await theirs.close()
         await ours.close()
-
-
-async def open_store(driver: Driver) -> None:
-    """Open a store. One that does not answer is asked again for a while, and people are told so: bots that come back, or a move that
-    was killed, may have left it much to do."""
-    deadline = time.monotonic() + OPENING_S
-    while True:
-        try:
-            await driver.open()
-            return
-        except Replaced:
-            raise
-        except Unavailable as fault:
-            if time.monotonic() > deadline:
-                raise
-            click.echo(f"{fault} It is asked again.", err=True)
-        await asyncio.sleep(OPEN_AGAIN_S)
 
 
 class Line:
