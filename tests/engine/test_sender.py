@@ -292,6 +292,26 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
     assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
 
 
+async def test_a_status_under_the_key_alone_finds_its_reply(sending: Any) -> None:
+    """A platform that gives no ids of its own repeats the key; one of a conversation that was erased since is nobody's."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
+
+    await until(settled)
+    first, second = (key for key, _, _ in loft.sent)
+    for _ in range(2):
+        await core_of(keep).note_status("", ADA, "failed", key=first, reason="mailbox full", at=5.0)
+    await core_of(keep).note_status("", ADA, "read", key=second + "/1")
+    await core_of(keep).note_status("", ADA, "failed", key="another.2@" + ADA)
+
+    assert ["failed", "read"] == [status for _, status in await statuses(keep)]
+    assert 3 == len([m async for m in keep.history(ADA) if m.metadata.get("kind") == "status"])
+
+
 async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:
     """Both see everything that is due."""
     one, two = Loft(), Loft()

@@ -157,7 +157,7 @@ class Sender:
             return await outlet.send(
                 row.key.id,
                 message.content,
-                key=f"{row.incarnation}.{number}@{row.key.id}",
+                key=deliveries.key_of(row, number),
                 skip=done,
                 at=at,
             )
