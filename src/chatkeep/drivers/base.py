@@ -507,9 +507,9 @@ class Driver(Protocol):
     and `entries` where they find no row: an emptied store never answers "there is none". Cancelling the caller does
     not cancel the act.
 
-    Where what is stored of one conversation cannot be read, the verbs that need it raise `Corrupt`, and an `erase` without
-    *revision* is done all the same. It holds up no other one: `scan` shows it as a row of revision "" that only says where it
-    stands or, where even that cannot be read, leaves it out; `examine` may name it.
+    Where what is stored of one conversation cannot be read, the verbs that need it raise `Corrupt`. It holds up no other one:
+    `scan` shows it as a row of revision "" that only says where it stands or, where even that cannot be read, leaves it out;
+    `examine` may name it.
     """
 
     abilities: frozenset[Ability]
