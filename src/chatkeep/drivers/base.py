@@ -150,7 +150,7 @@ class Append(Act, frozen=True, gc=False):
 
     There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. Before all else it raises
     `Conflict`, with erased_at and the row that is there now, when *at* is not later than an erasure of this key: also where the
-    revision or the ids are known. When every id is known nothing changes, not even the revision. Else the row gets *revision*,
+    ids are known. When every id is known nothing changes, not even the revision. Else the row gets *revision*,
     updated_at *at* and the earlier of the two due times; a row without a lease token gets the token and the time of *lease*, or
     None and 0.0 without one, whatever time stood there. *owner* is set on creation. Run again, it finds its own revision or its
     ids and answers the same.

@@ -466,7 +466,7 @@ class AnyTime(IntactChannel):
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
         return [
-            msgspec.structs.replace(one, at="yesterday") if isinstance(one, Received) else one  # type: ignore[arg-type]
+            msgspec.structs.replace(one, at="yesterday") if isinstance(one, Received) else one
             for one in super().parse(body, headers)
         ]
 
