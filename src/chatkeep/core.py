@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
-from .conversation.outbox import Outlet
+from .conversation.outbox import Outlet, number_of
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
@@ -391,24 +391,27 @@ class Core(Generic[State]):
         status: Literal["sent", "delivered", "read", "failed"],
         *,
         id: str = "",
+        key: str = "",
         until: float | None = None,
         reason: str = "",
         at: float | None = None,
     ) -> None:
         """
-        Record what a channel's platform says of a reply that was sent: the one it knows as *id*, or all *until* a time.
+        Record what a channel's platform says of a reply that was sent: the one it knows as *id* or, where it tells no id, the one
+        that was sent under *key*, or all *until* a time.
 
         The same again has no second effect, and what is told of a conversation that was erased has none at all.
         `Tenant.deliveries` shows it.
         """
-        if not await self.exists(tenant, conversation):
+        place, store = key_for(tenant, conversation), self._opened.store
+        there = store.cached(place) or await store.load(place)
+        if there is None:
             return
-        told = {"id": id, "until": until, "reason": reason, "at": at}
+        number = None if id else number_of(key, there.row.incarnation)
+        told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
         metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
-        which = id or f"until:{until}"
-        await self._opened.intake.note(
-            key_for(tenant, conversation), f"status:{status}:{which}"[: LONGEST_ID - 1], metadata
-        )
+        which = id or (f"until:{until}" if number is None else f"{number}:{at}")
+        await self._opened.intake.note(place, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
 
     async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keep something that came in through a channel and cannot be answered: shown with the log, and not dropped.

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from chatkeep.conversation.outbox import list_deliveries
+from chatkeep.conversation.outbox import key_of, list_deliveries, number_of
+from chatkeep.drivers import Key, Row
 from chatkeep.model import Message
 
 SKEW_S = 40.0
@@ -64,6 +65,34 @@ def test_what_was_told_of_the_first_sending_says_nothing_of_the_second() -> None
     assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", "m2")))]
     assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", "m1")))]
     assert ["read"] == [one.status for one in list_deliveries(log(*again, told("read", until=1009.0)))]
+
+
+def test_a_status_under_the_key_of_a_reply_is_told_of_it() -> None:
+    """Where the platform tells no id: before and behind the note that it was sent, until somebody has it sent again."""
+    bounced = told("failed", number=1, reason="mailbox full")
+    again = {"reply_to": 1, "metadata": {"kind": "resend"}}
+    for entries, stands in (
+        ([sent(1, "m1"), bounced], "failed"),
+        ([bounced, sent(1, "m1")], "failed"),
+        ([sent(1, "m1"), told("failed", number=9)], "delivered"),
+        ([sent(1, "m1"), bounced, again, sent(1, "m2")], "delivered"),
+        ([sent(1, "m1"), bounced, again, bounced, sent(1, "m2")], "failed"),
+        ([bounced], "waiting"),
+    ):
+        assert [stands] == [one.status for one in list_deliveries(log(REPLY, *entries))]
+
+
+def test_a_key_names_a_reply_of_its_own_incarnation_only() -> None:
+    """Also with what a reply of several requests adds; a number that is none names nothing."""
+    key = key_of(Row(key=Key("", "mail:list:a@b"), revision="r2", incarnation="r.1"), 12)
+
+    assert [12, 12] == [number_of(key, "r.1"), number_of(key + "/1", "r.1")]
+    assert [None] * 4 == [
+        number_of(key, "r2"),
+        number_of("", "r.1"),
+        number_of("r.1.x@c", "r.1"),
+        number_of("r.1.-1@c", "r.1"),
+    ]
 
 
 def test_a_watermark_reaches_only_what_was_sent_before_it() -> None:

@@ -12,6 +12,7 @@ import pytest
 from chatkeep import Chatkeep, Misconfigured, Unsupported
 from chatkeep.cli import main
 from chatkeep.drivers import driver_for
+from chatkeep.drivers.memory import MemoryDriver
 
 INSTALLED = """
 from chatkeep.drivers.memory import MemoryDriver
@@ -64,6 +65,13 @@ def test_without_one_it_is_said_how_to_have_one() -> None:
         driver_for("noted://salon")
 
 
+def test_a_misspelt_scheme_is_told_which_other_packages_have(install: Install) -> None:
+    """Beside chatkeep's own, and with the one that is nearest."""
+    install("noted_chats", INSTALLED, noted="noted_chats:Noted")
+    with pytest.raises(Unsupported, match=r"did you mean noted://\?.*and other packages have noted://\. "):
+        driver_for("notd://salon")
+
+
 def test_a_driver_that_cannot_be_imported_is_named(install: Install) -> None:
     """With its entry point and the fault."""
     install("torn_chats", "raise RuntimeError('half of it')", torn="torn_chats:Torn")
@@ -79,20 +87,40 @@ class Half:
     read = append = write = entries = scan = erase = open = close = None
 
 
+class Spelt(MemoryDriver):
+    """A driver that says its abilities in words."""
+
+    abilities = frozenset({"LOG", "SCAN"})  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (Spelt("memory://"), "Spelt declares 'LOG', 'SCAN' as abilities, which are none.*such as Ability.LOG"),
         (Half(), "Half is no driver: it lacks announce, backup, count, examine, fence, pool, query, watch"),
         (Half, r"Half is a class; a driver is an object of it, Half\(\.\.\.\)"),
         (Path("chat.db"), "A store is a URL, such as sqlite:///chat.db, or a driver"),
         (7, "int is no driver"),
     ],
-    ids=["unfinished", "class", "path", "number"],
+    ids=["abilities", "unfinished", "class", "path", "number"],
 )
 def test_what_is_no_store_is_refused_when_the_chatkeep_is_made(given: Any, said: str) -> None:
     """With all that it lacks, rather than at the first use of each."""
     with pytest.raises(Misconfigured, match=said):
         Chatkeep(given)
+
+
+async def test_a_driver_that_finds_no_epoch_is_not_opened() -> None:
+    """It is told what has to be returned, and may be opened when it is mended."""
+
+    class Lost(MemoryDriver):
+        async def _start(self) -> str:
+            return None  # type: ignore[return-value]
+
+    driver = Lost("memory://lost")
+    with pytest.raises(Misconfigured, match=r"Lost\._start returned None, and has to return the epoch"):
+        await driver.open()
+    assert not driver.is_open
 
 
 def test_two_drivers_of_one_scheme_are_refused(install: Install) -> None:

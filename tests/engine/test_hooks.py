@@ -13,6 +13,8 @@ import pytest
 from chatkeep import Chatkeep, Delta, HandlerFailed, Instrument, Message, Misconfigured, Turn
 from chatkeep.channels import Webhook
 
+from ..support.waiting import until
+
 HALVES = "\ud83d", "\ude00"
 
 
@@ -180,7 +182,8 @@ class Clicks(Instrument):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(object(), "object is no instrument: it lacks arrival"), (Clicks, "Clicks is a class")]
+    ("given", "said"),
+    [(object(), "object is no instrument: it lacks arrival"), (Clicks, "Clicks is a class; an instrument is")],
 )
 async def test_what_is_no_instrument_is_refused_when_the_chatkeep_is_opened(given: Any, said: str) -> None:
     """Nothing is opened; without it all is well."""
@@ -191,6 +194,34 @@ async def test_what_is_no_instrument_is_refused_when_the_chatkeep_is_opened(give
     keep.instruments[:] = [Clicks()]
     async with keep:
         assert await keep.conversation("ada") is None
+
+
+@pytest.mark.parametrize("name", ["turn", "arrival"])
+async def test_an_instrument_that_surrounds_nothing_is_named(name: str) -> None:
+    """With what it has to return. No message is set aside for it: once it is mended they are answered."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        return turn.text
+
+    clicks = Clicks()
+    setattr(clicks, name, lambda seen: None)
+    keep.instruments.append(clicks)
+    said = rf"Clicks\.{name} of an instrument returned None.*contextmanager"
+    async with keep:
+        with pytest.raises((TypeError, HandlerFailed), match=said):
+            await keep.receive("ada", "hello", id="m1")
+        assert [] == await keep.dead_letters("ada")
+        delattr(clicks, name)
+
+        if name == "arrival":  # (of the other one the message is in the log, and is tried again by itself)
+            await keep.accept("ada", "hello", id="m1")
+
+        async def is_answered() -> bool:
+            return [2] == [message.number async for message in keep.history("ada", after=1)]
+
+        await until(is_answered)
 
 
 def test_a_channel_that_is_given_for_an_outlet_is_refused() -> None:

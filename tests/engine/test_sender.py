@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from chatkeep import Turn, UsageError
+from chatkeep import Instrument, Turn, UsageError
 from chatkeep.app import core_of
 from chatkeep.conversation import housekeeping
 from chatkeep.conversation import outbox as deliveries
@@ -290,6 +290,48 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
     await core_of(keep).note_status("", ADA, "read", until=4e9)
 
     assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
+
+
+async def test_a_status_under_the_key_alone_finds_its_reply(sending: Any) -> None:
+    """A platform that gives no ids of its own repeats the key; one of a conversation that was erased since is nobody's."""
+    loft = Loft()
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
+
+    await until(settled)
+    first, second = (key for key, _, _ in loft.sent)
+    for _ in range(2):
+        await core_of(keep).note_status("", ADA, "failed", key=first, reason="mailbox full", at=5.0)
+    await core_of(keep).note_status("", ADA, "read", key=second + "/1")
+    await core_of(keep).note_status("", ADA, "failed", key="another.2@" + ADA)
+
+    assert ["failed", "read"] == [status for _, status in await statuses(keep)]
+    assert 3 == len([m async for m in keep.history(ADA) if m.metadata.get("kind") == "status"])
+
+
+async def test_an_instrument_is_told_how_long_a_reply_took(sending: Any) -> None:
+    """With what became of the attempt; one that was delivered has no cause."""
+
+    class Slow(Loft):
+        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+            await takes(0.05)
+            return await super().send(conversation, content, key=key, skip=skip, at=at)
+
+    class Seen(Instrument):
+        told: ClassVar[list[tuple[Any, ...]]] = []
+
+        def sent(self, channel: str, status: str, cause: str, seconds: float) -> None:
+            self.told.append((status, cause, 0.05 <= seconds < 5))
+
+    keep = await sending(twice, Slow(Sent(status="failed", cause="window")))
+    keep.instruments.append(Seen())
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(Seen.told) == 2)
+
+    assert [("failed", "window", True), ("delivered", "", True)] == Seen.told
 
 
 async def test_two_instances_never_send_one_reply_twice(sending: Any) -> None:

@@ -245,6 +245,14 @@ def test_what_is_held_is_written_when_the_process_ends(lines: Stream) -> None:
     assert 2 == len(lines.getvalue().splitlines())
 
 
+@pytest.mark.parametrize(("level", "head"), [("INFO", "info    chat"), ("CRITICAL", "critical chat")])
+def test_the_level_stands_apart_from_the_logger(level: str, head: str) -> None:
+    """Also the longest one."""
+    record = logging.makeLogRecord({"name": "chatkeep", "levelname": level, "msg": "x"})
+
+    assert head in LineFormatter(as_json=False).format(record)
+
+
 async def test_a_line_of_the_access_log_is_made_as_any_other(lines: Stream) -> None:
     """By hand, with the members that the formatter gives to every record, in their order."""
     await serve_one()

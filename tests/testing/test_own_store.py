@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from chatkeep import Corrupt, Uncertain
+from chatkeep.drivers import Append, Entry, Key, Read, Scan, mark_of
 from chatkeep.testing import DriverContract
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-store.md"
@@ -54,3 +56,27 @@ async def test_the_broken_driver_of_the_page_is_caught(page: dict[str, Any], tmp
     page["Forgetful"].erase = inspect.getattr_static(page["FolderDriver"], "erase")
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         await caught(tmp_path / "other")
+
+
+async def test_a_damaged_file_holds_up_no_other_conversation(page: dict[str, Any], tmp_path: Path) -> None:
+    """It is told of, and found no more among the others; the disk's own errors come out as chatkeep's."""
+    driver = page["FolderDriver"](f"folder:///{tmp_path / 'chats'}")
+    assert ["ok"] == [finding.level for finding in await driver.examine()]
+    assert not (tmp_path / "chats").exists()
+    await driver.open()
+    ada, bob = Key("", "ada"), Key("", "bob")
+    for key in (ada, bob):
+        await driver.append(Append(key, [Entry(0, "1", "u", b"hello")], revision="r1", at=1.0))
+    path = tmp_path / "chats" / f"{mark_of(ada)}.json"
+    path.write_bytes(path.read_bytes()[:-9])
+
+    with pytest.raises(Corrupt, match="Restore it from a backup"):
+        await driver.read(Read(ada, tail=1))
+    assert [bob] == [row.key for row in await driver.scan(Scan("key", limit=9))]
+    assert [("warn", "1 files cannot be read")] == [(one.level, one.said[-22:]) for one in await driver.examine()]
+
+    path.unlink()
+    path.with_suffix(".new").mkdir()
+    with pytest.raises(Uncertain):
+        await driver.append(Append(ada, [Entry(0, "1", "u", b"hello")], revision="r2", at=3.0))
+    await driver.close()

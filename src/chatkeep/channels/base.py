@@ -51,7 +51,7 @@ class Received(Struct, frozen=True, kw_only=True):
     conversation: one per customer and account, "channel:account:customer". account: our number, page or bot. to: where
     an answer goes. id: the platform's, the same whenever this is delivered again. role: "user"; "event" for what is not
     said (a reaction, an edit, a referral); "operator" for what a person of ours wrote in the platform's own inbox: it has
-    `sent` in its metadata, and is not sent again. at: when it was sent. metadata: the sender's name and the like;
+    `sent` in its metadata, and is not sent again. at: when it was sent, in seconds since 1970. metadata: the sender's name and the like;
     what it replies to. names: the conversations that it can belong to where a customer has several names, the surest first;
     former: those under names that these have just taken the place of.
     """
@@ -117,8 +117,10 @@ Outcome = Delivered | Retry | Failed | Uncertain
 class Status(Struct, frozen=True, kw_only=True):
     """What the platform tells of a message we sent.
 
-    id: its id there; empty when *until* says: everything that was sent up to then. key: the key it was sent under, where
-    the platform repeats it. to: the customer's address. error: why, when it failed. metadata: price and the like.
+    Which one: id, its id there; or, where the platform tells none, key, the key it was sent under; or until: everything that was
+    sent up to then. Where the platform repeats the key, give it with the id too: it says the conversation. to: the customer's
+    address. error: why, when it failed. at: when, in seconds since 1970; under a key alone, what tells two failures of a reply that
+    was sent twice from each other. metadata: price and the like.
     """
 
     account: str

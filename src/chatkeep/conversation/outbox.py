@@ -6,11 +6,13 @@ so; if the process dies then, nobody knows whether it went, so it is sent again 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct, structs
 
+from ..drivers.base import Row
 from ..model import Content, Message
 from . import commits, leases, snapshots
 from .record import OutboxState
@@ -74,6 +76,17 @@ class Outlet(Protocol):
 
     async def close(self) -> None:
         """Give everything back."""
+
+
+def key_of(row: Row, number: int) -> str:
+    """Return the key under which the reply of this number is sent, the same each time."""
+    return f"{row.incarnation}.{number}@{row.key.id}"
+
+
+def number_of(key: str, incarnation: str) -> int | None:
+    """Return the number of the reply that was sent under *key*, or under one made of it; None if it is none of this incarnation's."""
+    life, _, number = key.partition("@")[0].rpartition(".")
+    return int(number) if life == incarnation and re.fullmatch("[0-9]{1,18}", number) else None
 
 
 def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
@@ -194,6 +207,7 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
     owner: dict[str, int] = {}
     noted: dict[int, int] = {}  # where in the log the last sending of a reply was noted
     since: dict[int, float] = {}  # the earliest time at which the platform can have had it
+    asked: dict[int, int] = {}  # where in the log somebody last asked for it to be sent again
     statuses: list[Message] = []
     for message in messages:
         kind = message.metadata.get("kind") if message.role == "system" else None
@@ -214,6 +228,8 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
                 at=message.created_at,
             )
             owner |= dict.fromkeys(found[number].ids, number)
+        elif kind == "resend" and message.reply_to is not None:
+            asked[message.reply_to] = message.number
         elif kind == "status":
             statuses.append(message)
     since |= _platform_times(found, owner, statuses)
@@ -222,6 +238,8 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
         numbers = (
             [owner[id]] if id in owner and (status.number > noted[owner[id]] or id in found[owner[id]].ids) else []
         )
+        named = status.metadata.get("number")
+        numbers += [named] if named in noted and status.number > asked.get(named, 0) else []
         numbers += [n for n, one in found.items() if upto is not None and since[n] <= upto and one.status in REACHED]
         for number in numbers:
             found[number] = _after_status(found[number], status)

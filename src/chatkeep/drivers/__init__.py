@@ -139,7 +139,13 @@ def check_driver(found: object) -> Driver:
         "driver",
         "A store is a URL, such as sqlite:///chat.db, or a driver (see chatkeep.drivers.Driver).",
     )
-    return cast(Driver, found)
+    driver = cast(Driver, found)
+    if wrong := sorted(repr(ability) for ability in driver.abilities if not isinstance(ability, Ability)):
+        raise Misconfigured(
+            f"{type(found).__name__} declares {', '.join(wrong)} as abilities, which are none. Write them as members of "
+            "chatkeep.drivers.Ability, such as Ability.LOG. Nothing was opened."
+        )
+    return driver
 
 
 def _installed(scheme: str, url: str) -> Driver:
@@ -149,8 +155,10 @@ def _installed(scheme: str, url: str) -> Driver:
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
+        others = sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - set(DRIVERS))
         known = ", ".join(f"{name}://" for name in DRIVERS)
-        near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.75)
+        known += f", and other packages have {', '.join(f'{name}://' for name in others)}" if others else ""
+        near = get_close_matches(scheme, [*DRIVERS, *others], n=1, cutoff=0.75)
         meant = f" (did you mean {near[0]}://?)" if near else ""
         raise Unsupported(
             f"There is no driver for {scheme or url!r}{meant}; this version has {known}. Nothing was opened. One of your own is given as "

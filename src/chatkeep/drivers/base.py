@@ -148,11 +148,12 @@ class Read(Act, frozen=True, gc=False):
 class Append(Act, frozen=True, gc=False):
     """Adds the entries whose id is new, numbered on from head, whatever the revision; creates the row if there is none.
 
-    There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. When every id
-    is known nothing changes, not even the revision. Else the row gets *revision*, updated_at *at*, the earlier of
-    the two due times, and the lease if it has none. *owner* is set on creation. Run again, it finds its own
-    revision or its ids and answers the same. Raises `Conflict` with erased_at when *at* is not later than an
-    erasure of this key.
+    There is at least one entry. Numbers in *entries* are ignored; their ids are distinct, or empty. Before all else it raises
+    `Conflict`, with erased_at and the row that is there now, when *at* is not later than an erasure of this key: also where the
+    ids are known. When every id is known nothing changes, not even the revision. Else the row gets *revision*,
+    updated_at *at* and the earlier of the two due times; a row without a lease token gets the token and the time of *lease*, or
+    None and 0.0 without one, whatever time stood there. *owner* is set on creation. Run again, it finds its own revision or its
+    ids and answers the same.
 
     Answer: `Appended`, with the last *tail* entries.
     """
@@ -246,8 +247,8 @@ class Entries(Act, frozen=True, gc=False):
 class Scan(Act, frozen=True, gc=False):
     """Asks for rows in index order, from behind *after* (the last row of the page before); none is invented.
 
-    key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by id.
-    recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants.
+    key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by (tenant, id); the owner ""
+    is nobody, and has none. recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants.
 
     Answer: up to *limit* rows, whole, with their bodies.
     """
@@ -505,6 +506,10 @@ class Driver(Protocol):
     and `scan` always, so that whoever gives the store another epoch has fenced off all that have it open; from `read`
     and `entries` where they find no row: an emptied store never answers "there is none". Cancelling the caller does
     not cancel the act.
+
+    Where what is stored of one conversation cannot be read, the verbs that need it raise `Corrupt`. It holds up no other one:
+    `scan` shows it as a row of revision "" that only says where it stands or, where even that cannot be read, leaves it out;
+    `examine` may name it.
     """
 
     abilities: frozenset[Ability]
@@ -524,7 +529,7 @@ class Driver(Protocol):
         """Return what somebody should know who means to run on this store; needs no `open` and changes nothing.
 
         Versions, durability, schema, permissions, clock, round-trip time; a store that cannot be reached is one
-        finding of level "fail".
+        finding of level "fail", and one that is not there yet, and that `open` would make, is "ok".
         """
 
     async def announce(self, marks: Collection[str]) -> None:

@@ -63,6 +63,11 @@ class Openable:
 
     async def _started(self) -> None:
         epoch = await self._start()
+        if not isinstance(epoch, str):
+            raise Misconfigured(
+                f"{self.store} was not opened: {type(self).__name__}._start returned {epoch!r}, and has to return the epoch of the "
+                "store, the random text that was written when it was made."
+            )
         self.epoch, self.is_open = epoch, True
 
     async def _stopped(self, starting: asyncio.Task[None]) -> None:

@@ -34,7 +34,8 @@ class Instrument:
 
         keep.instruments.append(SlowTurns())
 
-    The methods are called in the event loop of the Chatkeep, so they must not wait; what they raise fails what they look at.
+    The methods are called in the event loop of the Chatkeep, so they must not wait. What they raise fails what they look at, though it
+    may be done already: an instrument that writes to a file, say, catches the errors of that itself.
     """
 
     def arrival(self, arrival: Arrival) -> AbstractContextManager[None]:
@@ -47,13 +48,13 @@ class Instrument:
 
     def measured(self, name: str, seconds: float) -> None:
         """Take the duration of something: "turn" for each run of the handler; "read", "append", "write", "entries", "scan"
-        and "erase" for each act on the store."""
+        and "erase" for each act on the store, and those that the driver has beside these ("count", for one)."""
 
-    def sent(self, channel: str, status: str, cause: str) -> None:
-        """Take what became of an attempt to send a reply through *channel*.
+    def sent(self, channel: str, status: str, cause: str, seconds: float) -> None:
+        """Take what became of an attempt to send a reply through *channel*, and how long it took.
 
-        status: "delivered", "failed" (for good), "uncertain", or "retry" (it is tried again). cause: why it was not delivered,
-        of a fixed set: see docs/reference/metrics.md.
+        status: "delivered", "failed" (for good), "uncertain", or "retry" (it is tried again). cause: "" when it was delivered,
+        otherwise why it was not, of a fixed set: see docs/reference/metrics.md.
         """
 
 
@@ -63,7 +64,7 @@ def surround_arrival(
     """Enter what each of *instruments* puts around a message that comes in."""
     stack, arrival = ExitStack(), Arrival(verb, dict(metadata or {}))
     for instrument in instruments:
-        stack.enter_context(instrument.arrival(arrival))
+        stack.enter_context(_context(instrument, "arrival", instrument.arrival(arrival)))
     return stack, arrival
 
 
@@ -73,5 +74,15 @@ async def run_surrounded(
     """Run *handler* for *turn*, inside what each of *instruments* puts around it."""
     with ExitStack() as stack:
         for instrument in instruments:
-            stack.enter_context(instrument.turn(turn))
+            stack.enter_context(_context(instrument, "turn", instrument.turn(turn)))
         return await handler(turn)
+
+
+def _context(instrument: Instrument, name: str, found: Any) -> AbstractContextManager[None]:
+    if not isinstance(found, AbstractContextManager):
+        # A TypeError, and none of ours: what a wrong instrument fails is tried again, until somebody has mended it.
+        raise TypeError(
+            f"{type(instrument).__name__}.{name} of an instrument returned {found!r:.80}, and has to return a context manager; "
+            "write it as a generator under @contextlib.contextmanager, with one yield."
+        )
+    return found

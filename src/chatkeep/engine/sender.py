@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -62,7 +63,7 @@ class Sender:
         self._clock = clock
         self._first = first
         self._instruments = instruments
-        self._sent: Newest[Key, tuple[str, int, Sent]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
         self.attempts: Counter[tuple[str, str]] = Counter()
         """How often a reply was tried to be sent, by channel and what became of it."""
         self.sent_at: float | None = None
@@ -112,9 +113,12 @@ class Sender:
             if said is None:
                 return worker.back_off()
             worker.sending = number
+        took = 0.0 if sent is None or known is None else known[3]
         if sent is None:
+            began = time.perf_counter()
             async with self._leases.keep_alive(row.key, worker.lease):
                 sent = await self._send(self.outlet, snapshot, message, at=now)
+            took = time.perf_counter() - began
         worker.sending = 0
         pause_s = backoff(delivery.tries + 2, first_s=self._first, longest_s=PAUSE_MOST_S)
         retry_at = self._clock() + pause_s
@@ -136,7 +140,7 @@ class Sender:
             )
 
         # Should the store be away now, it is known here all the same.
-        self._sent[row.key] = (row.incarnation, number, sent)
+        self._sent[row.key] = (row.incarnation, number, sent, took)
         _, said = await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
         status = said[0].metadata["status"] if said else sent.status  # (what was tried long enough has failed)
@@ -144,7 +148,7 @@ class Sender:
         if sent.status == "delivered":
             self.sent_at = self._clock()
         for instrument in self._instruments:
-            instrument.sent(sent.channel, status, sent.cause)
+            instrument.sent(sent.channel, status, sent.cause, took)
         if sent.status != "delivered":
             log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
         return 0.0
@@ -157,7 +161,7 @@ class Sender:
             return await outlet.send(
                 row.key.id,
                 message.content,
-                key=f"{row.incarnation}.{number}@{row.key.id}",
+                key=deliveries.key_of(row, number),
                 skip=done,
                 at=at,
             )

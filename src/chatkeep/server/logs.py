@@ -84,7 +84,7 @@ class LineFormatter(logging.Formatter):
             told["error"] = [line(part) for part in told_of(fault)]
         if self._as_json:
             return msgspec.json.encode(told).decode()
-        head = f"{told.pop('time')} {told.pop('level'):<8}{told.pop('logger')}: {told.pop('message')}"
+        head = f"{told.pop('time')} {told.pop('level'):<7} {told.pop('logger')}: {told.pop('message')}"
         errors = told.pop("error", [])
         return "\n    ".join([" ".join([head, *[f"{name}={value}" for name, value in told.items()]]), *errors])
 

@@ -118,7 +118,7 @@ class Metrics(Instrument):
         else:
             self._acts.labels(name).observe(seconds)
 
-    def sent(self, channel: str, status: str, cause: str) -> None:
+    def sent(self, channel: str, status: str, cause: str, seconds: float) -> None:
         """Note an attempt to send a reply."""
         self._deliveries.labels(channel or "other", status, cause or "none").inc()
 

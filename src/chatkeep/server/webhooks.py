@@ -188,7 +188,7 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
     if isinstance(item, Status):
         reason = item.error.reason if item.error is not None else ""
         await core.note_status(
-            tenant, conversation, item.status, id=item.id, until=item.until, reason=reason, at=item.at
+            tenant, conversation, item.status, id=item.id, key=item.key, until=item.until, reason=reason, at=item.at
         )
         return
     try:

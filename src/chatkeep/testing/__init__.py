@@ -15,7 +15,7 @@ if "pytest" in sys.modules:  # so that a failed clause shows what was compared
         f"{__name__}.http_contract",
     )
 
-from .channel_contract import ChannelContract, Sample, shown
+from .channel_contract import NOW, ChannelContract, Sample, shown
 from .contract import BROKEN, DriverContract, Intact
 
-__all__ = ["BROKEN", "ChannelContract", "DriverContract", "Intact", "Sample", "shown"]
+__all__ = ["BROKEN", "NOW", "ChannelContract", "DriverContract", "Intact", "Sample", "shown"]
