@@ -153,7 +153,7 @@ class Presence:
     async def _go_on(self) -> None:
         told: list[Present] | None = None
         again_at = 0.0
-        while told is None or told:
+        while told is None or told or self._here():  # (somebody may have come while the last one's leaving was told)
             try:
                 if (here := self._here()) != told or time.monotonic() >= again_at:
                     await self._say(Told(here, core_of(self._keep).clock()))
