@@ -6,7 +6,9 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import pytest
@@ -300,6 +302,29 @@ def test_a_key_is_needed_and_says_whose_conversations(place: Place) -> None:
     assert [0, 0, 0] == [lists[0], by_file[0], by_name[0]], (lists, by_file, by_name)
     assert (3, True) == (away[0], "is not reached: Cannot connect" in away[2])
     assert (2, True) == (secured[0], f"http is spoken there; nothing was done. Write {place.url}." in secured[2])
+
+
+class ToHttps(BaseHTTPRequestHandler):
+    """As a proxy is at port 80: sends everybody on to https."""
+
+    def do_GET(self) -> None:
+        self.send_response(301)
+        self.send_header("Location", f"https://{self.headers['Host']}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_what_is_wrong_with_https_is_told_and_not_what_http_answers(place: Place) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ToHttps) as proxy:
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{proxy.server_port}"
+        refused = place.ran("list", url)
+        proxy.shutdown()
+
+    assert (3, True) == (refused[0], f"{url} is not reached: Cannot connect" in refused[2]), refused
 
 
 def test_everywhere_takes_a_key_that_may(place: Place) -> None:

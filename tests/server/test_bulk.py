@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.errors import HandlerFailed
@@ -14,6 +15,7 @@ from chatkeep.server import bulk
 
 from ..support.desk import Person, chat, person
 from ..support.serving import Client, served
+from ..support.stores import FAST
 from ..support.waiting import until
 
 
@@ -67,8 +69,8 @@ async def test_many_are_tried_again_dismissed_sent_again_and_handed_back(url: st
         ("dismiss", "f2"),
         ("replay", "f3"),
         ("resend", "whatsapp:490"),
-        ("answer", "w1"),
-        ("skip", "w2"),
+        ("resume", "w1"),
+        ("resume", "w2"),
     } == {one for one in acts if one[1]}
     assert ("bulk:dismiss", "") in acts
 
@@ -139,3 +141,26 @@ async def test_what_fails_in_one_is_told_and_stops_no_other(monkeypatch: pytest.
         found = await outcomes(kim, "assign", ["a", "b", "c"], assignee="agent")
 
     assert {"a": ("done", ""), "b": ("failed", "It is assigned to lee meanwhile."), "c": ("done", "")} == found
+
+
+async def test_what_was_done_before_one_failed_is_in_the_audit(tmp_path: Path) -> None:
+    """The second of two messages that were set aside is larger than is taken now: the first was handed in, and that is noted."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+    before = Chatkeep[Any](url, **FAST | {"attempts": 1})
+
+    @before.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        raise RuntimeError("as asked")
+
+    async with before:
+        for text in ("small", "large" * 1000):
+            with pytest.raises(HandlerFailed):
+                await before.receive("ada", text)
+    keep = Chatkeep[Any](url, **FAST | {"message_limit": 1024})
+    async with served(keep) as client:
+        kim = await person(keep, client.port, "admin")
+        found = await outcomes(kim, "replay", ["ada"])
+        acts = [act["act"] for act in (await kim.ask("GET", "/v1/audit")).json["acts"]]
+
+    assert "failed" == found["ada"][0]
+    assert 1 == acts.count("replay")

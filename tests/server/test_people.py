@@ -107,12 +107,13 @@ async def test_a_user_has_its_conversations_on_every_device(house: House) -> Non
     assert 404 == (await house.ask("GET", "/v1/conversations/nothing", token=eve)).status
     for method, path, body in (
         ("POST", "/messages", {"contents": "in"}),
+        ("POST", "/messages", {"content": "in", "metadata": {"phone": "+49"}}),
         ("PUT", "", {"titel": "x"}),
         ("PATCH", "/state/form", {"value": 1}),
         ("PATCH", "/state", []),
     ):
         bad = await house.ask(method, f"/v1/conversations/never{path}", body, token=tab)
-        assert bad.status in (400, 415), (path, bad)
+        assert bad.status in (400, 415, 422), (path, bad)
     assert "never" not in [one["id"] for one in (await house.list(tab))["conversations"]]
     assert ["milk", "1: milk"] == [one["content"] for one in await house.client.log("shop")]
 
@@ -186,7 +187,14 @@ async def test_a_user_begins_a_chat_over_each_protocol(protocol: str) -> None:
             looks = [await house.ask("GET", f"/api/chat/mine{more}", token=ada) for more in ("", "/stream")]
             assert [(200, b"[]"), (204, b"")] == [(look.status, look.body) for look in looks]
             assert 404 == (await house.ask("POST", "/api/chat/mine/stop", token=ada)).status
-        assert await house.keep.conversation("mine") is None
+        empty = dict.fromkeys(("messages", "input", "params"))  # what has no message
+        refused = await house.ask(
+            "POST", path, {name: empty.get(name, told) for name, told in body.items()}, token=ada, **headers
+        )
+        assert await house.keep.conversation("mine") is None, refused
+        if protocol == "agui":
+            shown = await house.ask("POST", path, body | {"messages": []}, token=ada)
+            assert (200, None) == (shown.status, await house.keep.conversation("mine")), shown
         begun = await house.ask("POST", path, body, token=ada, **headers)
         found = await house.keep.conversation("mine")
         taken = await house.ask("POST", path, body, token=eve, **headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,22 @@ async def test_all_servers_know_who_is_here(url: str, monkeypatch: pytest.Monkey
     assert row is not None
     assert [] == row.present
     assert revision == after
+
+
+async def test_who_comes_back_within_a_moment_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is loaded anew, just after the other server has been told that nobody is there any more."""
+    monkeypatch.setattr(presence, "SAYS_S", 0.5)
+    monkeypatch.setattr(presence, "LOOKS_S", 0.0)
+    keep, other = (Chatkeep[Any](f"sqlite:///{tmp_path}/chat.db", **FAST) for _ in "ab")
+    async with serving(create_app(keep)) as port, serving(create_app(other)) as other_port:
+        kim = await person(keep, port, "agent")
+        lee = await person(keep, other_port, "admin")
+        await keep.accept("ada", "hello")
+        async with open_at_desk(kim):
+            await until(lambda: is_present(lee, [("ada", "agent", False)]), within=10)
+        await until(lambda: is_present(lee, []), within=10)
+        async with open_at_desk(kim):
+            await until(lambda: is_present(lee, [("ada", "agent", False)]), within=10)
 
 
 async def is_present(who: Person, wanted: list[tuple[str, str, bool]]) -> bool:

@@ -449,8 +449,10 @@ def test_views_are_saved_and_come_back(service: Service, person: BrowserContext,
     expect(page.get_by_label("Search", exact=True)).to_have_value("ada")
     expect(page.get_by_label("Nobody's", exact=True)).to_be_checked()
     expect(page.locator("#list .id")).to_have_text(["ada"])
-    saved.get_by_role("button", name="Rename").click()
+    expect(saved.locator(".view")).to_be_focused()
+    saved.get_by_role("button", name="Rename the view <b>Ada").click()
     expect(saved.locator(".view")).to_have_text(["All of Ada's"])
+    expect(saved.get_by_role("button", name="Rename the view All of Ada's")).to_be_focused()
     page.get_by_label("Everybody's", exact=True).check(force=True)
     page.get_by_label("Search", exact=True).fill("")
     expect(page.locator("#list li")).to_have_count(2)
@@ -489,6 +491,12 @@ def test_colleagues_see_each_other(service: Service, person: BrowserContext, tmp
         expect(page.locator("#others")).to_contain_text("Lee <b>")
         expect(other.locator("#others")).to_have_text("Kim is here")
         expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("is here")
+        page.evaluate("new MutationObserver((all) => (window.spoken = all.length)).observe(others, {childList: true})")
+        page.get_by_label("Write as a person").press_sequentially("I look after it")
+        expect(other.locator("#others")).to_have_text("Kim is writing")
+        for _ in range(2):  # this page hears of it too, and has done with the first
+            page.wait_for_event("response", lambda answer: answer.url.endswith("/present"))
+        spoken_again = page.evaluate("window.spoken")
         other.get_by_label("Write as a person").press_sequentially("I will look after it", delay=20)
         expect(page.locator("#others")).to_contain_text("is writing")
         expect(page.locator("#list li").filter(has_text="ada")).to_contain_text("is writing")
@@ -497,9 +505,13 @@ def test_colleagues_see_each_other(service: Service, person: BrowserContext, tmp
         choose(other, "bob")
         expect(page.locator("#others")).to_be_empty()
         expect(page.locator("#list li").filter(has_text="bob")).to_contain_text("is here")
+        for name in ("ada", "bob"):
+            choose(other, name)
+            other.get_by_label("Write as a person").press_sequentially("And", delay=20)
+        expect(page.locator("#list li").filter(has_text="bob")).to_contain_text("is writing")
     expect(page.locator("#list")).not_to_contain_text("is here")
 
-    assert 1 == len(told)
+    assert (3, None) == (len(told), spoken_again)
     assert "Desk" == page.title()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +18,7 @@ from ..conversation.outbox import Delivery
 from ..drivers.base import Key
 from ..drivers.url import is_loopback
 from ..engine.parts import Stats
-from ..errors import Unavailable, UsageError
+from ..errors import ChatkeepError, Unavailable, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
 from ..settings import named_key
@@ -263,14 +262,15 @@ class ServerTarget:
         at = urlsplit(self.where)
         spoken = "http" if at.scheme == "https" else "https"
         other = at._replace(scheme=spoken).geturl()
-        with contextlib.suppress(Unavailable):
-            async with Client(other, timeout=REACH_S, attempt=REACH_S) as asking:
-                try:
-                    await asking.me()
-                except Unauthorized:
-                    raise UsageError(
-                        f"{self.where} is not reached: {spoken} is spoken there; nothing was done. Write {other}."
-                    ) from None
+        async with Client(other, timeout=REACH_S, attempt=REACH_S) as asking:
+            try:
+                await asking.me()
+            except Unauthorized:
+                raise UsageError(
+                    f"{self.where} is not reached: {spoken} is spoken there; nothing was done. Write {other}."
+                ) from None
+            except ChatkeepError:  # nobody is there, or somebody who sends others on, to where they came from
+                return
 
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None

@@ -571,6 +571,7 @@ class Access:
             await tenant_of(request).create(conversation_asked(request), owner=owner)
         except OtherOwner:
             raise not_found() from None
+        request.state.absent = False
 
     async def _look_for(self, principal: Principal, conversation: str | None) -> bool:
         """Tell whether nobody has what a user asks for. Raises 404 where somebody else has it."""

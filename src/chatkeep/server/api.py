@@ -221,9 +221,9 @@ class Messages(Resource):
         tenant, id = tenant_of(request), conversation_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
-        await access_of(request).begin(request)
         if not principal_of(request).rules:
             refuse_identity(incoming.metadata or {})
+        await access_of(request).begin(request)
         metadata = carried(incoming.metadata)
         if later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)

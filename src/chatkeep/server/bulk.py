@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, structs
@@ -76,6 +78,7 @@ class BulkAct(wire.Resource):
         to = await assignee_asked(request, asked.assignee) if asked.act == "assign" else ""
         act = (f"assign:{to}" if to else "unassign") if asked.act == "assign" else asked.act
         call(request, f"bulk:{act}")
+        act = "resume" if act in ("answer", "skip") else act
         # Words and owners are not searched for once more: it was whoever asks that found them.
         wanted = structs.replace(asked.filter.wanted_by(principal_of(request)), text="", owner="")
         names = list(dict.fromkeys(asked.conversations))
@@ -97,22 +100,20 @@ class BulkAct(wire.Resource):
 async def do(request: Request, asked: Bulk, act: str, to: str, name: str, wanted: Wanted) -> Outcome:
     """Do it with one conversation, and have the audit told; what is wrong with it alone concerns no other one."""
     trail: Trail = request.app.state.trail
+    note = partial(trail.note, request, act, conversation=name)
     try:
         item = await find(request, name, wanted)
         if item is None:
             return Outcome(name, "passed", "It is not there any more, or does not fit any more.")
         if item.fault:
             return Outcome(name, "failed", item.fault)
-        why = await DEEDS[asked.act](request, item, to)
+        why = await DEEDS[asked.act](request, item, to, partial(note, outcome="200"))
     except (HTTPException, ChatkeepError) as fault:
         if isinstance(fault, Unavailable):
             raise
-        trail.note(request, act, type(fault).__name__, conversation=name)
+        note(outcome=str(fault.status_code) if isinstance(fault, HTTPException) else type(fault).__name__)
         return Outcome(name, "failed", str(getattr(fault, "detail", fault)))
-    if why:
-        return Outcome(name, "passed", why)
-    trail.note(request, act, "200", conversation=name)
-    return Outcome(name, "done")
+    return Outcome(name, "passed", why) if why else Outcome(name, "done")
 
 
 async def find(request: Request, name: str, wanted: Wanted) -> Item | None:
@@ -123,57 +124,65 @@ async def find(request: Request, name: str, wanted: Wanted) -> Item | None:
     return item if item is not None and (item.fault or fits(item, wanted)) else None
 
 
-async def replay(request: Request, item: Item, _: str) -> str:
-    """Hand in again what was set aside; answers why there was nothing to do, "" where there was."""
+async def replay(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
+    """Hand in again what was set aside, each with a *note* for the audit; answers why there was nothing to do, "" where there was."""
     tenant, letters = tenant_of(request), await tenant_of(request).dead_letters(item.id)
     for letter in letters:
         await tenant.replay(item.id, letter.number)
+        note()
     return "" if letters else "Nothing is set aside there."
 
 
-async def dismiss(request: Request, item: Item, _: str) -> str:
+async def dismiss(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
     """Close what was set aside."""
     tenant, letters = tenant_of(request), await tenant_of(request).dead_letters(item.id)
     for letter in letters:
         await tenant.dismiss(item.id, letter.number)
+        note()
     return "" if letters else "Nothing is set aside there."
 
 
-async def resend(request: Request, item: Item, _: str) -> str:
+async def resend(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
     """Send again the replies that did not go out."""
     tenant = tenant_of(request)
     bad = [one for one in await tenant.deliveries(item.id) if one.status in ("failed", "uncertain")]
     for delivery in bad:
         await tenant.resend(item.id, delivery.number)
+        note()
     return "" if bad else "No reply there has failed, or is in doubt; what waits is tried again by itself."
 
 
-async def answer(request: Request, item: Item, _: str) -> str:
+async def answer(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
     """Hand back, and have the bot answer what is unread."""
     if "conversation" not in item.off_by:
         return "The bot is off by its tenant, or by everything." if item.off_by else "The bot is on there."
     await tenant_of(request).resume(item.id, unread="answer")
+    note()
     return ""
 
 
-async def skip(request: Request, item: Item, _: str) -> str:
+async def skip(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
     """Hand back, and pass over what is unread."""
     if not item.off_by:
         return "The bot is on there."
     await tenant_of(request).resume(item.id, unread="skip")
+    note()
     return ""
 
 
-async def assign(request: Request, item: Item, to: str) -> str:
+async def assign(request: Request, item: Item, to: str, note: Callable[[], None]) -> str:
     """Assign it, if it is still whose it was a moment ago."""
     if item.assignee == to:
-        return "It is that already."
+        return "It is assigned so already."
     principal = principal_of(request)
     by = principal.label or principal.id
     has = await core_of(keep_of(request)).assign(principal.tenant, item.id, to, by=by, was=item.assignee)
     if has is not None and has != to:
         raise wire.Refused(409, "assigned", f"It is assigned to {has or 'nobody'} meanwhile.")
-    return "" if has is not None else "It is not there any more."
+    if has is None:
+        return "It is not there any more."
+    note()
+    return ""
 
 
 DEEDS: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """Which people have a conversation open at the desk just now, or write in it, so that two of them do not answer the same customer.
 
 Who has it open holds an event stream of it; who writes says so now and then. Both are kept in memory. A process tells the others in one
-record of its own, when something has changed and SAYS_S after the last time: no key press is a write, nor is a conversation's own record
-touched. With nobody at the desk nothing is written.
+record of its own, when something has changed, at most every SAYS_S, and after AGAIN_S: no key press is a write, nor is a conversation's own
+record touched. With nobody at the desk nothing is written.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Presence:
     async def _go_on(self) -> None:
         told: list[Present] | None = None
         again_at = 0.0
-        while told is None or told:
+        while told is None or told or self._here():  # (somebody may have come while the last one's leaving was told)
             try:
                 if (here := self._here()) != told or time.monotonic() >= again_at:
                     await self._say(Told(here, core_of(self._keep).clock()))

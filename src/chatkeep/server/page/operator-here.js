@@ -8,7 +8,7 @@ const TELL_MS = 6000;
 const listeners = [];
 let present = [];
 let shown = "";
-let told = 0; // when it was last told that somebody writes here
+let told = { at: 0 }; // when it was last told that somebody writes, and where
 
 // hear: is called when somebody came, left, or began to write.
 export const onPresence = (hear) => listeners.push(hear);
@@ -23,9 +23,9 @@ export function othersAt(tenant, id) {
 }
 
 // Somebody types: told once in a while, and not at each key.
-export function tellWriting({ tenant, id }) {
-  if (!may("operate") || Date.now() - told < TELL_MS) return;
-  told = Date.now();
+export function tellWriting({ place, tenant, id }) {
+  if (!may("operate") || (told.place === place && Date.now() - told.at < TELL_MS)) return;
+  told = { place, at: Date.now() };
   ask(`${at(id)}/writing`, { method: "PUT", tenant }).catch(() => {}); // the next key tells it again
 }
 
@@ -38,12 +38,10 @@ function show(found) {
 }
 
 async function look() {
-  if (!me.proof || document.hidden || !may("operate")) return;
-  try {
-    show((await json("desk/present")).present);
-  } catch {
-    show([]); // nobody knows
-  }
+  if (document.hidden) return;
+  const { proof } = me;
+  const found = proof && may("operate") ? await json("desk/present").then(({ present: told }) => told, () => []) : [];
+  if (proof === me.proof) show(found); // and nobody else has signed in
 }
 setInterval(look, ASK_MS);
 document.addEventListener("visibilitychange", look);

@@ -74,7 +74,10 @@ async function askPeople(place) {
   if (place === here && place.ready) look(place).catch(() => {}); // the next refresh tells of errors
 }
 
-const showOthers = () => others.replaceChildren(...visible(here ? othersAt(here.tenant, here.id) : ""));
+function showOthers() {
+  const words = here ? othersAt(here.tenant, here.id) : "";
+  if (words !== others.said) others.replaceChildren(...visible((others.said = words))); // what is put in is read out, again too
+}
 onPresence(showOthers);
 
 const asking = (place) => ({ tenant: place.tenant });

@@ -26,6 +26,7 @@ export function forgetViews() {
 
 function draw() {
   const chosen = current();
+  const focused = place.contains(document.activeElement) ? document.activeElement.textContent : null;
   place.replaceChildren(
     ...views.map((view) => {
       const made = button("", () => showFilter(view.filter), "quiet view");
@@ -33,17 +34,29 @@ function draw() {
       made.ariaPressed = String(view === chosen);
       return made;
     }),
-    ...(chosen ? [button("Rename", () => rename(chosen)), button("Delete", () => remove(chosen))] : []),
+    ...(chosen ? [of(chosen, "Rename", rename), of(chosen, "Delete", remove)] : []),
     ...(savable() ? [button("Save as a view…", save)] : []),
   );
+  // Whoever has pressed one of them goes on from there.
+  if (focused !== null) ([...place.children].find(({ textContent }) => textContent === focused) ?? place.lastChild)?.focus();
 }
+
+function of(view, verb, deed) {
+  const made = button(verb, () => deed(view));
+  made.ariaLabel = `${verb} the view ${view.name}`;
+  return made;
+}
+
 onFilter(draw);
 
 // Does it, and shows the views as they are then.
 async function changed(deed) {
+  const { proof } = me;
   try {
     await deed();
-    ({ views } = await json("desk/views"));
+    const told = await json("desk/views");
+    if (proof !== me.proof) return; // somebody else may have signed in
+    ({ views } = told);
     draw();
   } catch (fault) {
     element("status").replaceChildren(...visible(words(fault)));

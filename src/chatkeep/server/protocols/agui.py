@@ -228,7 +228,8 @@ class Events:
         """Return the state, for who may see it."""
         if not self._caller.sees_state:
             return b""
-        found = await self._caller.tenant.conversation(self._caller.conversation, messages=0)
+        caller = self._caller
+        found = None if caller.absent else await caller.tenant.conversation(caller.conversation, messages=0)
         state = found.state if found is not None else self._core.states.kind()
         return event({"type": "STATE_SNAPSHOT", "snapshot": self._core.states.shape.json_of(state)})
 

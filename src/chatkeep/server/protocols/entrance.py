@@ -78,7 +78,8 @@ class NoObject(HTTPException):
 
 class Caller(Struct, frozen=True):
     """Who asks, and for what. *issued*: the token of a visitor who has begun the conversation by this request. *stranger*: a
-    visitor who holds no right to the conversation and is to be shown nothing, or a user who has not begun it."""
+    visitor who holds no right to the conversation and is to be shown nothing, or a user who has not begun it. *begins*: the request of a
+    user who begins it by the first message that is accepted."""
 
     tenant: Tenant[Any]
     conversation: str
@@ -86,6 +87,12 @@ class Caller(Struct, frozen=True):
     access: Access
     issued: Issued | None = None
     stranger: bool = False
+    begins: Request | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the conversation is still to be begun; what is there all the same is somebody else's, who was faster."""
+        return self.begins is not None and self.begins.state.absent
 
     @property
     def sees_log(self) -> bool:
@@ -101,6 +108,8 @@ class Caller(Struct, frozen=True):
         self, content: Content, *, id: str | None, role: Role = "user", metadata: dict[str, Any] | None = None
     ) -> Receipt:
         """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it."""
+        if self.begins is not None:
+            await self.access.begin(self.begins)
         receipt = await self.tenant.accept(self.conversation, content, id=id, role=role, metadata=metadata)
         if receipt.status == "dropped" and not receipt.number:
             raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
@@ -108,6 +117,8 @@ class Caller(Struct, frozen=True):
 
     async def read_log(self, asked: wire.LogWindow) -> tuple[list[Message], bool]:
         """As `api.talk`, beside so many other reads as the server makes at once."""
+        if self.absent:
+            return [], False
         async with self.access.reads:
             return await api.talk(self.tenant, self.conversation, asked)
 
@@ -266,16 +277,15 @@ class Entrance:
         caller = Caller(request.state.tenant, conversation, principal, access)
         if principal.kind != "visitor" and not request.state.absent:
             return caller
-        if begins and principal.kind != "visitor":
-            await access.begin(request)
-            return caller
         if not begins:
-            return Caller(caller.tenant, conversation, principal, access, stranger=True)
+            return structs.replace(caller, stranger=True)
+        if principal.kind != "visitor":
+            return structs.replace(caller, begins=request)
         if await self.core.exists("", conversation):
             raise unauthorized()  # an id alone is no right
         await self.core.create_for_visitor("", conversation)
         issued = await access.visit(conversation)
-        begun = request.scope["chatkeep.begun"] = Caller(caller.tenant, conversation, principal, access, issued=issued)
+        begun = request.scope["chatkeep.begun"] = structs.replace(caller, issued=issued)
         return begun
 
     async def find_callers(self, request: Request, *, most: int, scope: Scope | None = None) -> list[Caller]:
