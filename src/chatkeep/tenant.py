@@ -33,7 +33,7 @@ from .model import (
     State,
     Stopped,
 )
-from .people.claims import Claims, refuse_other
+from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
 
@@ -158,9 +158,8 @@ class Surface(PeopleSurface[State]):
         key = self._key(conversation)
         _check_names(key, None, owner)
         snapshot = await self._opened.changes.create(key, owner=owner)
-        if owner and snapshot.row.owner != owner:
-            claims = Claims(self._opened.store, self._tenant, clock=self._engine.shared.clock)
-            refuse_other(key, snapshot.row.owner, owner, await claims.find_names(owner))
+        if owner:
+            await self._claims.refuse_other(key, snapshot.row.owner, owner)
         return await self._show_written(snapshot)
 
     @property
