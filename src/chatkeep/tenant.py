@@ -155,7 +155,7 @@ class Surface(PeopleSurface[State]):
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
-        key = self._key(conversation)
+        key, owner = self._key(conversation), owner or self._owner
         _check_names(key, None, owner)
         snapshot = await self._opened.changes.create(key, owner=owner)
         if owner:

@@ -10,6 +10,7 @@ import pytest
 
 from chatkeep import BadKey, Chatkeep, OtherOwner, UsageError
 from chatkeep.app import core_of
+from chatkeep.drivers.base import Erase, Key
 from chatkeep.people.claims import Claims
 from chatkeep.storage.store import Store
 
@@ -251,6 +252,25 @@ async def test_whose_it_is_costs_an_owner_nothing(opened: Any, monkeypatch: pyte
         await keep.save("trip", owner=owner, title=f"of {owner}")
 
     assert ["guest:1"] * 2 == asked
+
+
+async def test_what_is_created_for_an_owner_is_the_owners(opened: Any) -> None:
+    """Also where it was erased without a word to this process, and nothing of it is known to be gone."""
+    keep = await opened(count)
+    ada, store = keep.tenant("t").for_owner("ada"), keep._engine.store
+    made = [await ada.create("a"), await ada.change("b", lambda state: state.update(n=1))]
+    await store.driver.erase(Erase(Key("t", "b"), at=keep._engine.shared.clock()))
+
+    def once(state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError("there is a state already")
+        state["n"] = 2
+
+    made += [await ada.change("b", once)]
+
+    assert ["ada"] * 3 == [conversation.owner for conversation in made]
+    with pytest.raises(OtherOwner):
+        await keep.tenant("t").for_owner("eve").create("a")
 
 
 async def test_a_conversation_that_is_given_away_meanwhile_is_looked_at_anew(
