@@ -144,11 +144,12 @@ def check_driver(found: object) -> Driver:
 
 def _installed(scheme: str, url: str) -> Driver:
     """Build the driver that another package has for *scheme*."""
-    from difflib import get_close_matches
     from importlib.metadata import entry_points  # slow to import: only those pay who have such a driver
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
+        from difflib import get_close_matches  # only an error needs it
+
         known = ", ".join(f"{name}://" for name in DRIVERS)
         near = get_close_matches(scheme, DRIVERS, n=1, cutoff=0.75)
         meant = f" (did you mean {near[0]}://?)" if near else ""
