@@ -21,7 +21,7 @@ from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, Stre
 from .engine.watch import ShownReply, Watch
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
-from .people.saving import refusing_others, save
+from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
@@ -239,15 +239,8 @@ class Core(Generic[State]):
         **told: Any,
     ) -> Saved:
         """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
-        key, owner = key_for(tenant, conversation), told.get("owner")
-        refuse = await refusing_others(self._opened, key, owner) if owner else None
-
-        def both(there: Snapshot) -> None:
-            look(there)
-            if refuse is not None:
-                refuse(there)
-
-        return await save(self._opened, key, messages, look=both, **told)
+        claims = Claims(self._opened.store, tenant, clock=self.clock) if told.get("owner") else None
+        return await save(self._opened, key_for(tenant, conversation), messages, look=look, claims=claims, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:
         """As `Tenant.settle`; False where no call of that name is in doubt."""

@@ -33,7 +33,7 @@ from .model import (
     State,
     Stopped,
 )
-from .people.claims import Claims, refuse_other
+from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
 
@@ -89,8 +89,8 @@ class Surface(PeopleSurface[State]):
 
             metadata: JSON kept with the message.
 
-            owner: Whose conversation it is, if this message creates it. It is no question whose it is already: for an id that
-                somebody else has chosen, ask that before, by `create(..., owner=)`.
+            owner: Whose conversation it is, if this message creates it. One that is there already may be somebody else's: where
+                others choose ids, call `create(..., owner=)` first, which refuses that.
 
             wait_if_duplicate: Waits for the answer also when the message is known and somebody works on it already; False
                 gives a receipt with status "accepted" and `duplicate` at once.
@@ -155,12 +155,11 @@ class Surface(PeopleSurface[State]):
 
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
-        key = self._key(conversation)
+        key, owner = self._key(conversation), owner or self._owner
         _check_names(key, None, owner)
         snapshot = await self._opened.changes.create(key, owner=owner)
-        if owner and snapshot.row.owner != owner:
-            claims = Claims(self._opened.store, self._tenant, clock=self._engine.shared.clock)
-            refuse_other(key, snapshot.row.owner, owner, await claims.find_names(owner))
+        if owner:
+            await self._claims.refuse_other(key, snapshot.row.owner, owner)
         return await self._show_written(snapshot)
 
     @property
@@ -619,8 +618,8 @@ class Tenant(Surface[State]):
         return self._tenant
 
     def for_owner(self, owner: str) -> Tenant[State]:
-        """Return the same conversations for what *owner* does: what it creates is *owner*'s, such as what a message begins anew that was
-        on its way when its conversation was erased."""
+        """Return the same tenant, for what *owner* does: what is created there is *owner*'s, also what a message begins anew that was on
+        its way when its conversation was erased."""
         return Tenant(self._engine, self._tenant, owner=owner)
 
 

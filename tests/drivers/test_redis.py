@@ -1083,6 +1083,8 @@ async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None
         ("redis+sentinel://a:1,b:2", "the name of the service"),
         ("redis+sentinel://a:1/name?tls=maybe", "tls is yes or no"),
         ("redis+cluster://a:1?ca=x", "need tls=yes"),
+        ("redis+cluster://a:1?ca=", "need tls=yes"),
+        ("rediss://h/0?ca=x&cert=", "there is no file 'x', ''"),
     ],
 )
 def test_a_url_that_means_nothing_is_refused(url: str, said: str) -> None:

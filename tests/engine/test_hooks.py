@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -164,6 +164,25 @@ def test_what_cannot_be_called_with_a_turn_is_refused_at_once(given: Any, said: 
 
     with pytest.raises(Misconfigured, match="already; a Chatkeep has one"):
         getattr(keep, hook)(Callable())
+
+
+async def test_a_handler_may_be_given_more_by_what_it_is_wrapped_in(opened: Any) -> None:
+    """It is called with the turn alone all the same, whatever the function inside takes."""
+
+    def with_name(function: Any) -> Any:
+        @wraps(function)
+        async def named(turn: Turn[Any]) -> str:
+            return str(await function(turn, "Ada"))
+
+        return named
+
+    @with_name
+    async def bot(turn: Turn[Any], name: str) -> str:
+        return f"{turn.text}, {name}"
+
+    keep = await opened(bot)
+
+    assert "hello, Ada" == (await keep.receive("ada", "hello")).replies[0].text
 
 
 async def test_a_reply_that_was_not_awaited_is_told_so(opened: Any) -> None:

@@ -11,6 +11,8 @@ import pytest
 from msgspec import Struct
 
 from chatkeep import Delta, Instrument, Message, OtherOwner, Turn
+from chatkeep.drivers.base import Erase, Key
+from chatkeep.storage.store import Store
 
 from ..support.waiting import until
 
@@ -235,6 +237,26 @@ async def test_a_turn_that_overlaps_with_a_change_runs_again(opened: Any, case: 
 
     assert after == (await keep.conversation("ada")).state
     assert (2, ["done"]) == (slow.began, [reply.text for reply in receipt.replies])
+
+
+async def test_what_is_erased_while_it_is_cleared_is_not_begun_anew(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to clear any more, and clearing creates nothing."""
+    keep = await opened(counting)
+    await keep.change("ada", lambda state: state.update(n=1), by="Kim")
+    load = Store.load
+
+    async def erased(store: Store, key: Key, **told: Any) -> Any:
+        found = await load(store, key, **told)
+        monkeypatch.undo()
+        await store.driver.erase(Erase(key, at=keep._engine.shared.clock()))
+        return found
+
+    monkeypatch.setattr(Store, "load", erased)
+    await keep.clear("ada")
+
+    assert await keep.conversation("ada") is None
 
 
 async def test_a_turn_that_met_a_cleared_state_runs_again(opened: Any) -> None:

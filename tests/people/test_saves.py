@@ -154,6 +154,17 @@ async def test_what_was_written_before_there_were_clocks_is_of_1970(opened: Any)
     assert {("old -inf", 0.0), ("old -1e+300", 0.0)} == {(lost.value, lost.at) for lost in losses}
 
 
+async def test_a_message_of_1970_is_no_sign_of_another_log(opened: Any) -> None:
+    """What is known of it after the save is what the store has: nobody is told that the store was set back."""
+    keep = await opened(count)
+    await keep.save("c", messages=[{"id": "m", "content": "x", "created_at": -5.0}])
+    there = (await keep.conversation("c")).messages
+    await keep.receive("c", "hi")
+
+    assert [("m", 0.0)] == [(message.id, message.created_at) for message in there]
+    assert 0 == keep._engine.store.rolled_back
+
+
 async def test_a_save_of_many_goes_on_where_it_broke_off(opened: Any) -> None:
     """Several acts, and the same again adds nothing twice."""
     keep = await opened(count)

@@ -9,6 +9,10 @@ import msgspec
 import pytest
 
 from chatkeep import BadKey, Chatkeep, OtherOwner, UsageError
+from chatkeep.app import core_of
+from chatkeep.drivers.base import Erase, Key
+from chatkeep.people.claims import Claims
+from chatkeep.storage.store import Store
 
 from ..support.clock import Clock
 from ..support.counting import count
@@ -230,6 +234,63 @@ async def test_a_conversation_is_its_owners_by_each_of_their_names(opened: Any) 
     assert {"trip": "Rome", "g": "of guest:1"} == {one.id: one.title async for one in keep.user("ada").conversations()}
     assert ["ada", "guest:1"] == [m.id async for m in keep.history("trip") if m.role == "user"]
     assert "" == (await keep.conversation("nobody's")).owner
+
+
+async def test_whose_it_is_costs_an_owner_nothing(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the conversation stands under another name the store is asked who that is."""
+    keep = await opened(count)
+    asked, find = list[str](), Claims.find_user
+
+    async def counted(claims: Claims, name: str) -> str:
+        asked.append(name)
+        return await find(claims, name)
+
+    await keep.user("ada").claim("guest:1")
+    monkeypatch.setattr(Claims, "find_user", counted)
+    for owner in ("ada", "ada", "guest:1"):
+        await keep.create("trip", owner=owner)
+        await keep.save("trip", owner=owner, title=f"of {owner}")
+
+    assert ["guest:1"] * 2 == asked
+
+
+async def test_what_is_created_for_an_owner_is_the_owners(opened: Any) -> None:
+    """Also where it was erased without a word to this process, and nothing of it is known to be gone."""
+    keep = await opened(count)
+    ada, store = keep.tenant("t").for_owner("ada"), keep._engine.store
+    made = [await ada.create("a"), await ada.change("b", lambda state: state.update(n=1))]
+    await store.driver.erase(Erase(Key("t", "b"), at=keep._engine.shared.clock()))
+
+    def once(state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError("there is a state already")
+        state["n"] = 2
+
+    made += [await ada.change("b", once)]
+
+    assert ["ada"] * 3 == [conversation.owner for conversation in made]
+    with pytest.raises(OtherOwner):
+        await keep.tenant("t").for_owner("eve").create("a")
+
+
+async def test_a_conversation_that_is_given_away_meanwhile_is_looked_at_anew(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was nobody's when the save looked, and somebody's when it wrote."""
+    keep = await opened(count)
+    await keep.receive("g", "hi")
+    find = Store.find
+
+    async def slow(store: Store, *asked: Any) -> Any:
+        monkeypatch.undo()
+        await core_of(keep).give_owner("", "g", "eve")
+        return await find(store, *asked)
+
+    monkeypatch.setattr(Store, "find", slow)
+    with pytest.raises(OtherOwner, match="belongs to 'eve'"):
+        await keep.save("g", owner="ada", title="Mine")
+
+    assert "" == (await keep.conversation("g")).title
 
 
 @pytest.mark.parametrize("name", ["", None, 7, "a\0b", "x" * 513, "\ud800"])

@@ -150,11 +150,12 @@ def check_driver(found: object) -> Driver:
 
 def _installed(scheme: str, url: str) -> Driver:
     """Build the driver that another package has for *scheme*."""
-    from difflib import get_close_matches
     from importlib.metadata import entry_points  # slow to import: only those pay who have such a driver
 
     found = {point.value: point for point in entry_points(group=ENTRY_POINTS, name=scheme)}
     if not found:
+        from difflib import get_close_matches  # only an error needs it
+
         others = sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - set(DRIVERS))
         known = ", ".join(f"{name}://" for name in DRIVERS)
         known += f", and other packages have {', '.join(f'{name}://' for name in others)}" if others else ""

@@ -59,6 +59,9 @@ class UrlOptions:
         options = "=, ".join(self._known)
         return Misconfigured(f"{self._store}: {said} A URL looks like {self._example}; it may have ?{options}=.")
 
+    def __contains__(self, option: str) -> bool:
+        return option in self._given
+
     def text(self, option: str) -> str:
         """Return an option as it was given; "" where it was not."""
         return self._given.get(option, "")

@@ -130,7 +130,9 @@ class Changes(Generic[State]):
             return there  # nothing to clear, and clearing creates nothing
         states = self._shared.states
 
-        def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
+        def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
+            if not there.row.revision:  # it was erased meanwhile
+                return None
             if look is not None:
                 look(states.decode(key, raw, schema))
             return Rewritten(*states.cleared(key, raw, schema, slot))
@@ -421,7 +423,7 @@ class Changes(Generic[State]):
             raise
         except Exception:
             # The application refuses, perhaps for a state that is cached here and is not the store's any more.
-            newest = await self._store.reload(key)
+            newest = await self._store.reload(key, owner=owner)
             if newest.row.revision == snapshot.row.revision:
                 raise
             after, _ = await self._shared.commit(newest, decide)

@@ -47,7 +47,7 @@ def check_handler(function: object) -> None:
     if inspect.isgeneratorfunction(function):
         raise Misconfigured(f"{name} yields, and what yields its reply is an `async def`. {wanted}")
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:  # of a function that is written in C, and does not say
         return
     try:

@@ -8,7 +8,7 @@ new owner later, when the claim cannot be undone any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import suppress
 
 from msgspec import Struct, structs
@@ -80,9 +80,16 @@ class Claims:
                     pending.append(subject)
         return owners
 
-    async def find_names(self, owner: str) -> Container[str]:
-        """Return all names under which the person owns conversations who *owner* is."""
-        return await self.find_owners(await self.find_user(owner))
+    async def refuse_other(self, key: Key, held: str, owner: str) -> None:
+        """Raise `OtherOwner` when a conversation that is *held*'s is asked for in the name of *owner*, who is another person."""
+        if held == owner or held in await self.find_owners(await self.find_user(owner)):
+            return
+        whose = f"belongs to {held!r}" if held else "has no owner"
+        raise OtherOwner(
+            f"{key}: the conversation exists and {whose}, so it was not taken for {owner!r}; nothing was changed. "
+            "Use another id, or leave the owner out to have the conversation as it is.",
+            owner=held,
+        )
 
     async def claim(self, user: str, subject: str, *, by: str = "") -> str:
         """
@@ -176,15 +183,3 @@ class Claims:
             await AuditLog(self._store, clock=self._clock).write(self._tenant, [made])
         except StoreError as fault:  # it is done; the record says by whom, and when
             log.error("%s of %s by %s was not noted in the audit log: %s", act, subject, made.by, fault)
-
-
-def refuse_other(key: Key, held: str, owner: str, names: Container[str]) -> None:
-    """Raise `OtherOwner` when a conversation is asked for in the name of *owner*, who has these *names*, and *held* is none of them."""
-    if held in names:
-        return
-    whose = f"belongs to {held!r}" if held else "has no owner"
-    raise OtherOwner(
-        f"{key}: the conversation exists and {whose}, so it was not taken for {owner!r}; nothing was changed. "
-        "Use another id, or leave the owner out to have the conversation as it is.",
-        owner=held,
-    )

@@ -10,13 +10,13 @@ from ..conversation.keys import check_user
 from ..conversation.saves import Save, Saved, SavedMessage
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.versions import find_checksum, find_version
-from ..drivers.base import ENTRIES_MOST, Key
+from ..drivers.base import ENTRIES_MOST, Key, Row
 from ..engine.engine import Engine
 from ..engine.runner import refuse_own_turn
 from ..errors import Duplicate
 from ..model import Message
 from ..storage.store import fresh_token
-from .claims import Claims, refuse_other
+from .claims import Claims
 
 ADDED_AT_ONCE = 200
 """Messages that one act of a save adds: with more, a save is several acts, and the same again goes on where one broke off."""
@@ -31,10 +31,14 @@ async def save(
     at: float | None = None,
     by: str = "",
     look: Callable[[Snapshot], None] | None = None,
+    claims: Claims | None = None,
     **told: Any,
 ) -> Saved:
-    """Save from outside; see `Tenant.save`."""
+    """Save from outside; see `Tenant.save`. *look* is given what is there, and refuses by raising; *claims* tell whether that is
+    *owner*'s, where *look* does not."""
     now = engine.shared.clock()
+    if owner:
+        check_user(owner)
     if told.get("title") is not None:
         told["title"] = saves.check_title(key, told["title"])
     given = [saves.message_from(key, message) for message in messages]
@@ -44,7 +48,8 @@ async def save(
     for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
         page = drafts[first : first + ADDED_AT_ONCE]
         asked = Save(drafts=page, at=when, by=by, token=fresh_token(), **(told if not first else {}))
-        after, news, gave_way = await _commit(engine, key, asked, owner=owner, look=look if not first else None)
+        looks = look if not first else None
+        after, news, gave_way = await _commit(engine, key, asked, owner=owner, look=looks, claims=claims)
         added, conflicts = added + news, conflicts + gave_way
     return Saved(
         id=key.id,
@@ -57,10 +62,16 @@ async def save(
 
 
 async def _commit(
-    engine: Engine[Any], key: Key, asked: Save, *, owner: str, look: Callable[[Snapshot], None] | None
+    engine: Engine[Any],
+    key: Key,
+    asked: Save,
+    *,
+    owner: str,
+    look: Callable[[Snapshot], None] | None,
+    claims: Claims | None,
 ) -> tuple[Snapshot, list[str], list[str]]:
-    """Write *asked*, creating the conversation for *owner* where there is none. *look* is given what is there, and refuses by raising.
-    Answers the snapshot it leaves, the ids that were added, and the conflicts."""
+    """Write *asked*, creating the conversation for *owner* where there is none. Answers the snapshot it leaves, the ids that were added,
+    and the conflicts."""
     store, shared = engine.store, engine.shared
     shared.refuse_closed(key)
     refuse_own_turn(key, "would throw its own turn away; save it when the turn is over")
@@ -68,19 +79,22 @@ async def _commit(
 
     while True:
         there = await store.reload(key, owner=owner)
-        incarnation, ids = there.row.incarnation, saves.ids_asked(asked)
+        row, incarnation, ids = there.row, there.row.incarnation, saves.ids_asked(asked)
+        if claims is not None and row.owner:  # (what is nobody's is taken as it is)
+            await claims.refuse_other(key, row.owner, owner)
         known: dict[str, Message] = {}
         for first in range(0, len(ids) if incarnation else 0, ENTRIES_MOST):
             page = await store.find(key, incarnation, ids[first : first + ENTRIES_MOST])
             known |= {message.id: message for message in page}
 
-        def decide(there: Snapshot, known: dict[str, Message] = known, incarnation: str = incarnation) -> Commit | None:
+        def decide(there: Snapshot, known: dict[str, Message] = known, row: Row = row) -> Commit | None:
             if asked.token in there.record.changes:
                 return None
             if look is not None:
                 look(there)
-            if incarnation != there.row.incarnation:  # what is known of its log is of another one
-                raise Duplicate(f"{key} was erased, or created, meanwhile.", row=there.row, numbers={})
+            if (row.incarnation, row.owner) != (there.row.incarnation, there.row.owner):
+                # What is known of its log is of another one, or it is another's.
+                raise Duplicate(f"{key} was erased, created or given away meanwhile.", row=there.row, numbers={})
             act, conflicts[:] = saves.save_into(there, asked, known, shared.policy, at=shared.clock())
             return act
 
@@ -90,15 +104,3 @@ async def _commit(
             continue
         added = [message.id for message in said or () if message.role != "system"]
         return after, added, conflicts
-
-
-async def refusing_others(engine: Engine[Any], key: Key, owner: str) -> Callable[[Snapshot], None]:
-    """Return a look at what is there that raises `OtherOwner` when it is neither *owner*'s nor nobody's."""
-    check_user(owner)
-    names = await Claims(engine.store, key.tenant, clock=engine.shared.clock).find_names(owner)
-
-    def look(there: Snapshot) -> None:
-        if there.row.revision and there.row.owner:
-            refuse_other(key, there.row.owner, owner, names)
-
-    return look

@@ -18,7 +18,8 @@ from ..engine.engine import Engine
 from ..errors import UsageError
 from ..model import Message, State
 from ..storage.store import PAGE
-from .saving import refusing_others, save
+from .claims import Claims
+from .saving import save
 from .user import User
 
 
@@ -62,6 +63,10 @@ class PeopleSurface(Generic[State]):
         """The engine, for a call that acts on the store: it must come from where this Chatkeep was opened."""
         self._engine.store.confinement.check()
         return self._engine
+
+    @property
+    def _claims(self) -> Claims:
+        return Claims(self._opened.store, self._tenant, clock=self._engine.shared.clock)
 
     def user(self, id: str) -> User[State]:
         """Return a user of this tenant, under the name that the application knows the user by; a guest's begins with "guest:"."""
@@ -113,9 +118,9 @@ class PeopleSurface(Generic[State]):
         """
         key = key_for(self._tenant, conversation)
         owner = owner or self._owner
-        look = await refusing_others(self._opened, key, owner) if owner else None
         told: dict[str, Any] = {"title": title, "base": base, "version": version, "checksum": checksum}
-        return await save(self._opened, key, messages, owner=owner, look=look, at=at, by=by, force=force, **told)
+        told |= {"owner": owner, "claims": self._claims if owner else None}
+        return await save(self._opened, key, messages, at=at, by=by, force=force, **told)
 
     async def merge(
         self,

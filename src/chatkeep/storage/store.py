@@ -740,7 +740,10 @@ def fresh_token() -> str:
 
 
 def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, at: float) -> Message:
-    if draft.metadata or not isinstance(draft.content, str):
+    of_1970 = (
+        draft.entry is not None and not draft.created_at
+    )  # an entry that was made before says itself of when it is
+    if draft.metadata or not isinstance(draft.content, str) or of_1970:
         # The caller may change these later; what is cached must stay what is stored.
         return message_from(key, incarnation, entry)
     return Message(

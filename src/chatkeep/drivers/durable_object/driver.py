@@ -207,7 +207,7 @@ def site_of(url: str) -> Site:
     tls = options.is_on("tls", default=True)
     store = options.name("store")
     return Site(
-        name=f"durable-object://{place}" + (f"?store={store}" if options.text("store") else ""),
+        name=f"durable-object://{place}" + (f"?store={store}" if "store" in options else ""),
         host=parts.hostname,
         port=parts.port or (443 if tls else 80),
         tls=tls,

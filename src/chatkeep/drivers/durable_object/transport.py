@@ -69,13 +69,13 @@ class Lane:
         self.connection: HttpConnection | None = None
         self.queue: BatchingQueue[Call] = BatchingQueue(self._expire, most=BATCH, room=BATCH_BYTES)
         self._task: asyncio.Task[None] | None = None
-        self._at, self._what = connections, what
+        self._connections, self._what = connections, what
         self._fault = ""
 
     def put(self, call: Call) -> None:
         """Queue *call*."""
         if not self.queue.put(call):
-            said = f"{WAITING} acts wait for {self._at.site.name} already; {call.undone}. Try again later."
+            said = f"{WAITING} acts wait for {self._connections.site.name} already; {call.undone}. Try again later."
             settle(call.answered, Overloaded(said))
         elif self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="chatkeep durable object lane")
@@ -94,8 +94,8 @@ class Lane:
         self.drop()
         try:
             # So that a call may outlive an address that is gone.
-            async with asyncio.timeout(self._at.site.timeout / 2):
-                self.connection = await self._at.connect()
+            async with asyncio.timeout(self._connections.site.timeout / 2):
+                self.connection = await self._connections.connect()
         except (OSError, TimeoutError) as fault:
             self._fault = str(fault) or "it does not answer"
             if refused := refused_by(fault):
@@ -109,13 +109,13 @@ class Lane:
 
     def _refuse(self, calls: list[Call], kind: type[Unavailable], why: str) -> None:
         for call in calls:
-            settle(call.answered, kind(f"{self._at.site.name} {why}; {call.undone}."))
+            settle(call.answered, kind(f"{self._connections.site.name} {why}; {call.undone}."))
 
     async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
-        site = self._at.site
+        site = self._connections.site
         path = f"/store/{site.store}/{self._what}"
         acts = b",".join([call.said for call in batch])
-        body = b'{"epoch":%s,"acts":[%s]}' % (msgspec.json.encode(self._at.epoch), acts)
+        body = b'{"epoch":%s,"acts":[%s]}' % (msgspec.json.encode(self._connections.epoch), acts)
         answers: list[Any]
         try:
             async with asyncio.timeout_at(batch[0].deadline):

@@ -314,11 +314,11 @@ def site_of(url: str) -> tuple[Site, str]:
             "behind the host stands the number of the database; with Sentinel, the name of the service; with a cluster, nothing."
         )
     secured = options.is_on("tls", default=scheme == "rediss")
-    files = {option: file for option in TLS if (file := options.text(option))}
+    files = {option: options.text(option) for option in TLS if option in options}
     if files and not secured:
         raise options.wrong("ca, cert and key need tls=yes.")
     if absent := [file for file in files.values() if not os.path.isfile(file)]:
-        raise options.wrong(f"there is no file {', '.join(absent)}.")
+        raise options.wrong(f"there is no file {', '.join(map(repr, absent))}.")
     tls = files if secured else None
     try:
         places = tuple(_address(host, 26379 if sentinel else 6379) for host in hosts.split(","))
