@@ -70,6 +70,14 @@ class Dev:
         except urllib.error.HTTPError as refused:
             return refused.code
 
+    def answer(self) -> tuple[int, str]:
+        """What is said at the address that was printed first."""
+        try:
+            with urllib.request.urlopen(self.wait_for(r"is open: (\S+)")[1], timeout=PATIENCE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
+
 
 @contextmanager
 def dev(folder: Path, bot: str = BOT) -> Iterator[Dev]:
@@ -128,11 +136,17 @@ def test_a_mistake_in_the_file_waits_for_the_next_save(tmp_path: Path) -> None:
         tmp_path.joinpath("app.py").write_text(BOT + "nothing_of_that_name\n")
         running.wait_for(r"^app\.py:11 in <module>: app:keep cannot be started")
         running.wait_for("NameError: name 'nothing_of_that_name' is not defined")
+        refused = running.answer()
+        tmp_path.joinpath("app.py").write_text(BOT.replace("chat.db", "no/folder/chat.db"))
+        running.wait_for("Waiting for the next save", 3)
+        without_store = running.answer()
         tmp_path.joinpath("app.py").write_text(BOT)
         running.wait_for("changed: app:keep runs again", 2)
         second = running.talk("hello")
 
     assert ["one: 1", "one: 2"] == [first, second]
+    assert (503, True) == (refused[0], "app.py:11 in <module>: app:keep cannot be started" in refused[1]), refused
+    assert (503, True) == (without_store[0], "no/folder/chat.db" in without_store[1]), without_store
     assert "importlib" not in running.said
     assert "multiprocessing" not in running.said
 

@@ -60,10 +60,11 @@ def dev(app: str, port: int, host: str) -> None:
 def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None:
     """Serve *app* in a process of its own, until it is told to stop; *ready* is set when it serves.
 
-    Ends with 0 when the application's own code cannot be imported: the next save may mend that.
+    Where it cannot be started, and the next save may mend that, every request is answered 503 with the reason.
     """
     from ..server import serving
-    from ..server.settings import server_settings_from
+    from ..server.reloading import refusing
+    from ..server.settings import ServerSettings, server_settings_from
 
     began = monotonic()
     log_for_developers("INFO")
@@ -79,16 +80,17 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
         served = Greeting(serving.application_of(found, settings), greeting)
         serving.serve(serving.configured(served, settings, patience_s=PATIENCE_S), listener)
     except BrokenModule as broken:
-        fault = broken.__cause__ or broken
-        click.echo(f"{place_of(fault)}: {app} cannot be started.", err=True)
-        for line in way_to(fault):
-            click.echo(f"    {line}", err=True)
-        click.echo("Waiting for the next save.", err=True)
+        cause = broken.__cause__ or broken
+        why = "\n    ".join([f"{place_of(cause)}: {app} cannot be started.", *way_to(cause)])
     except ChatkeepError as fault:
-        click.echo(f"chatkeep: {plain(str(fault))}", err=True)
-        sys.exit(exit_code(fault))
-    finally:
-        listener.close()
+        why = f"chatkeep: {plain(str(fault))}"
+        if not changed:
+            click.echo(why, err=True)
+            sys.exit(exit_code(fault))
+    else:
+        return
+    click.echo(f"{why}\nWaiting for the next save.", err=True)
+    serving.serve(serving.configured(refusing(why), ServerSettings(), patience_s=PATIENCE_S), listener)
 
 
 NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "token", "conversation", "tenant")}
