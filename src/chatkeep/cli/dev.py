@@ -63,6 +63,7 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
     Where it cannot be started, and the next save may mend that, every request is answered 503 with the reason.
     """
     from ..server import serving
+    from ..server.reloading import refusing
     from ..server.settings import ServerSettings, server_settings_from
 
     began = monotonic()
@@ -90,16 +91,6 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
         return
     click.echo(f"{why}\nWaiting for the next save.", err=True)
     serving.serve(serving.configured(refusing(why), ServerSettings(), patience_s=PATIENCE_S), listener)
-
-
-def refusing(why: str) -> ASGIApp:
-    """Return an application that answers everything with the reason why there is no bot."""
-    from starlette.applications import Starlette
-    from starlette.responses import PlainTextResponse
-    from starlette.routing import Mount
-
-    answer = PlainTextResponse(f"{why}\n", 503, {"cache-control": "no-store", "retry-after": "1"})
-    return Starlette(routes=[Mount("/", answer)])
 
 
 NO_LIMITS = {f"rate_{name}": "off" for name in ("peer", "refused", "begin", "token", "conversation", "tenant")}

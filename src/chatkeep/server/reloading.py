@@ -10,6 +10,11 @@ from pathlib import Path
 from socket import socket
 from threading import Event
 
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
 LOOK_S = 0.25
 PATIENCE_S = 5.0
 """A process that has not ended so long after it was told to is killed; the next one answers what it was about to answer."""
@@ -70,6 +75,12 @@ class Reloader:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
+
+
+def refusing(why: str) -> ASGIApp:
+    """Return an application that answers every request with 503, and *why* there is no other one."""
+    answer = PlainTextResponse(f"{why}\n", 503, {"cache-control": "no-store", "retry-after": "1"})
+    return Starlette(routes=[Mount("/", answer)])
 
 
 def stamps(folder: Path) -> Stamps:
