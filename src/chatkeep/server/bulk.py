@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from ..app import core_of
 from ..conversation.assignments import NAME_MOST
 from ..conversation.keys import key_for
 from ..errors import ChatkeepError, Unavailable
+from ..tenant import Tenant
 from . import wire
 from .access import allows, keep_of, principal_of, tenant_of
 from .audit import Trail, audited, call
@@ -124,20 +125,19 @@ async def find(request: Request, name: str, wanted: Wanted) -> Item | None:
     return item if item is not None and (item.fault or fits(item, wanted)) else None
 
 
-async def replay(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
-    """Hand in again what was set aside, each with a *note* for the audit; answers why there was nothing to do, "" where there was."""
-    tenant, letters = tenant_of(request), await tenant_of(request).dead_letters(item.id)
+async def settle(
+    verb: Callable[[Tenant[Any], str, int], Awaitable[object]],
+    request: Request,
+    item: Item,
+    _: str,
+    note: Callable[[], None],
+) -> str:
+    """Do *verb* with each message that was set aside, with a *note* for the audit; answers why there was nothing to do, "" where there
+    was."""
+    tenant = tenant_of(request)
+    letters = await tenant.dead_letters(item.id)
     for letter in letters:
-        await tenant.replay(item.id, letter.number)
-        note()
-    return "" if letters else "Nothing is set aside there."
-
-
-async def dismiss(request: Request, item: Item, _: str, note: Callable[[], None]) -> str:
-    """Close what was set aside."""
-    tenant, letters = tenant_of(request), await tenant_of(request).dead_letters(item.id)
-    for letter in letters:
-        await tenant.dismiss(item.id, letter.number)
+        await verb(tenant, item.id, letter.number)
         note()
     return "" if letters else "Nothing is set aside there."
 
@@ -185,9 +185,9 @@ async def assign(request: Request, item: Item, to: str, note: Callable[[], None]
     return ""
 
 
-DEEDS: dict[str, Any] = {
-    "replay": replay,
-    "dismiss": dismiss,
+DEEDS: dict[str, Callable[[Request, Item, str, Callable[[], None]], Awaitable[str]]] = {
+    "replay": partial(settle, Tenant.replay),
+    "dismiss": partial(settle, Tenant.dismiss),
     "resend": resend,
     "answer": answer,
     "skip": skip,
