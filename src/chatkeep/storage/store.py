@@ -740,9 +740,8 @@ def fresh_token() -> str:
 
 
 def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, at: float) -> Message:
-    of_1970 = (
-        draft.entry is not None and not draft.created_at
-    )  # an entry that was made before says itself of when it is
+    # An entry that was made before says itself of when it is, and 0 is a time there.
+    of_1970 = draft.entry is not None and not draft.created_at
     if draft.metadata or not isinstance(draft.content, str) or of_1970:
         # The caller may change these later; what is cached must stay what is stored.
         return message_from(key, incarnation, entry)
