@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.drivers.base import Entry, Key, Read, Row, Write
+from chatkeep.drivers.base import Entry, Key, Read, Row, Scan, Write
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine.backlog import PAGE, TIDYING, IndexWalk
 from chatkeep.engine.pauses import PAUSES
@@ -266,6 +266,58 @@ async def test_a_message_that_comes_while_its_session_is_ended_is_answered(opene
     assert [row] == left
     assert "2.1" == answered.replies[0].text
     assert {"n": 1} == (await keep.conversation("ada")).state
+
+
+async def test_what_waits_is_answered_before_the_store_is_gone_through() -> None:
+    """For what was written before the settings asked for its end nobody waits."""
+    async with Chatkeep("memory://long") as desk:
+        await desk.accept("ada", "hi", id="1")
+        seen: list[str] = []
+
+        async def bot(turn: Turn[dict[str, Any]]) -> str:
+            seen.append(turn.text)
+            driver.goes_on.set()
+            return "ok"
+
+        driver = LongList("memory://long")
+        keep = Chatkeep(driver, session_ttl="30m")
+        keep.on_message(bot)
+        async with keep:
+            await until(lambda: seen, within=5)
+
+    assert ["hi"] == seen
+
+
+class LongList(MemoryDriver):
+    """A store of which nobody sees the list of its conversations before *goes_on* is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.goes_on = asyncio.Event()
+
+    async def scan(self, act: Scan) -> list[Row]:
+        if act.index == "key":
+            await self.goes_on.wait()
+        return await super().scan(act)
+
+
+async def test_conversations_that_never_end_are_not_read_for_that(opened: Any) -> None:
+    """Whoever opens a store goes through its rows for what was written before the settings; what has ended shows that it has."""
+    clock = Clock()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        return "ok"
+
+    first = await opened(bot, clock=clock, session_ttl="30m")
+    await asyncio.gather(*(first.receive(f"c{number}", "hi") for number in range(30)))
+    clock.now += 2000
+    await until(lambda: none_due(first, clock))
+    await first.close()
+    keep = await opened(bot, clock=clock, session_ttl="30m")
+    await until(lambda: keep._engine.sweeper._housekeeper.unscheduled is False)
+
+    assert keep._engine.store.acts["Read"] < 10  # (the mark of the clocks, pauses and releases)
 
 
 class SlowBeat(MemoryDriver):

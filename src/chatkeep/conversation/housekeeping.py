@@ -125,6 +125,15 @@ def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
     return None if act.due_at is None else structs.replace(act, untouched=True)
 
 
+def may_schedule(row: Row, record: Record, policy: Policy, *, at: float) -> bool:
+    """Tell whether *row*, as it was found, may be one that `schedule` has to do with; where the log has no say in that, it is told from
+    the row alone."""
+    oldest_unknown = policy.retention_s is not None and not record.oldest_at
+    if row.head > record.cursor or record.delivery is not None or oldest_unknown:
+        return True
+    return schedule(Snapshot(row, record, ()), policy, at=at) is not None
+
+
 def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False) -> Commit | None:
     """Take unread messages out of what is due while the bot is paused; `wake`, or the act that resumes the conversation, brings
     them back. Only replies that wait to be sent stay due.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..conversation import housekeeping, snapshots
+from ..conversation.codec import record_from
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
@@ -110,10 +111,12 @@ class Housekeeper:
         """Go through the next page of the store for what was last written before the settings asked for its end."""
         after = None if isinstance(self.unscheduled, bool) else self.unscheduled
         rows = await self._store.rows("key", after=after, limit=PAGE)
+        policy, now = self._shared.policy, self._shared.clock()
         for row in rows:
             if row.due_at is None and not row.key.tenant.startswith(RESERVED):
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
-                    await self._schedule(row.key)
+                    if housekeeping.may_schedule(row, record_from(row.key, row.body), policy, at=now):
+                        await self._schedule(row.key)
         self.unscheduled = rows[-1] if len(rows) == PAGE else False
 
     async def _schedule(self, key: Key) -> None:

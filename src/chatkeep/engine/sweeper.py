@@ -143,6 +143,7 @@ class Sweeper:
             turns = self._shared.statistics.turns
             self._backlog.restart()
             await self._beat()
+            await self.indexer.look()
             while self._housekeeper.unscheduled:
                 await self._housekeeper.schedule_page()
             while True:
@@ -167,8 +168,9 @@ class Sweeper:
         trouble, beat_at, loop = "", 0.0, asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            beats = self._told or loop.time() >= beat_at
             try:
-                if self._told or loop.time() >= beat_at:
+                if beats:
                     # With jitter, so that instances do not all ask at once, on the clock's beat or when they hear of work.
                     poll_s = seconds(self._shared.settings.poll) * random.uniform(0.8, 1.2)
                     self._told = False
@@ -178,6 +180,10 @@ class Sweeper:
                         beat_at = loop.time() + poll_s
                 if self._workers.answers():
                     await self._backlog.work_off(beat_at)
+                if beats:  # behind what is due, for which somebody waits
+                    if self._housekeeper.unscheduled:
+                        await self._housekeeper.schedule_page()
+                    await self.indexer.look()
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
@@ -192,7 +198,7 @@ class Sweeper:
                 await asyncio.sleep(random.uniform(0.0, SPREAD_S))
 
     async def _beat(self) -> None:
-        """Do what is done once a poll."""
+        """Do what is done once a poll, before the work."""
         if self._reopens and self._shared.store.replaced and not (self._shared.store.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
@@ -206,9 +212,6 @@ class Sweeper:
             await self._backlog.high_water.keep()
         if not self._workers.answers() and self._ends:
             await self._sweep_for_others()
-        if self._housekeeper.unscheduled:
-            await self._housekeeper.schedule_page()
-        await self.indexer.look()
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""
