@@ -12,7 +12,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.drivers.base import Entry, Key, Read, Row, Scan, Write
 from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.engine.backlog import PAGE, TIDYING, IndexWalk
+from chatkeep.engine.backlog import ENDING, ENDING_BESIDE, PAGE, TIDYING, IndexWalk
 from chatkeep.engine.pauses import PAUSES
 
 from ..support.clock import Clock
@@ -266,6 +266,54 @@ async def test_a_message_that_comes_while_its_session_is_ended_is_answered(opene
     assert [row] == left
     assert "2.1" == answered.replies[0].text
     assert {"n": 1} == (await keep.conversation("ada")).state
+
+
+async def test_fewer_sessions_are_ended_at_once_while_a_handler_runs() -> None:
+    """The acts of who is waited for are not behind a great batch, and the others are all ended meanwhile; then batches are large again."""
+    clock, go_on, running = Clock(), asyncio.Event(), asyncio.Event()
+    driver = CountsWrites("memory://many-end")
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        if turn.text == "wait":
+            running.set()
+            await go_on.wait()
+        return "ok"
+
+    async def end_some() -> int:
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(2 * ENDING)))
+        driver.most = 0
+        clock.now += 2000
+        await until(lambda: none_due(keep, clock))
+        return driver.most
+
+    keep = Chatkeep(driver, clock=clock, session_ttl="30m", poll="50ms")
+    keep.on_message(bot)
+    async with keep:
+        await keep.accept("ada", "wait")
+        await running.wait()
+        beside = await end_some()
+        go_on.set()
+        await until(lambda: not keep.statistics.engine.workers)
+        alone = await end_some()
+
+    assert 1 < beside <= ENDING_BESIDE + 1  # (the mark of the clocks, or a lease, is a write too)
+    assert ENDING <= alone
+
+
+class CountsWrites(MemoryDriver):
+    """A store that knows how many writes were under way at once."""
+
+    flying = most = 0
+
+    async def write(self, act: Write) -> Row:
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        await asyncio.sleep(0)
+        try:
+            return await super().write(act)
+        finally:
+            self.flying -= 1
 
 
 async def test_what_waits_is_answered_before_the_store_is_gone_through() -> None:

@@ -36,6 +36,9 @@ TIDYING = 50
 ENDING = 200
 """So many sessions are ended at once: one batch for the store."""
 
+ENDING_BESIDE = 25
+"""As ENDING, while there is work for which somebody waits: each of its acts, four for a reminder, may wait for a whole batch."""
+
 AFRESH_S = 30.0
 """After so long what nobody waits for is looked through again, in case something else has come up among it."""
 
@@ -173,6 +176,11 @@ class Backlog:
         return walked and not (self._untidy or self._workers.by_key)
 
     @property
+    def _working(self) -> int:
+        """In how many conversations there is work for which somebody waits."""
+        return self._workers.busy - len(self._tidying)
+
+    @property
     def looked_at(self) -> float | None:
         """Up to when all that is due has been looked at, by the clock; None before the first time."""
         return self._looked_at or None
@@ -220,7 +228,7 @@ class Backlog:
     async def work_off(self, until: float) -> None:
         """Start work on what is due, as far as there is room; *until* then by the loop's clock, when it is time to `look_again`."""
         loop = asyncio.get_running_loop()
-        while self._urgent is not None and self._workers.busy < self._room + len(self._tidying):
+        while self._urgent is not None and self._working < self._room:
             if loop.time() >= until:
                 return
             now = self._shared.clock()
@@ -251,7 +259,8 @@ class Backlog:
         if self._tidy is None or len(self._tidying) >= TIDYING:
             return
         now, rows, walk = await self.high_water.reach(self._shared.clock()), list[Row](), self._tidy
-        while self._tidy is not None and len(rows) < ENDING:
+        most = ENDING_BESIDE if self._working else ENDING
+        while self._tidy is not None and len(rows) < most:
             row = await walk.step(now)
             if row is None:
                 self._tidy = None
@@ -298,7 +307,7 @@ class Backlog:
 
     def _hear_of_end(self, key: Key) -> None:
         self._tidying.discard(key)
-        urgent = self._urgent is not None and self._workers.busy - len(self._tidying) <= self._room // 2
+        urgent = self._urgent is not None and self._working <= self._room // 2
         tidy = self._tidy is not None and len(self._tidying) <= TIDYING // 2
         if urgent or tidy or (self.is_done and not self._shared.settings.background):
             self.room_made()
