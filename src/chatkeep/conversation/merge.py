@@ -8,7 +8,7 @@ reported as a `Loss`: nothing goes in silence. The same two sides give the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -26,7 +26,7 @@ class Missing(Struct, frozen=True):
 MISSING: Final = Missing()
 
 
-class Version(NamedTuple):
+class Version(Struct, frozen=True):
     """What one writer has made of a value: when, in seconds since 1970, and on which device. `MISSING` has removed it."""
 
     value: Any

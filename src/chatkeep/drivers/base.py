@@ -361,7 +361,7 @@ class Search(Act, frozen=True, gc=False):
         return "The full-text index"
 
 
-class Hit(NamedTuple):
+class Hit(Struct, frozen=True):
     """The last entry of a conversation that was found, by its key and its number, and its *place* among all hits."""
 
     key: Key
@@ -369,7 +369,7 @@ class Hit(NamedTuple):
     place: int
 
 
-class Hits(NamedTuple):
+class Hits(Struct, frozen=True):
     """What `search` finds. *place*: where to go on, *before* of the next act, though there may be no hits yet; None: that was all."""
 
     hits: list[Hit]
@@ -387,7 +387,7 @@ class EntryWords(NamedTuple):
     revision: str = ""
 
 
-class Unindexed(NamedTuple):
+class Unindexed(Struct, frozen=True):
     """An entry that is not in the full-text index yet. *of*: names its conversation, and this incarnation of it, to the driver. The
     entry of number 0 is the row: its id is the revision, its body the row's."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
-from msgspec import Raw, structs
+from msgspec import Raw, Struct, structs
 
 from ..conversation import commits, dead_letters, edits, redaction, saves, sessions, slots, snapshots, streams, turns
 from ..conversation.codec import entry_for
@@ -36,7 +36,7 @@ from .turn_processor import TurnProcessor
 from .workers import Workers
 
 
-class Rewritten(NamedTuple):
+class Rewritten(Struct, frozen=True):
     """What a change makes of a state: its stored form and schema, the stamps of its slots (None: as they are), and notes for the log; and
     what the note of the change itself is to hold, where a person made it."""
 

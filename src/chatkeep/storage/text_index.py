@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..conversation.words import entry_words, terms_in
 from ..drivers.base import Hits, Indexed, IndexText, Search, Term, Unindexed, searching
 from .store import Store
 
@@ -29,6 +28,8 @@ class TextIndex:
 
     async def step(self, *, limit: int = AT_ONCE, keep: bool | None = None) -> Indexed:
         """Put in what the step before was handed out, and tell what lacks; *keep*: see `IndexText`."""
+        from ..conversation.words import entry_words  # imports unicodedata; where there is no index nobody needs it
+
         lacking, self._lacking = self._lacking, ()
         answer = await self._store.index_text(IndexText(limit, [entry_words(one) for one in lacking], keep))
         self._lacking = answer.entries
@@ -44,6 +45,8 @@ class TextIndex:
     async def find(self, tenant: str | None, text: str, *, before: int | None, limit: int) -> Hits:
         """Return a page of the entries of *tenant* (None: of all) that have the words of *text*, the newest first; number 0 is the title
         and the id."""
+        from ..conversation.words import terms_in
+
         return await self._store.search(Search(terms_in(text), limit, tenant, before))
 
     async def find_marked(self, tenant: str | None, mark: str, *, rows: bool, before: int | None, limit: int) -> Hits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -31,7 +31,7 @@ class Site(Struct, frozen=True, kw_only=True):
         return in_schema(named("postgresql")[name], self.schema)
 
 
-class Statement(NamedTuple):
+class Statement(Struct, frozen=True):
     """One function, run over as many acts as are waiting for it.
 
     arguments: what the acts are as its parameters, after the epoch. answers: what each of them is told; a refusal is
