@@ -568,6 +568,30 @@ async def test_address_and_token_come_from_the_usual_variables(
     await driver.close()
 
 
+@pytest.mark.parametrize(
+    ("address", "token", "named"),
+    [
+        ("https://user:hidden@calm-owl.upstash.io", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io/hidden", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io?_token=hidden", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("rediss://calm-owl.upstash.io", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ('"https://calm-owl.upstash.io"', "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io/", '"hidden"', "UPSTASH_REDIS_REST_TOKEN"),
+        ("https://calm-owl.upstash.io/", "hidden\n", "UPSTASH_REDIS_REST_TOKEN"),
+    ],
+)
+def test_a_variable_that_was_copied_wrongly_is_named(
+    address: str, token: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a file whose quotes count, or with more than the address in it: nothing of it is left out silently, or shown."""
+    monkeypatch.setenv("UPSTASH_REDIS_REST_URL", address)
+    monkeypatch.setenv("UPSTASH_REDIS_REST_TOKEN", token)
+    with pytest.raises(Misconfigured, match=f"^{named} is") as refused:
+        driver_for("upstash://")
+
+    assert "hidden" not in f"{refused.value}"
+
+
 async def test_certificates_are_looked_at(
     service: UpstashServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
