@@ -556,7 +556,7 @@ async def test_address_and_token_come_from_the_usual_variables(
     """As Upstash and Vercel set them; half of them is refused."""
     for name in ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN", "KV_REST_API_URL", "KV_REST_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(Misconfigured, match="UPSTASH_REDIS_REST_URL or KV_REST_API_URL"):
+    with pytest.raises(Misconfigured, match="neither UPSTASH_REDIS_REST_URL nor KV_REST_API_URL"):
         driver_for("upstash://")
     monkeypatch.setenv(names[0], f"http://127.0.0.1:{service.port}")
     with pytest.raises(Misconfigured, match=names[1]):

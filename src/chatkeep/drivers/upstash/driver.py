@@ -62,7 +62,7 @@ class UpstashDriver(RedisDriver):
             if wrong := await scheme_fault_of(self._site):
                 raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
             if isinstance(fault, Rejected):
-                raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+                raise Misconfigured(f"{fault} The store was not opened.") from fault
             raise
         self._acts.epoch = epoch
         return epoch
@@ -133,7 +133,7 @@ def _from_environment() -> tuple[str, str, bool]:
                 said = "is no token as the console shows it: it has blanks, or quotes around it"
                 raise Misconfigured(f"{token} {said}. Nothing was opened.")
             return parts.netloc, given, parts.scheme == "https"
-    names = " or ".join(address for address, _ in VARIABLES)
+    names = " nor ".join(address for address, _ in VARIABLES)
     raise Misconfigured(
         f"upstash:// names no host, and neither {names} is set. A URL looks like {EXAMPLE}. Nothing was opened."
     )
