@@ -1,8 +1,8 @@
 """The stores without a TCP connection of their own beside their floors, by turns: `python -m benchmarks.edges`.
 
 Redis over REST: a write of the driver, beside one bare EVAL in a request of its own. Durable Objects: a write, one that moves an index,
-and a read of a row with 20 entries, beside a bare read-modify-write of one row of one object, and of one that tells a second. All of
-them store on the disk that has the folder for temporary files. One act at a time on one connection, so the figures are what a caller
+one that is due later, as the end of a turn is, and a read of a row with 20 entries, beside a bare read-modify-write of one row of one
+object, and of one that tells a second. All of them store on the disk that has the folder for temporary files. One act at a time on one connection, so the figures are what a caller
 waits for; the least and the median of a round's means, and how many times as fast as the floor they are within a round. Then the
 requests of a warm `receive`. `--record` puts all of it into results.json and RESULTS.md.
 """
@@ -81,9 +81,9 @@ Act = Callable[[int], Awaitable[object]]
 
 
 class Writer:
-    """Writes a turn of one conversation after another: its row and two entries; *moves*: its due time too."""
+    """Writes a turn of one conversation after another: its row and two entries; *moves*: by how much its due time moves too."""
 
-    def __init__(self, driver: UpstashDriver | DurableObjectDriver, key: Key, *, moves: bool = False) -> None:
+    def __init__(self, driver: UpstashDriver | DurableObjectDriver, key: Key, *, moves: int = 0) -> None:
         self._driver, self._key, self._moves = driver, key, moves
         self._row: Row | None = None
 
@@ -96,7 +96,7 @@ class Writer:
             head=old.head if old else 0,
             body=BODY,
             updated_at=1000.0,
-            due_at=1e9 + step if self._moves else None,
+            due_at=1e9 + step * self._moves if self._moves else None,
         )
         said = [
             Entry(0, f"{step}", "user", question(step).encode()),
@@ -222,7 +222,8 @@ async def on_objects(home: Path, rounds: int, each: int) -> tuple[list[dict[str,
             "Durable Objects: a bare read-modify-write": await bare(),
             "Durable Objects: write": Writer(driver, Key("", "a")),
             "Durable Objects: a bare one that tells another": await bare(tells=True),
-            "Durable Objects: write that moves an index": Writer(driver, Key("", "b"), moves=True),
+            "Durable Objects: write that moves an index": Writer(driver, Key("", "b"), moves=-1),
+            "Durable Objects: write that is due later": Writer(driver, Key("", "c"), moves=1),
             "Durable Objects: read with 20 entries": reader(driver, Key("", "r")),
         }
         found = await measured(acts, rounds, each)

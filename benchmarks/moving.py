@@ -49,13 +49,10 @@ async def fill(url: str, count: int) -> None:
 
 
 def run(*arguments: str) -> tuple[dict[str, Any], float, float]:
-    """Run `chatkeep move`; answers its result, the seconds it took and the most memory it had, in MB."""
+    """Run `chatkeep move`, which shows on a terminal how far it is; answers its result, the seconds it took and the most memory it
+    had, in MB."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chatkeep", "move", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    process = subprocess.Popen([sys.executable, "-m", "chatkeep", "move", *arguments, "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     result = json.loads(process.stdout.read())
     _, status, usage = os.wait4(process.pid, 0)
@@ -88,6 +85,7 @@ def main() -> None:
         for source, target in pairwise(urls):
             titles = [TITLES[url.partition(":")[0]] for url in (source, target)]
             _, copied, memory = run(source, target)
+            print(f"{' to '.join(titles)}: copied in {copied:.1f} s, {count / copied:,.0f} a second", flush=True)
             result, finished, again = run(source, target, "--finish")
             way = {
                 "way": " to ".join(titles),
@@ -98,8 +96,8 @@ def main() -> None:
             }
             ways.append(way)
             print(
-                f"{way['way']}: copied in {copied:.1f} s, {count / copied:,.0f} a second; compared and finished in {finished:.1f} s, "
-                f"closed for {result['closed_s']:.1f} s; {max(memory, again):.0f} MB",
+                f"{way['way']}: compared and finished in {finished:.1f} s, closed for {result['closed_s']:.1f} s; "
+                f"{way['memory_mb']:.0f} MB",
                 flush=True,
             )
     if given.record:

@@ -64,7 +64,7 @@ def acts_section(found: Found) -> list[str]:
         "Stores without a server",
         "One act at a time on one connection: what a caller waits for, in ms, as the least and the median of the rounds' means; x: how many "
         "times as fast as the floor above it, the median of the ratios within a round. A write that moves an index changes a second object "
-        "before it is answered, as the bare one does that tells another.\n",
+        "before it is answered, as the bare one does that tells another; one that is due later, as the end of a turn is, changes it afterwards.\n",
         "| | least | median | |\n|---|---|---|---|",
         *lines,
     ]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import chatkeep.drivers
 import chatkeep.testing
 from chatkeep import Chatkeep, Turn
 from chatkeep.cli import main
+from chatkeep.errors import NotOpen
 from chatkeep.server.settings import KNOWN
 from chatkeep.testing.servers import UpstashServer
 from tools.cli_reference import commands, section
@@ -310,6 +312,28 @@ def test_the_functions_of_the_page_answer(
     assert ["That was message 1."] == json.loads(first["body"]) == again
     assert ["That was message 2."] == second
     assert {"conversations": 0, "turns": 0, "done": True} == done
+
+
+def test_the_threads_of_a_function_share_an_opening(upstash: UpstashServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are answered; with the plain handler, whose requests come one at a time, they would not be."""
+    for name, value in {"URL": f"http://127.0.0.1:{upstash.port}", "TOKEN": upstash.token}.items():
+        monkeypatch.setenv(f"UPSTASH_REDIS_REST_{name}", value)
+    names = run("docs/how-to/functions.md")
+    [threaded] = [block for block in ALL if block.page == "docs/how-to/functions.md" and block.mark]
+    exec(compiled(threaded), names)
+    customer = secrets.token_hex(8)
+
+    def answered(handler: Callable[[dict[str, str], None], dict[str, str]], number: int) -> list[str]:
+        said = {"customer": customer, "text": "hello", "id": f"{number}"}
+        return list(json.loads(handler({"body": json.dumps(said)}, None)["body"]))
+
+    with ThreadPoolExecutor(8) as threads:
+        told = list(threads.map(lambda number: answered(names["threaded_handler"], number), range(8)))
+        with pytest.raises(NotOpen):
+            answered(names["handler"], 8)
+    names["chat"].close()
+
+    assert sorted([f"That was message {number}."] for number in range(1, 9)) == sorted(told)
 
 
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@
 // Each conversation is an object with a database of its own: its row and its log. Sixteen shards find conversations (by key, due
 // time, owner and recency) and count hits of rate limits. One Meta object for each store knows its epoch; one Bell rings whoever
 // watches. An act is one transaction of one conversation. What it changes in an index is told to the shard before any answer
-// leaves the conversation, and an alarm, set in the same transaction, tells it where that did not happen. A shard has an alarm at the
-// time at which the next of its conversations is due, and rings then; who was not connected looks when it is, and at each poll.
+// leaves the conversation, and an alarm, set in the same transaction, tells it where that did not happen. A due time that moved later,
+// or went, may wait for that alarm: who finds the conversation too early reads it, sees where it stands, and has the shard told. A shard
+// has an alarm at the time at which the next of its conversations is due, and rings then; who was not connected looks when it is, and at
+// each poll.
 //
 // Bindings: CONVERSATION, SHARD, META, BELL (the classes below) and SECRET; for /v1, if wanted, STORE (the store's name), VISITORS
 // ("yes" lets in whoever has no credential), VISITOR_SCOPES, and SESSION_TTL in seconds, which must be the bot's.
@@ -52,10 +54,13 @@ export class Conversation extends DurableObject {
     this.waiting = new Set();
     this.load();
     this.told = this.version;
+    this.shown = this.place; // where the shard has this conversation; null too while that is not known
     if (this.made) {
       // An alarm that is set may mean that the last index entry was never told; telling it twice does no harm.
       ctx.blockConcurrencyWhile(async () => {
-        if ((await ctx.storage.getAlarm()) !== null) this.told = -1;
+        if ((await ctx.storage.getAlarm()) === null) return;
+        this.told = -1;
+        this.shown = null;
       });
     }
   }
@@ -109,7 +114,7 @@ export class Conversation extends DurableObject {
         return { error: `${fault}` };
       }
     });
-    if (this.told < this.version) await this.tell();
+    if (this.isMisplaced() || list.some(isOfScan)) await this.tell();
     this.wake();
     return answers;
   }
@@ -123,7 +128,7 @@ export class Conversation extends DurableObject {
     if (Date.now() > until) return null;
     try {
       const answer = this.ctx.storage.transactionSync(() => API[name].call(this, where, asked));
-      await this.tell();
+      if (this.isMisplaced()) await this.tell();
       this.wake();
       if (answer.number === undefined) return answer;
       return await this.answered(where, { ...answer, offBy: asked.offBy }, asked.waits ? Date.now() + WAIT_MS : 0);
@@ -245,6 +250,14 @@ export class Conversation extends DurableObject {
     }
   }
 
+  // Whether a scan would miss this conversation, or find it too late, by what its shard knows.
+  isMisplaced() {
+    if (this.told === this.version) return false;
+    const { shown, place } = this;
+    if (!shown || !place || shown.owner !== place.owner || shown.recent !== place.recent) return true;
+    return place.wake !== null && (shown.wake === null || place.wake < shown.wake);
+  }
+
   async tell() {
     while (this.made && this.told < this.version) {
       this.telling ??= this.tellOnce().finally(() => {
@@ -256,9 +269,11 @@ export class Conversation extends DurableObject {
 
   async tellOnce() {
     const { store, shard, tenant, id } = this.where;
-    const { version } = this;
-    await shardOf(this.env, store, shard).put(tenant, id, version, this.place, store);
-    this.told = Math.max(this.told, version);
+    const { version, place } = this;
+    this.shown = null;
+    await shardOf(this.env, store, shard).put(tenant, id, version, place, store);
+    this.told = version;
+    this.shown = place;
   }
 
   // Runs again and again until the shard knows; afterwards once more, when the mark of an erasure may go.
@@ -278,6 +293,7 @@ export class Conversation extends DurableObject {
       await this.ctx.storage.deleteAll();
       this.load();
       this.told = this.version;
+      this.shown = null;
     } catch (fault) {
       console.error(`chatkeep: an index entry could not be told yet: ${fault}`);
       this.wakeAt(Date.now() + 5 * TELL_MS); // (an alarm that throws is given up after a few times)
@@ -288,6 +304,10 @@ export class Conversation extends DurableObject {
     if (!this.armed) this.ctx.storage.setAlarm(when);
   }
 }
+
+// Scans read the rows that they have found, without a log. What they are shown has to be in the index by then, or they would look at the
+// same old place again each time.
+const isOfScan = ([verb, tail]) => verb === "read" && tail === 0;
 
 // The verbs of chatkeep.drivers.base, on one conversation.
 const VERBS = {

@@ -225,6 +225,7 @@ def held(server: DurableObjectServer) -> set[str]:
     found: set[str] = set()
     for path in server.data.rglob("*.sqlite"):
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        db.set_busy_timeout(5000)  # (workerd locks a database while it opens it)
         try:
             for table in ("conversation", "place"):
                 if db.execute("select 1 from sqlite_master where name = ?", [table]).fetchall():

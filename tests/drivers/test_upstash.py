@@ -556,7 +556,7 @@ async def test_address_and_token_come_from_the_usual_variables(
     """As Upstash and Vercel set them; half of them is refused."""
     for name in ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN", "KV_REST_API_URL", "KV_REST_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(Misconfigured, match="UPSTASH_REDIS_REST_URL or KV_REST_API_URL"):
+    with pytest.raises(Misconfigured, match="neither UPSTASH_REDIS_REST_URL nor KV_REST_API_URL"):
         driver_for("upstash://")
     monkeypatch.setenv(names[0], f"http://127.0.0.1:{service.port}")
     with pytest.raises(Misconfigured, match=names[1]):
@@ -566,6 +566,30 @@ async def test_address_and_token_come_from_the_usual_variables(
 
     assert 1 == await say(driver, "m")
     await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "named"),
+    [
+        ("https://user:hidden@calm-owl.upstash.io", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io/hidden", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io?_token=hidden", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("rediss://calm-owl.upstash.io", "AX0", "UPSTASH_REDIS_REST_URL"),
+        ('"https://calm-owl.upstash.io"', "AX0", "UPSTASH_REDIS_REST_URL"),
+        ("https://calm-owl.upstash.io/", '"hidden"', "UPSTASH_REDIS_REST_TOKEN"),
+        ("https://calm-owl.upstash.io/", "hidden\n", "UPSTASH_REDIS_REST_TOKEN"),
+    ],
+)
+def test_a_variable_that_was_copied_wrongly_is_named(
+    address: str, token: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a file whose quotes count, or with more than the address in it: nothing of it is left out silently, or shown."""
+    monkeypatch.setenv("UPSTASH_REDIS_REST_URL", address)
+    monkeypatch.setenv("UPSTASH_REDIS_REST_TOKEN", token)
+    with pytest.raises(Misconfigured, match=f"^{named} is") as refused:
+        driver_for("upstash://")
+
+    assert "hidden" not in f"{refused.value}"
 
 
 async def test_certificates_are_looked_at(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -25,9 +26,11 @@ from chatkeep.testing.http_contract import MERGE_PATCH, SLOT, HttpContract, Http
 from chatkeep.testing.servers import DurableObjectServer, worker_module
 from tests.support.serving import served
 from tests.support.waiting import until
+from tests.support.wrangler import Wrangler
 
 pytestmark = pytest.mark.server
 
+SETTINGS = {"VISITORS": "yes", "STORE": "contract"}
 VISITOR = ("read", "send", "state:read", "state:write")
 
 
@@ -207,7 +210,7 @@ class TestServe(OnAStore):
 @pytest.fixture(scope="module")
 def worker() -> Iterator[DurableObjectServer]:
     """A worker that lets visitors in."""
-    with DurableObjectServer(settings={"VISITORS": "yes", "STORE": "contract"}) as server:
+    with DurableObjectServer(settings=SETTINGS) as server:
         yield server
 
 
@@ -222,6 +225,26 @@ class TestWorker(OnAStore):
         async with echo(f"{worker.url}&store=contract") as self.keep:
             self.address, self.key = worker.address, (await create_key(self.keep, "")).token
             yield
+
+
+@pytest.mark.long
+class TestWrangler(TestWorker):
+    """The same under `wrangler dev`, with another release of the runtime, and with what wrangler puts around the worker."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def worker(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableObjectServer]:
+        """The worker as its guide has people run it on their machine."""
+        with Wrangler(tmp_path_factory.mktemp("wrangler"), settings=SETTINGS) as server:
+            yield server
+
+    async def test_it_is_fit_to_be_deployed(self, worker: Wrangler) -> None:
+        """By the tool that deploys it: each class is bound, and there is nothing that has to be built first."""
+        told = worker.run("deploy", "--dry-run")
+
+        assert ["Bell", "Conversation", "Meta", "Shard"] == sorted(
+            re.findall(r"env\.[A-Z]+ \((\w+)\) +Durable Object", told)
+        )
 
 
 async def test_the_worker_refuses_a_sealed_store_by_name() -> None:

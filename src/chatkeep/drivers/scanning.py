@@ -1,12 +1,14 @@
 """Scans of a store whose indexes hold places: where each row stands, and the rows elsewhere.
 
 The places are looked for first, then the rows that stand at them. In between a row may have moved: what stands elsewhere by then is left
-out, and is still to come.
+out, and is still to come. An index may have a row that is due later at a place of before: such a row is shown where it stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from operator import itemgetter
 from typing import Any, Protocol
 
 from .base import Index, Row, Scan
@@ -19,7 +21,7 @@ PlacesOf = Callable[[Any, int], Awaitable[tuple[list[Any], bool]]]
 """Answers so many places behind one (None: from the beginning), and whether there are more."""
 
 RowsAt = Callable[[list[Any]], Awaitable[list[Row]]]
-"""Answers the rows that stand at places."""
+"""Answers the rows that stand at places, or, of the index `due`, behind them."""
 
 
 class Order(Protocol):
@@ -44,9 +46,23 @@ async def scan_places(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Or
     more = True
     while more and len(rows) < act.limit:
         places, more = await places_of(place, min(act.limit - len(rows), page))
-        rows += await rows_at(places)
         place = places[-1] if places else place
+        found = await rows_at(places)
+        rows += due_rows(act, found, order, place if more else None) if act.index == "due" else found
     return rows
+
+
+def due_rows(act: Scan, found: list[Row], order: Order, last: Any) -> list[Row]:
+    """Return the rows of a page in the order in which they are due, without those that are due later than it ends: behind its *last* place,
+    where they are still to come (None: it has no end), or behind the end of the scan."""
+    until = inf if act.until is None else act.until
+    placed = sorted([(order.place_of("due", row), row) for row in found if due_of(row) <= until], key=itemgetter(0))
+    return [row for place, row in placed if last is None or place <= last]
+
+
+def due_of(row: Row) -> float:
+    """Return when the index `due` shows a row; that of a row which is never due is no time of any place."""
+    return inf if row.wake is None else row.wake
 
 
 async def _scan_recent(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:

@@ -23,6 +23,7 @@ import time
 from http.client import HTTPConnection, HTTPException
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 from unittest import SkipTest
@@ -105,11 +106,11 @@ class Server:
                 os.killpg(self.process.pid, number)
 
     def _listens(self) -> bool:
-        """Tell whether who answers on the port is this process, and not one that was quicker to take it."""
+        """Tell whether who answers on the port is this process or one of its children, and not one that was quicker to take it."""
         assert self.process is not None
         with contextlib.suppress(psutil.Error):
-            links = psutil.Process(self.process.pid).net_connections("tcp")
-            return any(link.status == psutil.CONN_LISTEN and link.laddr.port == self.port for link in links)
+            links = [one.net_connections("tcp") for one in (psutil.Process(self.process.pid), *self._family())]
+            return any(link.status == psutil.CONN_LISTEN and link.laddr.port == self.port for link in chain(*links))
         return False
 
     def _family(self) -> list[psutil.Process]:

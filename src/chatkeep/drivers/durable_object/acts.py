@@ -32,6 +32,7 @@ from ..base import (
     Write,
     row_at,
 )
+from ..scanning import due_of
 
 Place = tuple[float, str, str]
 """Where a row stands in an index: its score there (0 where names order), tenant and id."""
@@ -90,8 +91,15 @@ def places(act: Scan, after: Place | None, limit: int) -> bytes:
 
 def place_of(index: Index, row: Row) -> Place:
     """Where *row* stands in an index."""
-    score = (row.wake or 0.0) if index == "due" else -row.recent if index == "recent" else 0
+    score = due_of(row) if index == "due" else -row.recent if index == "recent" else 0
     return float(score), *row.key
+
+
+def is_found(index: Index, row: Row, at: Place) -> bool:
+    """Tell whether *row*, which an index has at a place, stands there, or behind it where it is due later by now: an index may be told of
+    that after the act is answered."""
+    place = place_of(index, row)
+    return place == at or (index == "due" and at < place and row.wake is not None)
 
 
 def step_of(row: Row) -> Place:

@@ -151,19 +151,20 @@ class DurableObjectDriver(Openable):
         return places, len(places) == wanted
 
     async def _rows_at(self, worker: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
-        """Return the rows that stand at places of an index, without those that stand elsewhere by now: they are still to come."""
+        """Return the rows that stand at places of an index, or are due later than it says, without those that stand elsewhere by now: they
+        are still to come."""
         found = await asyncio.gather(*(self._row_at(worker, index, at) for at in places))
         return [row for row in found if row is not None]
 
     async def _row_at(self, worker: Transport, index: Index, at: acts.Place) -> Row | None:
-        """Return the row at a place of an index; none if it stands elsewhere by now, which is shown if it is still to come."""
+        """Return the row that an index has at a place; none if it stands elsewhere by now, which is shown if it is still to come."""
         read = Read(acts.key_of(at), tail=0)
         try:
             there = acts.read_answer(read, await worker.act("acts", acts.read(read), lane=hash(read.key)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
             return acts.unreadable(index, at)
-        return there[0] if there and acts.place_of(index, there[0]) == at else None
+        return there[0] if there and acts.is_found(index, there[0], at) else None
 
     async def erase(self, act: Erase) -> None:
         acts.erase_answer(act, await self._act("erased", act.key, acts.erase(act), writes=True))

@@ -47,6 +47,7 @@ from ..base import (
     row_at,
 )
 from ..packing import MARKS, pack, pack_text, unpack
+from ..scanning import due_of
 from ..shipped import read_file
 
 BUCKETS = 64
@@ -300,7 +301,7 @@ def key_of(member: bytes) -> Key:
 def place_of(index: Index, row: Row) -> Place:
     """Where *row* stands in an index."""
     if index == "due":
-        return row.wake or 0.0, member_of(row.key)
+        return due_of(row), member_of(row.key)
     return float(-row.recent if index == "recent" else 0), member_of(row.key)
 
 

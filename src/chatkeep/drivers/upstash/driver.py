@@ -62,7 +62,7 @@ class UpstashDriver(RedisDriver):
             if wrong := await scheme_fault_of(self._site):
                 raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault
             if isinstance(fault, Rejected):
-                raise Misconfigured(f"{self._site.name} was not opened: {fault}") from fault
+                raise Misconfigured(f"{fault} The store was not opened.") from fault
             raise
         self._acts.epoch = epoch
         return epoch
@@ -104,7 +104,7 @@ def site_of(url: str) -> tuple[Site, str, bool]:
     options = UrlOptions(f"upstash://{host}", parts.query, OPTIONS, example=EXAMPLE)
     if not host or not host.isascii() or parts.path.strip("/"):
         raise options.wrong("behind the token belong a host, a port if it is not that of https, and nothing more.")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+    if not _is_token(token):
         raise options.wrong("there is no token in front of the @, or what is there can be none.")
     tls: Any = ssl.create_default_context() if options.is_on("tls", default=secured) else None
     place = urlsplit(f"//{host}")
@@ -122,14 +122,22 @@ def _from_environment() -> tuple[str, str, bool]:
     for address, token in VARIABLES:
         if found := os.environ.get(address):
             parts = urlsplit(found)
-            if parts.scheme not in ("https", "http") or not parts.netloc or host_fault(found):
-                raise Misconfigured(
-                    f"{address} is not the address of a store, such as https://host. Nothing was opened."
-                )
-            if not os.environ.get(token):
+            more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
+            if parts.scheme not in ("https", "http") or not parts.netloc or more or host_fault(found):
+                said = "is not the address of a store, such as https://host, and nothing more"
+                raise Misconfigured(f"{address} {said}. Nothing was opened.")
+            given = os.environ.get(token)
+            if not given:
                 raise Misconfigured(f"{address} is set and {token} is not. Nothing was opened.")
-            return parts.netloc, os.environ[token], parts.scheme == "https"
-    names = " or ".join(address for address, _ in VARIABLES)
+            if not _is_token(given) or given[0] in "'\"":
+                said = "is no token as the console shows it: it has blanks, or quotes around it"
+                raise Misconfigured(f"{token} {said}. Nothing was opened.")
+            return parts.netloc, given, parts.scheme == "https"
+    names = " nor ".join(address for address, _ in VARIABLES)
     raise Misconfigured(
         f"upstash:// names no host, and neither {names} is set. A URL looks like {EXAMPLE}. Nothing was opened."
     )
+
+
+def _is_token(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text

@@ -1,0 +1,113 @@
+"""What a shard is told late: that a conversation is due later than it says, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from msgspec import structs
+
+from chatkeep.drivers.base import AT_ONCE, Append, Entry, Key, Row, Scan, Write
+from chatkeep.drivers.durable_object import DurableObjectDriver
+from chatkeep.testing.servers import DurableObjectServer, worker_module
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.server
+
+ALARM = "this.ctx.storage.setAlarm(Date.now() + TELL_MS);"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[DurableObjectServer]:
+    """A worker for all tests of this file; tests keep apart by their stores."""
+    with DurableObjectServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def late() -> Iterator[DurableObjectServer]:
+    """One whose alarms never come."""
+    module = worker_module()
+
+    assert 1 == module.count(ALARM)
+    with DurableObjectServer(worker=module.replace(ALARM, "")) as server:
+        yield server
+
+
+async def opened_on(server: DurableObjectServer) -> DurableObjectDriver:
+    """A driver on a store of its own."""
+    driver = DurableObjectDriver(f"{server.url}&store={secrets.token_hex(6)}&timeout=30")
+    await driver.open()
+    return driver
+
+
+async def said(driver: DurableObjectDriver, name: str, due_at: float) -> Row:
+    """A conversation with a message."""
+    act = Append(Key("", name), [Entry(0, "m", "user", b"hello")], revision="r", at=100.0, due_at=due_at)
+    return (await driver.append(act)).row
+
+
+async def written(driver: DurableObjectDriver, row: Row, **changes: object) -> Row:
+    """The same one with changes."""
+    return await driver.write(
+        Write(structs.replace(row, revision=secrets.token_hex(6), **changes), replaces=row.revision)
+    )
+
+
+async def places(driver: DurableObjectDriver) -> dict[str, float]:
+    """When the shards say that conversations are due; no conversation is asked."""
+    found, _ = await driver._places(driver._opened("read"), Scan("due", limit=100), None, 100)
+    return {name: at for at, _, name in found}
+
+
+async def test_only_what_a_scan_could_miss_is_told_before_the_answer(late: DurableObjectServer) -> None:
+    """A due time that moved later, or went, is found too early at worst; an earlier one, another owner or minute would not be found."""
+    driver = await opened_on(late)
+    row = await said(driver, "ada", 50.0)
+    seen = []
+    for due_at in (60.0, None, 55.0, 50.0, 40.0, None, 30.0):
+        row = await written(driver, row, due_at=due_at)
+        seen.append((await places(driver)).get("ada"))
+    for changes in ({"due_at": 70.0, "owner": "eve"}, {"due_at": 80.0, "updated_at": 900.0}):
+        row = await written(driver, row, **changes)
+        seen.append((await places(driver)).get("ada"))
+    await driver.close()
+
+    assert [50.0, 50.0, 50.0, 50.0, 40.0, 40.0, 30.0, 70.0, 80.0] == seen
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+@pytest.mark.parametrize(("end", "names"), [(None, "bcaf"), (32.0, "bc"), (35.0, "bca"), (15.0, "")])
+async def test_a_scan_shows_what_is_due_where_it_stands(
+    late: DurableObjectServer, end: float | None, names: str, limit: int
+) -> None:
+    """Whatever the shards say, page by page; and who was found at an old place is not looked at again."""
+    driver = await opened_on(late)
+    rows = {
+        name: await said(driver, name, due) for name, due in zip("abcdef", (10, 20, 30, 15, AT_ONCE, 5), strict=True)
+    }
+    for name, due_at in (("a", 35.0), ("d", None), ("e", None), ("f", 90.0)):
+        await written(driver, rows[name], due_at=due_at)
+    stale = await places(driver)
+    found: list[Row] = []
+    while page := await driver.scan(Scan("due", limit, until=end, after=found[-1] if found else None)):
+        found += page
+    settled = await places(driver)
+    await driver.close()
+
+    assert {"a": 10.0, "b": 20.0, "c": 30.0, "d": 15.0, "e": 0.0, "f": 5.0} == stale
+    assert names == "".join(row.key.id for row in found)
+    assert {"a": 35.0, "b": 20.0, "c": 30.0, "f": 90.0} == settled
+
+
+async def test_the_alarm_tells_what_nobody_asks_for(worker: DurableObjectServer) -> None:
+    """Soon, so that nobody looks at it for nothing."""
+    driver = await opened_on(worker)
+    await written(driver, await said(driver, "ada", 50.0), due_at=None)
+
+    async def is_told() -> bool:
+        return await places(driver) == {}
+
+    await until(is_told, within=20.0)
+    await driver.close()
