@@ -9,6 +9,8 @@ SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
 # The slow tests come first (tests/conftest.py) and stay so. On two processors: a worker waits a third of its time.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Nothing costly is shared in `make quick`, and a worker waits most of its time.
+QUICK_WORKERS := -n 4 --dist worksteal
 # What is repeated as often as CHATKEEP_SOAK says.
 SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_invariants.py)
@@ -40,7 +42,7 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers on memory and SQLite, the engine on memory
-	CHATKEEP_STORES=memory $(BIN)/python -m pytest $(WORKERS) --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
+	CHATKEEP_STORES=memory $(BIN)/python -m pytest $(QUICK_WORKERS) --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
 
 test: $(READY)  ## every test but the long ones and those of `make check`; what fails beside others has to pass alone
 	$(call tested,not long)
