@@ -237,6 +237,22 @@ def server_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def passwords_cost_little() -> Iterator[None]:
+    """A password is hashed by argon2id as ever, but at its least cost: each takes a third of a second of a processor else.
+    `tests/server/test_signing_in.py` looks at the cost that people have."""
+
+    @functools.cache
+    def hasher() -> Any:
+        from argon2 import PasswordHasher
+
+        return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chatkeep.auth.passwords._hasher", hasher)
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Valkey for the whole run; tests keep apart by their prefixes."""
