@@ -7,15 +7,17 @@ READY := $(VENV)/.ready
 DEMO := .venv-demo
 SITE := .venv-docs
 PIP := python -m pip --disable-pip-version-check install --quiet
-# The slow tests come first (tests/conftest.py) and stay so. On two processors: a worker waits a third of its time.
-WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# On two processors, for a worker waits a third of its time, and in `make quick` most of it.
+WORKERS := -n 4
+# The slow tests come first (tests/conftest.py) and stay so. A file is one worker's.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 # What is repeated as often as CHATKEEP_SOAK says.
 SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
 QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
 # Without -m the second time: of a test that is collected alone, tests/conftest.py takes the one variant for the first.
-tested = $(BIN)/python -m pytest $(WORKERS) --ignore tests/test_house.py -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed $(2); }
+tested = $(BIN)/python -m pytest $(WORKERS) $(BY_FILE) --ignore tests/test_house.py -m "$(1)" $(2) --durations=15 || { [ $$? = 1 ] && $(BIN)/python -m pytest --last-failed $(2); }
 
 .PHONY: demo quick test long docs packaging load check bench bench-edges bench-peers bench-pin soak soak-move pin clean
 
@@ -40,7 +42,7 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers on memory and SQLite, the engine on memory
-	CHATKEEP_STORES=memory $(BIN)/python -m pytest $(WORKERS) --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
+	CHATKEEP_STORES=memory $(BIN)/python -m pytest $(WORKERS) --dist worksteal --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
 
 test: $(READY)  ## every test but the long ones and those of `make check`; what fails beside others has to pass alone
 	$(call tested,not long)

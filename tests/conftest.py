@@ -68,6 +68,10 @@ SERVED = {
 """The fixtures, and the kinds of store, with which a test needs a server or a browser."""
 
 
+ALL_ON_SERVERS = "\npytestmark = pytest.mark.server\n"
+"""The line with which a file says that each of its tests needs a server."""
+
+
 # How long an example takes says something about the machine, which is busy here, and nothing about the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 settings.register_profile("quick", settings.get_profile("busy"), max_examples=5)  # `make quick` asks for it
@@ -91,6 +95,13 @@ def pytest_collection() -> Generator[None, Any, Any]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the files of which every test needs a server where such tests are left out: making them is most of collecting."""
+    if collection_path.suffix != ".py" or "not server" not in config.getoption("markexpr"):
+        return None
+    return ALL_ON_SERVERS in collection_path.read_text() or None
 
 
 def pytest_collection_finish() -> None:
@@ -223,6 +234,22 @@ def server_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("server") is None:
             patch.setattr(Server, "start", refused)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def passwords_cost_little() -> Iterator[None]:
+    """A password is hashed by argon2id as ever, but at its least cost: each takes a third of a second of a processor else.
+    `tests/server/test_signing_in.py` looks at the cost that people have."""
+
+    @functools.cache
+    def hasher() -> Any:
+        from argon2 import PasswordHasher
+
+        return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chatkeep.auth.passwords._hasher", hasher)
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.cli.opening import without_secret
 
-from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+from ..support.program import chatkeep
 
 
 @pytest.fixture
@@ -37,17 +36,9 @@ def store(tmp_path: Path) -> Path:
 
 def ran(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Runs a command with CHATKEEP_ *variables*: exit code, output, errors."""
-    named = {f"CHATKEEP_{name.upper()}": value for name, value in variables.items()}
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        capture_output=True,
-        cwd=folder,
-        env=plain_environment() | named,
-        timeout=PATIENCE_S,
-        text=True,
-        check=False,
+    return chatkeep(
+        *arguments, folder=folder, **{f"CHATKEEP_{name.upper()}": value for name, value in variables.items()}
     )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_every_command_takes_the_store_from_the_environment(store: Path) -> None:

@@ -18,7 +18,8 @@ from chatkeep import Chatkeep
 from chatkeep.cli.printing import age, shortened, width
 from chatkeep.model import Message, last_words
 
-from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+from ..support.fork_server import Program
+from ..support.program import PATIENCE_S, chatkeep, plain_environment
 
 WORDS = "Would a gel manicure on Saturday at three be possible, with the lady from the last time? "
 
@@ -41,9 +42,7 @@ def in_terminal(store: Path, *arguments: str, columns: int, **variables: str) ->
     """What a command prints on a terminal so many columns wide."""
     leader, follower = pty.openpty()
     environment = plain_environment() | {"COLUMNS": str(columns), "TERM": "xterm"} | variables
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=follower, stdout=follower, stderr=follower, cwd=store.parent, env=environment
-    )
+    process = Program(*arguments, folder=store.parent, environment=environment, streams=[follower] * 3)
     os.close(follower)
     said = b""
     while True:
@@ -80,10 +79,7 @@ def test_colours_are_for_terminals_and_for_who_wants_them(store: Path) -> None:
     """On a terminal; not with NO_COLOR, nor in a pipe."""
     coloured = in_terminal(store, "list", "chat.db", columns=200, NO_COLOR="")
     plain = in_terminal(store, "list", "chat.db", columns=200, NO_COLOR="1")
-    environment = {name: value for name, value in plain_environment().items() if name != "NO_COLOR"}
-    piped = subprocess.run(
-        [*PROGRAM, "list", "chat.db"], cwd=store.parent, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    piped = chatkeep("list", "chat.db", folder=store.parent, NO_COLOR="")[1]
 
     assert "\x1b[33mpaused" in coloured
     assert "\x1b[" not in plain
@@ -92,11 +88,8 @@ def test_colours_are_for_terminals_and_for_who_wants_them(store: Path) -> None:
 
 def test_times_are_those_of_this_machine_or_utc(store: Path) -> None:
     """--utc has them with a Z; JSON always has them in UTC."""
-    environment = plain_environment() | {"TZ": "Asia/Tokyo"}
     shown = {
-        words: subprocess.run(
-            [*PROGRAM, *words], cwd=store.parent, env=environment, capture_output=True, text=True, check=True
-        ).stdout
+        words: chatkeep(*words, folder=store.parent, TZ="Asia/Tokyo")[1]
         for words in (
             ("history", "chat.db", "ada"),
             ("history", "chat.db", "ada", "--utc"),

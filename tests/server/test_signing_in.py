@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+from argon2 import Type, extract_parameters
+
 from chatkeep import Chatkeep, Turn
-from chatkeep.auth import accounts
+from chatkeep.auth import accounts, passwords
 from chatkeep.auth.credentials import create_key, revoke_key
 from chatkeep.server.masking import Masker, mask_text
 from chatkeep.server.signed_in import header_of
@@ -19,6 +22,8 @@ from ..support.stores import FAST
 from ..support.waiting import time_passes, until
 
 PHONE = "whatsapp:4915112345678"
+HASHER = passwords._hasher
+"""The one that people have: other tests have one that costs little (tests/conftest.py)."""
 
 
 def chat() -> Chatkeep[Any]:
@@ -64,6 +69,17 @@ async def test_the_cookie_is_for_this_host_and_no_script() -> None:
     assert cookie.startswith("__host-desk=ck_s_")
     assert {"httponly", "secure", "path=/", "samesite=strict"} <= {part.strip() for part in cookie.split(";")}
     assert ("kim", True) == (name, held.password.startswith("$argon2id$"))
+
+
+async def test_a_guess_at_a_password_is_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 64 MB and goes over them three times, as the authors of argon2 recommend."""
+    monkeypatch.setattr(passwords, "_hasher", HASHER)
+    hashed = await passwords.hash_password(PASSWORD)
+    cost = extract_parameters(hashed)
+
+    assert (Type.ID, 64 << 10, 3) == (cost.type, cost.memory_cost, cost.time_cost)
+    assert await passwords.is_password(PASSWORD, hashed)
+    assert not await passwords.is_password(f"{PASSWORD}!", hashed)
 
 
 ATTACKS: dict[str, tuple[str, dict[str, str], int]] = {

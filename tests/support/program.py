@@ -23,10 +23,13 @@ PROGRAM = [sys.executable, "-c", "from chatkeep.cli import main; main(prog_name=
 """A command, started from nothing; what is here is forked (`fork_server`)."""
 
 
-def chatkeep(*arguments: str, typed: str = "", folder: Path, within: float = PATIENCE_S) -> tuple[int, str, str]:
-    """Runs a command to its end: exit code, output, errors."""
+def chatkeep(
+    *arguments: str, typed: str = "", folder: Path, within: float = PATIENCE_S, **variables: str
+) -> tuple[int, str, str]:
+    """Runs a command to its end, with *variables* in its environment: exit code, output, errors."""
+    environment = plain_environment() | variables
     code, output, errors = fork_server.run(
-        *arguments, folder=folder, environment=plain_environment(), within=within, typed=typed.encode()
+        *arguments, folder=folder, environment=environment, within=within, typed=typed.encode()
     )
     return code, output.decode(), errors.decode()
 

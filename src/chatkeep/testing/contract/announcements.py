@@ -10,6 +10,9 @@ from .broken import Intact, caught_by
 from .clauses import Clauses, clause
 from .steps import need
 
+AGAIN_S = 0.025
+"""An announcement that nobody has heard is made again after so long, two hundred times: a driver may begin to listen late."""
+
 
 class Announcements(Clauses):
     """What drivers on one store tell each other."""
@@ -22,7 +25,7 @@ class Announcements(Clauses):
             driver.watch(ears.extend)
         for turn in range(200):
             await one.announce([f"a{turn}", "b"])
-            await asyncio.sleep(0.025)
+            await asyncio.sleep(AGAIN_S)
             if Ability.WATCH not in one.abilities or all("b" in ears for ears in heard):
                 break
 
@@ -45,7 +48,7 @@ class Announcements(Clauses):
         two.watch(heard.extend)
         for _ in range(200):
             await one.announce(marks)
-            await asyncio.sleep(0.025)
+            await asyncio.sleep(AGAIN_S)
             if heard:
                 break
 
