@@ -125,13 +125,14 @@ class Lane:
         acts = b",".join([call.said for call in batch])
         body = b'{"epoch":%s,"acts":[%s]}' % (msgspec.json.encode(self._connections.epoch), acts)
         answers: list[Any]
-        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with asyncio.timeout_at(batch[0].over):
                 answer = await connection.post(signed(site, "POST", path, body), body)
             answers = answers_in(site, answer, batch)
             # Twice as many would still be answered in the time that is left to a call that has waited as long as it may.
-            if len(batch) == self._room and time.monotonic() - began < site.timeout * (1 - WAITS) / 2:
+            if len(batch) == self._room and loop.time() - began < site.timeout * (1 - WAITS) / 2:
                 self._room = min(2 * self._room, BATCH)
         except (OSError, TimeoutError) as fault:
             self.drop()
