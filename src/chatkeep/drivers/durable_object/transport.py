@@ -37,7 +37,7 @@ log = logging.getLogger("chatkeep")
 
 LANES = 4  # of acts on conversations; what else there is has one each
 BATCH = 100
-BATCH_FIRST = 10
+BATCH_FIRST = 10  # until it is known how fast the worker is
 BATCH_BYTES = 8 << 20
 PAUSE_S = 0.5  # the longest between two attempts to connect; the shortest is random
 SILENT_S = 20.0  # a WebSocket that says nothing for so long is asked whether it is there
@@ -76,7 +76,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._connections, self._what = connections, what
         self._fault = ""
-        self._room = BATCH_FIRST
+        self._most = BATCH_FIRST
 
     def put(self, call: Call) -> None:
         """Queue *call*."""
@@ -90,11 +90,9 @@ class Lane:
         while await self.queue.filled():
             await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
             connection = await self._connected()
-            if connection is not None and (batch := self.queue.take(ready=self._ready())):
+            ready = min(len(self.queue.calls), self._most)
+            if connection is not None and (batch := self.queue.take(ready=ready)):
                 await self._send(connection, batch)
-
-    def _ready(self) -> int:
-        return min(len(self.queue.calls), self._room)
 
     async def _connected(self) -> HttpConnection | None:
         """Return a connection; None when there is none now, or never will be, which is told to all that wait."""
@@ -132,12 +130,12 @@ class Lane:
                 answer = await connection.post(signed(site, "POST", path, body), body)
             answers = answers_in(site, answer, batch)
             # Twice as many would still be answered in the time that is left to a call that has waited as long as it may.
-            if len(batch) == self._room and loop.time() - began < site.timeout * (1 - WAITS) / 2:
-                self._room = min(2 * self._room, BATCH)
+            if len(batch) == self._most and loop.time() - began < site.timeout * (1 - WAITS) / 2:
+                self._most = min(2 * self._most, BATCH)
         except (OSError, TimeoutError) as fault:
             self.drop()
             if isinstance(fault, TimeoutError):
-                self._room = max(len(batch) // 2, 1)
+                self._most = max(len(batch) // 2, 1)
             said = str(fault) or f"silent for {site.timeout:g} s"
             answers = [unanswered(site, said, call) for call in batch]
         except BaseException:
