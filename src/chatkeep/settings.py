@@ -181,7 +181,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     comes beyond that is taken in, and waits for its turn ("off": however many). A conversation over HTTP has the server's rates.
     turn_timeout: a handler that takes longer has failed. concurrency: handlers that run at once in this process.
     backlog: messages that may wait in this process; more are refused with `Overloaded`.
-    retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside; attempts:
+    retry_for: a message whose handler fails is tried again for so long after its first failure, and then set aside (a time in which
+    no process runs, or the bot is paused, does not count); attempts:
     it is set aside earlier when its handler has failed so often (None: however often). Where neither is set and the pauses are a
     test's, retry_after below 100 ms or retry_longest below 1 s, attempts is 8. retry_after, retry_longest: the pause after a
     failure, doubled each time, with jitter. failure_reply: what a user is told whose message was set aside, where no
@@ -267,6 +268,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             pause_most_s=max(2 * seconds(self.retry_longest), seconds(self.max_wait), SHORTEST_DOUBT_S),
             max_raised=self.attempts,
             max_begun=max(8, (self.attempts or 0) + 5),
+            turn_s=seconds(self.turn_timeout) + 5.0,
             lease_s=min(seconds(self.turn_timeout) + 5.0, LEASE_S),
             channel_turns=turns,
             channel_within_s=within_s,

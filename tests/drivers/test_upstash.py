@@ -219,6 +219,21 @@ async def test_a_silent_service_is_waited_for_no_longer_than_the_deadline(server
     await driver.close()
 
 
+async def test_what_comes_faster_than_the_service_is_answered_or_was_never_sent(server: UpstashServer) -> None:
+    """Nobody is left not knowing, and those that could not be sent in time hear why."""
+    driver = await opened_on(f"{server.url}&timeout=2")
+    server.set_faults(delay=0.3)
+    burst = [Append(Key("", f"c{n}"), [Entry(0, "m", "user", b"hi")], revision="r", at=1.0) for n in range(3000)]
+    told = await asyncio.gather(*map(driver.append, burst), return_exceptions=True)
+    server.set_faults(delay=0.0)
+    refused = [str(one) for one in told if isinstance(one, Unavailable)]
+
+    assert [] == [one for one in told if isinstance(one, Uncertain)]
+    assert len(refused) < len(told)
+    assert all("has more to do than it does in time; nothing was written" in said for said in refused)
+    await driver.close()
+
+
 async def test_a_service_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """Nothing was sent, and that is said within the time-out."""
     with socket.socket() as nobody:

@@ -93,6 +93,31 @@ async def test_a_message_is_set_aside_when_its_time_is_over(opened: Any) -> None
     assert "ConnectionError: the model's API says 503" in str(letter)
 
 
+@pytest.mark.parametrize("why", ["no process", "paused"])
+async def test_a_time_in_which_nobody_tries_does_not_count(opened: Any, why: str) -> None:
+    """A message that failed once is tried for ten minutes also when the first tries of the next process fail, or those after a pause."""
+    model, later = Model(), [0.0]
+    options = FOR_A_TIME | {"clock": lambda: time.time() + later[0], "retry_for": "10m"}
+    keep = await opened(model.bot, **options)
+    await keep.accept("ada", "one")
+    await until(lambda: model.asked)
+    if why == "paused":
+        await keep.pause("ada")
+        later[0] = 3600.0
+        await keep.resume("ada")
+    else:
+        await keep.close()
+        later[0] = 3600.0
+        keep = await opened(model.bot, **options)
+    tried = len(model.asked)
+    await until(lambda: len(model.asked) > tried + 2)
+    model.away = False
+    await until(lambda: replies(keep))
+
+    assert ["answer to one"] == await replies(keep)
+    assert [] == await keep.dead_letters("ada")
+
+
 async def _dead(keep: Any) -> bool:
     found = await keep.conversation("ada")
     return bool(found and found.dead)

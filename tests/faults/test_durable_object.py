@@ -99,6 +99,23 @@ async def is_shown(driver: DurableObjectDriver) -> bool:
     return bool((await shown(driver))[0])
 
 
+async def test_a_slow_worker_is_given_what_it_does_in_time() -> None:
+    """A burst of which it does only a part before the time is over: that part is answered, and most of the rest was never sent."""
+    takes = "async acts(env, store, epoch, acts) {"
+    slow = "await new Promise((resolve) => setTimeout(resolve, 40 * acts.length));"
+    text = worker_module()
+    assert text.count(takes) == 1
+    with DurableObjectServer(worker=text.replace(takes, f"{takes} {slow}")) as server:
+        driver = await opened_on(server, 4.0)
+        burst = [structs.replace(SAID, key=Key("", f"c{n}")) for n in range(1000)]
+        told = await asyncio.gather(*map(driver.append, burst), return_exceptions=True)
+        await driver.close()
+    unknown = [one for one in told if isinstance(one, Uncertain)]
+    answered = [one for one in told if not isinstance(one, Exception)]
+
+    assert len(answered) > len(unknown)
+
+
 async def test_what_a_death_left_untold_is_told_by_the_alarm() -> None:
     """Without anybody asking for the conversation, which nobody knows of; and the check finds a worker that sets no alarm."""
     assert [{ADA}] * 4 == await left_untold("")

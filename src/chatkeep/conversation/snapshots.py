@@ -22,7 +22,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """The settings that rules depend on. Durations in seconds."""
+    """The settings that rules depend on. Durations in seconds. turn_s: no attempt that was begun when it might be is over later."""
 
     overlap: str = "queue"
     quiet_s: float = 1.5
@@ -37,6 +37,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     pause_most_s: float = 60.0
     max_raised: int | None = None
     max_begun: int = 8
+    turn_s: float = 35.0
     lease_s: float = 35.0
     channel_turns: int | None = None
     channel_within_s: float = 60.0

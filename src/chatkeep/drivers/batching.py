@@ -12,10 +12,20 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..errors import Unavailable
 from .base import WAITING, Key
 
 BATCH = 256
 SHARE_LEAST = 4  # calls that are not worth a second batch
+WAITS = 0.75
+"""A call over HTTP may wait for so much of its time; the rest is for its answer. When calls come faster than the server does
+them, what is sent is answered, and what is not was never sent."""
+
+
+def never_sent(store: str, fault: str, undone: str) -> Unavailable:
+    """Return what a call is told that has waited too long: of *fault*, or of those before it where there is none."""
+    why = f"cannot be reached ({fault})" if fault else "has more to do than it does in time"
+    return Unavailable(f"{store} {why}; {undone}. Try again later.")
 
 
 class Waiting(Protocol):

@@ -23,7 +23,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from ..batching import BatchingQueue
+from ..batching import WAITS, BatchingQueue, never_sent
 from .seam import Refused, Site, What
 from .websocket import messages
 
@@ -37,6 +37,7 @@ log = logging.getLogger("chatkeep")
 
 LANES = 4  # of acts on conversations; what else there is has one each
 BATCH = 100
+BATCH_FIRST = 10  # until it is known how fast the worker is
 BATCH_BYTES = 8 << 20
 PAUSE_S = 0.5  # the longest between two attempts to connect; the shortest is random
 SILENT_S = 20.0  # a WebSocket that says nothing for so long is asked whether it is there
@@ -45,11 +46,15 @@ AT_REST: tuple[What, ...] = ("look", "open", "places", "counts", "rings", "fence
 
 
 class Call(Struct, eq=False):
-    """One act on its way, and the future of its answer. Cancelling that does not take the act back."""
+    """One act on its way, and the future of its answer. Cancelling that does not take the act back.
+
+    It waits until its deadline, and for its answer until *over*.
+    """
 
     said: bytes
     writes: bool
     deadline: float
+    over: float
     answered: asyncio.Future[Any]
     size: int
     # One connection carries all of a lane, in order.
@@ -71,6 +76,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._connections, self._what = connections, what
         self._fault = ""
+        self._most = BATCH_FIRST
 
     def put(self, call: Call) -> None:
         """Queue *call*."""
@@ -84,7 +90,8 @@ class Lane:
         while await self.queue.filled():
             await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
             connection = await self._connected()
-            if connection is not None and (batch := self.queue.take()):
+            ready = min(len(self.queue.calls), self._most)
+            if connection is not None and (batch := self.queue.take(ready=ready)):
                 await self._send(connection, batch)
 
     async def _connected(self) -> HttpConnection | None:
@@ -96,20 +103,19 @@ class Lane:
             # So that a call may outlive an address that is gone.
             async with asyncio.timeout(self._connections.site.timeout / 2):
                 self.connection = await self._connections.connect()
+            self._fault = ""
         except (OSError, TimeoutError) as fault:
             self._fault = str(fault) or "it does not answer"
             if refused := refused_by(fault):
-                self._refuse(self.queue.clear(), Refused, refused)
+                for call in self.queue.clear():
+                    settle(call.answered, Refused(f"{self._connections.site.name} {refused}; {call.undone}."))
             if self.queue.calls:
                 await asyncio.sleep(random.uniform(0.01, PAUSE_S))
         return self.connection
 
     def _expire(self, late: list[Call]) -> None:
-        self._refuse(late, Unavailable, f"cannot be reached ({self._fault or 'busy'})")
-
-    def _refuse(self, calls: list[Call], kind: type[Unavailable], why: str) -> None:
-        for call in calls:
-            settle(call.answered, kind(f"{self._connections.site.name} {why}; {call.undone}."))
+        for call in late:
+            settle(call.answered, never_sent(self._connections.site.name, self._fault, call.undone))
 
     async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
         site = self._connections.site
@@ -117,12 +123,19 @@ class Lane:
         acts = b",".join([call.said for call in batch])
         body = b'{"epoch":%s,"acts":[%s]}' % (msgspec.json.encode(self._connections.epoch), acts)
         answers: list[Any]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout_at(batch[0].deadline):
+            async with asyncio.timeout_at(batch[0].over):
                 answer = await connection.post(signed(site, "POST", path, body), body)
             answers = answers_in(site, answer, batch)
+            # Twice as many would still be answered in the time that is left to a call that has waited as long as it may.
+            if len(batch) == self._most and loop.time() - began < site.timeout * (1 - WAITS) / 2:
+                self._most = min(2 * self._most, BATCH)
         except (OSError, TimeoutError) as fault:
             self.drop()
+            if isinstance(fault, TimeoutError):
+                self._most = max(len(batch) // 2, 1)
             said = str(fault) or f"silent for {site.timeout:g} s"
             answers = [unanswered(site, said, call) for call in batch]
         except BaseException:
@@ -181,7 +194,8 @@ class Connections:
     def act(self, what: What, said: bytes, *, lane: int = 0, writes: bool = False) -> asyncio.Future[Any]:
         """Have the worker do an act."""
         loop = asyncio.get_running_loop()
-        call = Call(said, writes, loop.time() + self.site.timeout, loop.create_future(), len(said))
+        now, timeout = loop.time(), self.site.timeout
+        call = Call(said, writes, now + WAITS * timeout, now + timeout, loop.create_future(), len(said))
         if self._closed:
             settle(call.answered, Unavailable(f"{self.site.name} is closed; {call.undone}."))
         else:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from ..batching import BatchingQueue
+from ..batching import BatchingQueue, never_sent
 from ..openable import end
 from .connection import Command, Connection, ErrorReply, pack_command, refused_by
 from .scripts import HOMES, VERBS, Argument, Home, Script, ScriptRun, refusal
@@ -263,7 +263,7 @@ class Link:
 
     def _expire(self, late: list[Call]) -> None:
         for call in late:
-            call.settle(Unavailable(f"{self._name} cannot be reached ({self._fault or 'busy'}); {call.undone}."))
+            call.settle(never_sent(self._name, self._fault, call.undone))
         self._note()
 
     def _ring(self) -> None:
