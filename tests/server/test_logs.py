@@ -148,16 +148,15 @@ def test_what_steers_or_opens_something_is_made_harmless(text: str, shown: str) 
     assert shown == line(text)
 
 
-@pytest.mark.parametrize("piece", ["https://", "://@", "token=", "/bot1", "EAA", "whsec_", "ck_k_", "cookie: ", "123456 ", "a@"])
+@pytest.mark.parametrize(
+    "piece", ["https://", "://@", "token=", "/bot1", "EAA", "whsec_", "ck_k_", "cookie: ", "123456 ", "a@"]
+)
 def test_no_text_is_slow_to_write(piece: str) -> None:
-    """Bots log what their customers say: twice the text takes twice the time, and not four times, whatever it is made of."""
-    spent = []
-    for size in (20_000, 160_000):
-        began = time.process_time()
-        line(piece * (size // len(piece)))
-        spent.append(time.process_time() - began)
+    """Bots log what their customers say: each character of it is looked at a bounded number of times."""
+    began = time.process_time()
+    line(piece * (60_000 // len(piece)))
 
-    assert spent[1] < 2, spent
+    assert time.process_time() - began < 1
 
 
 def test_an_error_is_told_by_kind_and_place_and_ours_with_words() -> None:

@@ -226,6 +226,32 @@ async def bodies_hold_the_loop(site: Site) -> object:
     return {"statuses": statuses, "states": states, "held": watch.most < 3 * HELD_S or watch.most}
 
 
+@expects({"taken": [200] * 3, "found": 6, "held": True})
+async def texts_hold_the_loop(site: Site) -> object:
+    """Messages that are slow to compare: rows of accents, a letter that stands for eighteen. The index and a search come to them."""
+    index, watch = core_of(site.keep).text_index, LoopWatch()
+    await index.step(keep=True)
+    texts = [
+        "a" + "\u0301" * 60_000 + "\u0327" * 60_000,
+        "\u05d0" + "\u0592" * 60_000 + "\u0591" * 60_000,
+        "\ufdfa" * 80_000,
+    ]
+    token = await site.token("send")
+    taken = [
+        (await site.ask("POST", f"{ADA}/messages", {"content": f"word {text}"}, token=token)).status for text in texts
+    ]
+    watching = asyncio.create_task(watch.watch())
+    while (await index.step()).entries:
+        pass
+    answer = await site.ask("GET", "/v1/desk/conversations?text=word", token=site.key)
+    watching.cancel()
+    return {
+        "taken": taken,
+        "found": answer.json["conversations"][0]["found_in"],
+        "held": watch.most < 3 * HELD_S or watch.most,
+    }
+
+
 # -- what stays open --------------------------------------------------------------------------------------------------------
 
 
