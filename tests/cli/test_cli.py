@@ -205,7 +205,7 @@ def store(tmp_path: Path) -> Path:
     async def fill() -> None:
         async with keep:
             await keep.tenant("salon").receive("ada", "hello")
-            await keep.receive("eve", "\x1b]0;owned\x07 red \u202e")
+            await keep.receive("eve", "\x1b]0;owned\x07 red \u202e \x9b31m \u2028")
             with pytest.raises(HandlerFailed):
                 await keep.receive("bob", "bomb")
 
@@ -373,14 +373,42 @@ def test_what_is_damaged_can_be_erased(store: Path) -> None:
     assert 1 == chatkeep("show", "chat.db", "eve", folder=store.parent)[0]
 
 
+STEERS = set("\x1b\x07\u202e\x9b\u2028")
+"""Characters of what was said that must not be printed."""
+
+
+def test_an_export_is_for_its_owner_alone(store: Path) -> None:
+    """Also where somebody has put a link in the place of the file that it is written into first."""
+    (store.parent / "all.jsonl.part").symlink_to(store.parent / "victim")
+    (store.parent / "victim").write_text("mine")
+    code, _, said = chatkeep("export", "chat.db", "-o", "all.jsonl", folder=store.parent)
+    made = store.parent / "all.jsonl"
+
+    assert 0 == code, said
+    assert ("mine", False, 0o600) == (
+        (store.parent / "victim").read_text(),
+        made.is_symlink(),
+        made.stat().st_mode & 0o777,
+    )
+
+
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
     """Escape sequences and direction marks are shown as text, in logs and in reasons."""
     for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
         code, said, _ = chatkeep(command[0], "chat.db", command[1], folder=store.parent)
 
         assert 0 == code
-        assert not {"\x1b", "\x07", "\u202e"} & set(said)
+        assert not STEERS & set(said)
         assert "\\x1b" in said
+
+
+def test_json_cannot_steer_the_terminal_either(store: Path) -> None:
+    """What programs read is what was written, in another spelling."""
+    code, said, _ = chatkeep("history", "chat.db", "eve", "--json", folder=store.parent)
+
+    assert 0 == code
+    assert not STEERS & set(said)
+    assert "\x1b]0;owned\x07 red \u202e \x9b31m \u2028" == json.loads(said.splitlines()[0])["content"]
 
 
 def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:

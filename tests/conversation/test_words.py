@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from chatkeep.conversation.codec import entry_for
@@ -72,6 +74,8 @@ def test_a_search_is_short() -> None:
         ("寿司が好きです", "好き", "好き"),
         ("nothing", "else", ""),
         ("(a+b)*", "a+b", "a+b"),
+        (f"{'ﷺ' * 998}ein grüner", "ein gruner", "ein grüner"),
+        (f"{'é' * 3000}gru\u0308ner Nagellack", "grüner n", "gru\u0308ner N"),
     ],
 )
 def test_it_is_shown_where_it_was_said(said: str, searched: str, shown: str) -> None:
@@ -79,6 +83,26 @@ def test_it_is_shown_where_it_was_said(said: str, searched: str, shown: str) -> 
     begin, end = find_in(said, searched)
 
     assert shown == said[begin:end]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + "\u0301" * 20_000 + "\u0327" * 20_000,
+        "\u05d0" + "\u0592" * 20_000 + "\u0591" * 20_000,
+        "\ufdfa" * 80_000,
+        "a " * 125_000,
+        "\u0430 " * 80_000,
+    ],
+    ids=["accents", "Hebrew accents", "a letter that is eighteen", "ASCII", "Cyrillic"],
+)
+def test_no_message_is_slow_to_read(text: str) -> None:
+    """Whoever writes a message as long as may be holds nobody up: not who keeps the index, nor who searches."""
+    began = time.process_time()
+    words_in(text)
+    find_in(text, "nothing of the kind")
+
+    assert time.process_time() - began < 0.4
 
 
 def test_an_entry_has_the_words_of_people() -> None:

@@ -581,6 +581,8 @@ async def test_the_cookie_is_out_of_reach_of_scripts_and_other_hosts(house: Hous
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "http://127.0.0.1"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[x]y"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:{port}.evil.example"}, 403),
         ({"Origin": "http://evil@127.0.0.1:{port}"}, 403),
         ({"Referer": "http://127.0.0.1:{port}/"}, 403),

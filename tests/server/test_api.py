@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
@@ -268,6 +269,11 @@ HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
     "a form": (415, b"content=x", {"Content-Type": "application/x-www-form-urlencoded"}),
     "text": (415, b'{"content":"x"}', {"Content-Type": "text/plain"}),
     "no type": (415, b'{"content":"x"}', {"Content-Type": ""}),
+    "compressed": (
+        415,
+        gzip.compress(b'{"content":"x"}'),
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ),
     "nearly JSON": (415, b'{"content":"x"}', {"Content-Type": "application/jsonp"}),
 }
 

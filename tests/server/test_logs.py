@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ async def test_probes_are_not_in_the_log_unless_asked_for(tmp_path: Path) -> Non
 def test_what_steers_or_opens_something_is_made_harmless(text: str, shown: str) -> None:
     """Line ends, escape sequences, turned text; passwords and credentials."""
     assert shown == line(text)
+
+
+@pytest.mark.parametrize(
+    "piece", ["https://", "://@", "token=", "/bot1", "EAA", "whsec_", "ck_k_", "cookie: ", "123456 ", "a@"]
+)
+def test_no_text_is_slow_to_write(piece: str) -> None:
+    """Bots log what their customers say: each character of it is looked at a bounded number of times."""
+    began = time.process_time()
+    line(piece * (60_000 // len(piece)))
+
+    assert time.process_time() - began < 1
 
 
 def test_an_error_is_told_by_kind_and_place_and_ours_with_words() -> None:

@@ -476,6 +476,38 @@ async def test_where_the_bounds_are(request_: bytes, status: int) -> None:
     assert status < 300 or "application/problem+json" == answer.headers["content-type"]
 
 
+async def pieces(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers in two pieces, and says how long they are where it is asked for /long."""
+    if scope["type"] == "lifespan":
+        await echo(scope, receive, send)
+        return
+    headers = [(b"content-length", b"6")] if scope["path"] == "/long" else []
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for body in (b"one", b"two"):
+        await send({"type": "http.response.body", "body": body, "more_body": body == b"one"})
+
+
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        ("GET / HTTP/1.0", b"onetwo"),
+        ("GET /long HTTP/1.0", b"onetwo"),
+        ("HEAD / HTTP/1.0", b""),
+        ("GET / HTTP/1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
+    ],
+)
+async def test_only_who_knows_chunks_is_answered_in_chunks(request_: str, body: bytes) -> None:
+    """A client of HTTP/1.0, such as an old proxy, would take their sizes for a part of the answer: an event, an export."""
+    async with serving(pieces) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"{request_}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            head, _, said = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+
+    assert (body, request_.endswith("1.1")) == (said, b"transfer-encoding" in head)
+
+
 async def test_what_follows_an_upgrade_is_no_request() -> None:
     """A proxy that passes `Upgrade` on takes it for the other protocol; here it must not become a request of somebody's."""
     async with serving(echo) as port:

@@ -223,6 +223,16 @@ async def test_a_request_for_another_host_says_which_and_what_to_set() -> None:
             assert (True, True) == (repr(unknown) in told["detail"], "CHATKEEP_HOSTS" in told["detail"]), unknown
 
 
+@pytest.mark.parametrize(("host", "status"), [("anything.example:1", 200), ("[x]y", 400), ("[", 400)])
+async def test_what_is_no_host_is_refused_where_any_is_let_in(host: str, status: int) -> None:
+    """As with every other refusal, and not by an error."""
+    async with served(Chatkeep("memory://"), hosts=["*"]) as client:
+        request = f"GET /v1/session HTTP/1.1\r\nHost: {host}\r\nCookie: desk=x\r\nConnection: close\r\n\r\n"
+        answer = await client.raw(request.encode())
+
+    assert (status, status == 400) == (answer.status, b"urn:chatkeep:bad-request" in answer.body)
+
+
 def test_idle_connections_outlive_those_of_proxies() -> None:
     """nginx keeps a connection for 60 s, Caddy for 120; the setting is what the server is started with."""
     config = configured("x:y", ServerSettings(), patience_s=1.0)

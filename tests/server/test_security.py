@@ -6,8 +6,11 @@ Each attack is a coroutine that makes the attempt over real connections and retu
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import hmac
 import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -22,11 +25,13 @@ from chatkeep import Chatkeep, Turn
 from chatkeep import client as clients
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
-from chatkeep.server import create_app, limits, protocol, state
+from chatkeep.channels import Webhook
+from chatkeep.server import create_app, limits, protocol, state, webhooks
 from tests.support.serving import Answer, Client, narrow_connection, serving
 from tests.support.stores import FAST
 from tests.support.waiting import takes, time_passes
 
+SHOP = base64.b64encode(secrets.token_bytes(24)).decode()
 ADA = "/v1/conversations/ada"
 
 
@@ -224,6 +229,52 @@ async def bodies_hold_the_loop(site: Site) -> object:
         states.append((await site.client.ask("PUT", "/v1/conversations/bob/state", body, headers)).status)
     watching.cancel()
     return {"statuses": statuses, "states": states, "held": watch.most < 3 * HELD_S or watch.most}
+
+
+@expects({"taken": [200] * 3, "found": 6, "held": True})
+async def texts_hold_the_loop(site: Site) -> object:
+    """Messages that are slow to compare: rows of accents, a letter that stands for eighteen. The index and a search come to them."""
+    index, watch = core_of(site.keep).text_index, LoopWatch()
+    await index.step(keep=True)
+    texts = [
+        "a" + "\u0301" * 60_000 + "\u0327" * 60_000,
+        "\u05d0" + "\u0592" * 60_000 + "\u0591" * 60_000,
+        "\ufdfa" * 80_000,
+    ]
+    token = await site.token("send")
+    taken = [
+        (await site.ask("POST", f"{ADA}/messages", {"content": f"word {text}"}, token=token)).status for text in texts
+    ]
+    watching = asyncio.create_task(watch.watch())
+    while (await index.step()).entries:
+        pass
+    answer = await site.ask("GET", "/v1/desk/conversations?text=word", token=site.key)
+    watching.cancel()
+    return {
+        "taken": taken,
+        "found": answer.json["conversations"][0]["found_in"],
+        "held": watch.most < 3 * HELD_S or watch.most,
+    }
+
+
+PIECES = {"objects": b"{},", "numbers": b"1,", "lists": b"[],"}
+
+
+@expects({"statuses": [200] * len(PIECES), "notes": len(PIECES), "held": True})
+async def signed_bodies_hold_the_loop(site: Site) -> object:
+    """Who may post to a channel posts as much as may be, made of as many things as fit; each body is kept as one note."""
+    watch, statuses = LoopWatch(), []
+    watching = asyncio.create_task(watch.watch())
+    for name, piece in PIECES.items():
+        body = b'{"messages":[' + piece * (2_900_000 // len(piece)) + b"0]}"
+        stamp = str(int(time.time()))
+        mark = hmac.digest(base64.b64decode(SHOP), f"{name}.{stamp}.".encode() + body, "sha256")
+        headers = {"webhook-id": name, "webhook-timestamp": stamp}
+        headers |= {"webhook-signature": f"v1,{base64.b64encode(mark).decode()}"}
+        statuses.append((await site.client.ask("POST", "/channels/webhook", body, headers)).status)
+    watching.cancel()
+    told = await site.ask("GET", "/v1/conversations/webhook:unknown:unknown/messages?notes=1", token=site.key)
+    return {"statuses": statuses, "notes": len(told.json["messages"]), "held": watch.most < 3 * HELD_S or watch.most}
 
 
 # -- what stays open --------------------------------------------------------------------------------------------------------
@@ -437,7 +488,9 @@ async def test_attack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", clock=lambda: time.time() + AHEAD[0], **FAST)
     keep.on_message(bot)
     counting = limits.Limits(core_of(keep).driver, rates)
-    app = create_app(keep, anonymous=True, middleware=[Middleware(limits.RateLimitMiddleware, limits=counting)])
+    shop = webhooks.Webhooks(Webhook("shop", secrets=SHOP))
+    limiting = Middleware(limits.RateLimitMiddleware, limits=counting)
+    app = create_app(keep, anonymous=True, webhooks=shop, middleware=[limiting])
     app.state.limits = counting
     async with asyncio.timeout(60), serving(app) as port:
         client = Client(port, "")

@@ -364,6 +364,10 @@ SAID = {
     "<a@b.example>": "<•••>",
     "see https://ada.example/x?y=1 and www.ada.example": "see ••• and •••",
     "٠١٢٣٤٥٦": "•••",
+    "+49\u2011171\u2011123\u201145 or (0171) - 123 45": "••• or (•••",
+    "4111 \u2013 1111 \u2013 1111, 4\ufe0f\u20e31\ufe0f\u20e31\ufe0f\u20e31\ufe0f\u20e31": "•••, •••",
+    "4\u200b7\u200b1\u200b1\u200b9, ada\uff20mail.example": "•••, •••",
+    "sizes 36, 37 and 38": "sizes 36, 37 and 38",
 }
 
 
@@ -377,6 +381,7 @@ def test_what_is_personal_is_found_in_what_was_said() -> None:
         "@" * 500_000,
         "1-" * 300_000,
         "www." * 200_000,
+        ("1" + "\u200b" * 1000) * 300 + "1\u200b1x" * 100_000,
     ):
         mask_text(hard)
 

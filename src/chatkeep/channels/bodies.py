@@ -14,6 +14,9 @@ import msgspec
 from .base import Inbound, Received, Unknown
 
 DEEPEST = 24
+THINGS_MOST = 300_000
+"""Brackets and commas of a body that is read: a platform's 3 MB full of messages have half as many, and each takes microseconds."""
+
 LONGEST_ID = 256
 EXACT = 2**53
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -48,12 +51,14 @@ def storable(value: Any, depth: int = 0) -> Any:
 
 
 def items(body: bytes, read: Callable[[dict[str, Any]], Iterator[Inbound]]) -> list[Inbound]:
-    """Return what *read* finds in a body that is a JSON object; one `Unknown` for any other."""
+    """Return what *read* finds in a body that is a JSON object; one `Unknown` for any other, and for one of too many things."""
     try:
+        if sum(map(body.count, (b"{", b"[", b","))) > THINGS_MOST:
+            raise ValueError(f"it has more than {THINGS_MOST:,} brackets and commas")
         plain = storable(json.loads(body))
     except (ValueError, RecursionError) as fault:
         text = storable(body.decode("utf-8", "replace"))
-        return [Unknown(reason=f"it is not JSON: {fault}", raw=text, id=fingerprint(text))]
+        return [Unknown(reason=f"it cannot be read: {fault}", raw=text, id=fingerprint(text))]
     return list(each([plain], read))
 
 

@@ -67,7 +67,7 @@ def export(
         return
     target = open_target(store)
     partial = None if output is None else f"{output}.part"
-    file = sys.stdout.buffer if partial is None else Path(partial).open("wb")  # noqa: SIM115  closed below
+    file = sys.stdout.buffer if partial is None else new_file(Path(partial))
     said = Exported()
     try:
         asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
@@ -99,7 +99,7 @@ def export_person(store: str, tenant: str, owner: str, output: str) -> None:
         return said
 
     try:
-        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as target:
+        with new_file(partial) as target:
             said = asyncio.run(opened(keep, lambda: work(target)))
             target.flush()
             os.fsync(target.fileno())
@@ -116,6 +116,12 @@ def export_person(store: str, tenant: str, owner: str, output: str) -> None:
         raise Corrupt(
             f"{len(said.damaged)} conversations could not be read and are not in it: {'; '.join(list(said.damaged.values())[:5])}"
         )
+
+
+def new_file(path: Path) -> IO[bytes]:
+    """Open a file that nobody else may read, in place of what an export that was killed has left, or anybody has put there."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
 
 
 async def write_export(

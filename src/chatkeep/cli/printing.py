@@ -24,8 +24,11 @@ from ..model import Conversation, DeadLetter, Message, Role, Words
 T = TypeVar("T")
 
 HIDDEN = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-HIDDEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-"""Characters that would steer the reader's terminal, or turn its text around."""
+HIDDEN |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Characters that would steer the reader's terminal, end its line, or turn its text around."""
+
+ESCAPED = {code: f"\\u{code:04x}" for code in HIDDEN if code > 31}
+"""The same in JSON, where it is only another way to write them; those below 32 are written so anyhow."""
 
 IN_UTC = "chatkeep.utc"
 """Where a command's context says that times are to be told in UTC."""
@@ -68,7 +71,7 @@ def full_name(tenant: str, conversation: str) -> str:
 
 def tell(value: Any) -> None:
     """Print *value* as a line of JSON."""
-    click.echo(msgspec.json.encode(value).decode())
+    click.echo(msgspec.json.encode(value).decode().translate(ESCAPED))
 
 
 def listed(found: Sequence[T], show: Callable[[T], None], *, as_json: bool, nothing: str) -> None:

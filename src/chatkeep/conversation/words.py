@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from unicodedata import category, normalize
+from unicodedata import category, combining, normalize
 
 from ..drivers.base import EntryWords, Term, Unindexed
 from ..errors import Corrupt, Unsupported
@@ -25,6 +25,16 @@ LONGEST = 40
 WORDS_OF_MESSAGE = 1000
 TERMS = 16
 """So many words of one message, and of one search, are looked at."""
+
+READ = WORDS_OF_MESSAGE * LONGEST
+"""So many characters of one text are looked at for words, and of what they become as well: one letter of Arabic stands for eighteen."""
+
+PIECE = 1000
+"""So many characters are compared with what they have become, to find a place."""
+
+MARKS_IN_A_ROW = 30
+"""So many accents and the like behind one letter are looked at, as Unicode's annex 15 has it: to put a row of them in order takes the
+square of its length."""
 
 _ASCII_WORDS = re.compile(r"[a-z0-9]+").findall
 _ACCENTS = "[\u0300-\u036f]"
@@ -73,21 +83,49 @@ def has_words(text: str, terms: Sequence[Term]) -> bool:
 def fold(text: str) -> str:
     """Return the form of a text that all have in common which differ by case, accents or width."""
     text = text.casefold()
-    return text if text.isascii() else normalize("NFC", _compiled(_ACCENTS).sub("", normalize("NFKD", text))).casefold()
+    if text.isascii():
+        return text
+    return normalize("NFC", _compiled(_ACCENTS).sub("", normalize("NFKD", _with_short_rows(text)))).casefold()
+
+
+def _with_short_rows(text: str) -> str:
+    """Return *text* without the marks in it that are more than MARKS_IN_A_ROW in a row."""
+    if not any(map(combining, text)):
+        return text
+    kept, row = [], 0
+    for character in text:
+        row = row + 1 if combining(character) else 0
+        if row <= MARKS_IN_A_ROW:
+            kept.append(character)
+    return "".join(kept)
 
 
 def find_in(text: str, searched: str) -> tuple[int, int]:
     """Return where in *text* stands what is searched for, from and to: as a whole, or else the first word of it that is there; (0, 0) where
     none is."""
-    folded, places = "", list[int]()
-    for place, character in enumerate(text):
-        form = fold(character)
-        folded += form
-        places += [place] * len(form)
+    pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+    forms = [fold(piece) for piece in pieces]
+    folded = "".join(forms)
     for wanted in (fold(searched.strip()), *(run for run, _ in _runs(searched))):
         if wanted and (at := folded.find(wanted)) >= 0:
-            return places[at], places[at + len(wanted) - 1] + 1
+            return _place_of(at, pieces, forms), _place_of(at + len(wanted) - 1, pieces, forms) + 1
     return 0, 0
+
+
+def _place_of(at: int, pieces: Sequence[str], forms: Sequence[str]) -> int:
+    """Return the place in the text, which is *pieces*, of the character that has become the one *at* in their *forms*."""
+    place = 0
+    for piece, form in zip(pieces, forms, strict=True):
+        if at < len(form):
+            for character in piece:
+                at -= len(fold(character))
+                if at < 0:
+                    break
+                place += 1
+            break
+        at -= len(form)
+        place += len(piece)
+    return place
 
 
 def name_in(message: Message) -> str:
@@ -130,7 +168,7 @@ def called(id: str, title: str) -> str:
 
 def _runs(text: str) -> list[tuple[str, bool]]:
     """Return the words of a text, and whether each is of a script without spaces."""
-    text = fold(text)
+    text = fold(text[:READ])[:READ]
     if text.isascii():
         return [(word, False) for word in _ASCII_WORDS(text)]
     words = "".join([one if _is_in_word(one) else " " for one in text]).split()

@@ -35,7 +35,8 @@ def unreadable(said: str) -> str:
 
 def plain(text: str) -> str:
     """*text* as the bots compare it: small letters, no accents, no punctuation at its ends."""
-    bare = "".join(mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
+    # (More is not answered, and to put many accents in a row in order takes the square of their number.)
+    bare = "".join(mark for mark in unicodedata.normalize("NFKD", text[:LONGEST]) if not unicodedata.combining(mark))
     return " ".join(bare.casefold().replace("\u2019", "'").split()).strip(" .,:;!?")
 
 

@@ -318,14 +318,12 @@ class Hosts(TrustedHostMiddleware):
 
     def _knows(self, host: str) -> bool:
         """Tell whether a request that names *host* is for this server."""
-        if self.allow_any:
-            return True
         try:
             name = "" if set(host) & set("@/?#\\ ") else urlsplit(f"//{host}").hostname or ""
         except ValueError:
-            return False
+            return False  # what is no host at all is none where any is let in, too
         name = f"[{name}]" if ":" in name else name
-        return any(
+        return self.allow_any or any(
             name == known or (known.startswith("*") and name.endswith(known[1:])) for known in self.allowed_hosts
         )
 

@@ -35,10 +35,12 @@ request_id: ContextVar[str] = ContextVar("chatkeep_request_id", default="")
 SECRET = re.compile(
     r"ck_[a-z]_[A-Za-z0-9]+"
     r"|whsec_[\w+/=-]+|\bEAA[A-Za-z0-9]{20,}|(?<=/bot)\d+:[\w-]+|\b\d{6,}:AA[\w-]{33,}"  # webhooks, Meta, Telegram
-    r"|(?<=://)[^\s\"]+(?=@)"  # up to the last @: a password may have / and # in it
     r"|((?i:cookie: ))[^\r\n]+"
     r"|((?i:bearer |basic |cookie=|(?:password|secret|token)[\"']?(?:: | ?= ?|:(?=[\"']))[\"']?))[^\s;,&'\"]+"
 )
+URL = re.compile(r"://[^\s\"]+")
+"""The rest of a URL. It is taken whole, whatever is in it, so that no text is looked at again from each of its "://"."""
+
 QUOTING = re.compile(r"(the handler failed|was set aside|could not rebuild the state).*", re.DOTALL)
 """Where the words of `HandlerFailed` go on with those of the bot's own error."""
 
@@ -141,7 +143,15 @@ def words(fault: BaseException) -> str:
 
 def line(text: str) -> str:
     """*text* without secrets, as one line that steers no terminal."""
+    if "://" in text:
+        text = URL.sub(without_password, text)
     return SECRET.sub(r"\1\2***", text).translate(STEERING)
+
+
+def without_password(url: re.Match[str]) -> str:
+    """Return the rest of a URL without what stands before its last @: a password may have / and # in it."""
+    _, at, place = url[0].rpartition("@")
+    return f"://***@{place}" if at else url[0]
 
 
 @lru_cache(1024)

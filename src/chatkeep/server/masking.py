@@ -53,9 +53,14 @@ INSIDE = frozenset({"arguments", "metadata", "raw", "result", "state", "value"})
 
 LARGE = 10_000
 
+UNSEEN = r"[\u00ad\u034f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\u20e3\ufe0e\ufe0f\ufeff]*+"
+BETWEEN = rf"{UNSEEN}[\s()./_\u00b7\u2010-\u2015\u2212-]{{0,4}}+{UNSEEN}"
+"""What may stand between two digits of one number: what nobody sees, and up to four of what numbers are written with."""
+
 # Each begins where nothing before it could have begun, so that no text makes it look at a letter many times.
 PERSONAL = re.compile(
-    r"(?<![^\s@<>])[^\s@<>]{1,2000}+@[^\s@<>]{1,2000}+|https?://\S{1,2000}+|www\.\S{1,2000}+|\+?\d(?:[\s()./-]{0,2}\d){4,40}"
+    r"(?<![^\s@\uff20<>])[^\s@\uff20<>]{1,2000}+[@\uff20][^\s@\uff20<>]{1,2000}+|https?://\S{1,2000}+|www\.\S{1,2000}+"
+    rf"|\+?\d(?:{BETWEEN}\d){{4,40}}"
 )
 
 

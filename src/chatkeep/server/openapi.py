@@ -83,7 +83,7 @@ TOLD = {
     409: "Something else is going on there; see the type.",
     412: "What is there is not what `If-Match` names; of a state, *etag* and *state* say what it is.",
     413: "The body is too large.",
-    415: "The body is of another type.",
+    415: "The body is of another type, or compressed.",
     422: "Understood, and cannot be done; see the type.",
     428: "A write without a precondition.",
     429: "Too many requests; see Retry-After.",

@@ -82,12 +82,15 @@ INNER = {
         "_start_asgi_task",
     ),
     "RequestResponseCycle": (
+        "chunked_encoding",
         "disconnected",
+        "expected_content_length",
         "keep_alive",
         "message_event",
         "more_body",
         "response_complete",
         "response_started",
+        "scope",
     ),
     "FlowControl": ("pause_reading", "read_paused", "resume_reading"),
     "ServerState": ("default_headers",),
@@ -229,7 +232,7 @@ class PromptProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else Unchunked(app, cycle))
 
     def _stop_parser(self, status: int, detail: str) -> None:
         self._verdict = status, detail
@@ -308,6 +311,33 @@ class PromptProtocol(HttpToolsProtocol):
 def has_body(headers: list[tuple[bytes, bytes]]) -> bool:
     """Tell whether a request with these *headers* has a body."""
     return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+
+
+class Unchunked:
+    """
+    *app* for one request of HTTP/1.0, which knows no chunks (RFC 9112, 6.1): an answer whose length is not said ends with its connection.
+
+    uvicorn would send it in chunks, and their sizes would be read as a part of it.
+    """
+
+    def __init__(self, app: Any, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve the request."""
+        has_length = True
+
+        async def send_plain(message: Any) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                self._cycle.chunked_encoding = False
+                self._cycle.expected_content_length = len(message.get("body", b""))  # each piece is as long as it is
+            await send(message)
+
+        await self._app(scope, receive, send_plain)
 
 
 class BufferedTransport:

@@ -8,6 +8,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -74,7 +75,9 @@ class WebhookEndpoint(wire.Resource):
         keep, webhooks = keep_of(request), request.app.state.webhooks
         try:
             async with asyncio.timeout(DEADLINE_S):
-                await take(keep, webhooks, channel, channel.parse(body, request.headers.items()))
+                parse = partial(channel.parse, body, request.headers.items())
+                items = await asyncio.to_thread(parse) if len(body) > wire.LARGE else parse()
+                await take(keep, webhooks, channel, items)
         except TimeoutError:
             raise wire.Refused(
                 503, "unavailable", "Not all of it is stored yet; post it again.", {"retry-after": "1"}

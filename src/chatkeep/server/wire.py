@@ -260,6 +260,10 @@ async def value(request: Request, *, limit: int, media: str = JSON, most: int = 
     """Return the JSON value in the request's body, which has at most *most* strings, commas and brackets."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media:
         raise HTTPException(415, f"Send the body as {media}; nothing was touched.", {"accept": media})
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(
+            415, "Send the body as it is, and not compressed; nothing was touched.", {"accept-encoding": "identity"}
+        )
     raw = await read(request, limit=limit)
     return parsed(raw, most) if len(raw) <= LARGE else await asyncio.to_thread(parsed, raw, most)
 

@@ -5,6 +5,7 @@ The driver keeps which words are in which entry, and which entries lack; what a 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ..drivers.base import Hits, Indexed, IndexText, Search, Term, Unindexed, searching
@@ -31,7 +32,9 @@ class TextIndex:
         from ..conversation.words import entry_words  # imports unicodedata; where there is no index nobody needs it
 
         lacking, self._lacking = self._lacking, ()
-        answer = await self._store.index_text(IndexText(limit, [entry_words(one) for one in lacking], keep))
+        # (In a thread: a hundred long texts are work for seconds.)
+        words = await asyncio.to_thread(lambda: [entry_words(one) for one in lacking]) if lacking else []
+        answer = await self._store.index_text(IndexText(limit, words, keep))
         self._lacking = answer.entries
         return answer
 

@@ -11,7 +11,7 @@ const HEADING = /^ {0,3}#{1,6} +(\S.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*•]|\d{1,9}[.)]) +(?=\S)/;
-const ROW = /^ *\|?( *:?-+:? *\|)* *:?-+:? *\|? *$/; // the line below the head of a table
+const ROW = /^ *(?:\| *)?(?::?-+:? *(?:\| *|$))+$/; // the line below the head of a table; no two places in it could take the same space
 
 // -- blocks: {kind, spans | blocks | items | rows | text} ---------------------------------------------------------------
 
