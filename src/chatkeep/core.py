@@ -166,9 +166,27 @@ class Core(Generic[State]):
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""
         self._engine.shared.visitors = True
 
-    async def create_for_visitor(self, tenant: str, conversation: str) -> None:
-        """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
-        await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+    async def create_for_visitor(self, tenant: str, conversation: str) -> bool:
+        """Create a conversation for somebody whom nobody knows, see the setting `forget_visitors`; False: there is one already."""
+        _, made = await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+        return made
+
+    def check_message(
+        self,
+        tenant: str,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        waits: bool = False,
+    ) -> None:
+        """Refuse a message as `Tenant.accept` would, or, if its sender *waits*, `Tenant.receive`; for whoever has something to write before
+        it. Asks nobody."""
+        key = key_for(tenant, conversation)
+        refuse_reserved(key, id)
+        self._opened.intake.check(key, content, id=id, role=role, metadata=metadata, waits=waits)
 
     async def adopt(self, row: Row, entries: list[Entry]) -> bool:
         """Put in a conversation that was kept elsewhere before, as it is; see `Store.adopt`."""

@@ -50,10 +50,11 @@ Unread = Literal["answer", "skip"]
 class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
-    def __init__(self, engine: Engine[State], tenant: str, *, owner: str = "") -> None:
+    def __init__(self, engine: Engine[State], tenant: str, *, owner: str = "", begins: bool = False) -> None:
         self._engine = engine
         self._tenant = tenant
         self._owner = owner
+        self._begins = begins
 
     async def receive(
         self,
@@ -157,7 +158,7 @@ class Surface(PeopleSurface[State]):
         """
         key, owner = self._key(conversation), owner or self._owner
         _check_names(key, None, owner)
-        snapshot = await self._opened.changes.create(key, owner=owner)
+        snapshot, _ = await self._opened.changes.create(key, owner=owner)
         if owner:
             await self._claims.refuse_other(key, snapshot.row.owner, owner)
         return await self._show_written(snapshot)
@@ -317,7 +318,8 @@ class Surface(PeopleSurface[State]):
         person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
-        return await self._show_written(await changes.change(key, edit, id=id, by=by, owner=self._owner))
+        whose: dict[str, Any] = {"owner": self._owner, "begins": self._begins}
+        return await self._show_written(await changes.change(key, edit, id=id, by=by, **whose))
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -617,10 +619,11 @@ class Tenant(Surface[State]):
         """Which tenant this is."""
         return self._tenant
 
-    def for_owner(self, owner: str) -> Tenant[State]:
+    def for_owner(self, owner: str, *, begins: bool = False) -> Tenant[State]:
         """Return the same tenant, for what *owner* does: what is created there is *owner*'s, also what a message begins anew that was on
-        its way when its conversation was erased."""
-        return Tenant(self._engine, self._tenant, owner=owner)
+        its way when its conversation was erased. *begins*: a change there is to begin the conversation, and raises `OtherOwner` where
+        somebody else was faster."""
+        return Tenant(self._engine, self._tenant, owner=owner, begins=begins)
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:

@@ -19,7 +19,7 @@ from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key, Row
-from ..errors import Conflict, NotWaiting, StoreError, UsageError
+from ..errors import Conflict, NotWaiting, OtherOwner, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.erasures import note_erasure
 from ..storage.holds import refuse_held
@@ -72,9 +72,9 @@ class Changes(Generic[State]):
         self.rules: Mapping[str, Rule] = {}
         """How slots are merged, by name; the others by "later"."""
 
-    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
-        """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
-        it is for."""
+    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> tuple[Snapshot, bool]:
+        """Create the conversation before anything is said in it; the one there is, if there is one, and whether this has made it.
+        *visitor*: nobody knows who it is for."""
         self._shared.refuse_closed(key)
         note = commits.make_note("begun", fresh_token())
 
@@ -84,13 +84,21 @@ class Changes(Generic[State]):
             record = structs.replace(there.record, visitor=visitor)
             return commits.commit_note(there, record, note, self._shared.policy, at=self._shared.clock())
 
-        after, _ = await self._shared.commit(await self._store.reload(key, owner=owner), decide)
-        return after
+        after, said = await self._shared.commit(await self._store.reload(key, owner=owner), decide)
+        return after, said is not None
 
     async def change(
-        self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = "", owner: str = ""
+        self,
+        key: Key,
+        edit: Callable[[State], State | None],
+        *,
+        id: str | None = None,
+        by: str = "",
+        owner: str = "",
+        begins: bool = False,
     ) -> Snapshot:
-        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`."""
+        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`;
+        *owner*, *begins*: see `_rewrite`."""
         states = self._shared.states
 
         def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
@@ -105,7 +113,7 @@ class Changes(Generic[State]):
             told = edits.describe(raw, made, states.schema, by) if by and schema == states.schema else {"by": by}
             return Rewritten(made, states.schema, told=told if by else {})
 
-        return await self._rewrite(key, changed, id, owner)
+        return await self._rewrite(key, changed, id, owner, begins=begins)
 
     async def undo(self, key: Key, number: int, *, by: str) -> Snapshot:
         """Put back the slots that a person has changed, as the note *number* of the log has them."""
@@ -140,7 +148,15 @@ class Changes(Generic[State]):
         return await self._rewrite(key, cleared, id)
 
     async def merge(
-        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None, owner: str = ""
+        self,
+        key: Key,
+        slot: str,
+        base: Any,
+        mine: Version,
+        *,
+        id: str | None = None,
+        owner: str = "",
+        begins: bool = False,
     ) -> tuple[Snapshot, tuple[Loss, ...]]:
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
@@ -159,7 +175,7 @@ class Changes(Generic[State]):
             ]
             return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
 
-        return await self._rewrite(key, merged, id, owner), found
+        return await self._rewrite(key, merged, id, owner, begins=begins), found
 
     async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
         """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
@@ -383,9 +399,16 @@ class Changes(Generic[State]):
             self._notifier.tell_of_work()
 
     async def _rewrite(
-        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None, owner: str = ""
+        self,
+        key: Key,
+        rewritten: Callable[[Snapshot, Raw, int], Rewritten | None],
+        id: str | None,
+        owner: str = "",
+        *,
+        begins: bool = False,
     ) -> Snapshot:
-        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is. What is new is *owner*'s."""
+        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is. What is new is *owner*'s.
+        *begins*: nobody had the conversation; raises `OtherOwner` where it is somebody else's all the same, who was faster."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
@@ -403,6 +426,8 @@ class Changes(Generic[State]):
             record, states = there.record, self._shared.states
             if token in record.changes:
                 return None  # an earlier run of this very act was written
+            if begins and there.row.revision and there.row.owner != owner:
+                raise OtherOwner(f"{key}: somebody else has begun it; nothing was changed.", owner=there.row.owner)
             number = self._session_start(there, now)
             made = rewritten(there, *((states.fresh(), states.schema) if number else (record.state, record.schema)))
             if made is None:

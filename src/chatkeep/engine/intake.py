@@ -134,6 +134,14 @@ class Intake:
             arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner, channel)
             return arrival.receipt
 
+    def check(
+        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, waits: bool
+    ) -> None:
+        """Refuse a message as `accept` would, or, if its sender *waits*, `receive`, before anything is done for it."""
+        if waits:
+            self._refuse_unanswered()
+        self._draft(key, content, id, role, metadata)
+
     async def finish(self) -> None:
         """Wait for the messages that are on their way into the log."""
         await asyncio.gather(*self._appending, return_exceptions=True)
@@ -154,8 +162,7 @@ class Intake:
         wait_if_duplicate: bool,
     ) -> Receipt:
         refuse_own_turn(key, "would wait for itself; use accept")
-        if self._turns.handler is None:
-            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
+        self._refuse_unanswered()
         draft = self._draft(key, content, id, role, metadata)
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
@@ -211,6 +218,10 @@ class Intake:
             _refuse_other_content(key, draft, snapshot, number)
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
+
+    def _refuse_unanswered(self) -> None:
+        if self._turns.handler is None:
+            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
 
     def _draft(
         self,

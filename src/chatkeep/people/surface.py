@@ -57,6 +57,8 @@ class PeopleSurface(Generic[State]):
     _tenant: str
     _owner: str = ""
     """Whose conversations are that are created here, where that is not said."""
+    _begins: bool = False
+    """A change is to begin the conversation, for that owner."""
 
     @property
     def _opened(self) -> Engine[State]:
@@ -159,7 +161,8 @@ class PeopleSurface(Generic[State]):
         refuse_reserved(key, id)
         now = engine.shared.clock()
         mine = Version(value, saves.written_at(key, at, now=now), by)
-        after, losses = await engine.changes.merge(key, slot, base, mine, id=id, owner=self._owner)
+        whose: dict[str, Any] = {"owner": self._owner, "begins": self._begins}
+        after, losses = await engine.changes.merge(key, slot, base, mine, id=id, **whose)
         return MergedSlot(
             value=self._slot(after, slot),
             losses=losses,

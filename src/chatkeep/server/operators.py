@@ -104,13 +104,18 @@ class OperatorMessages(wire.Resource):
                 )
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
-        if written.paused is True:
-            await take_over(request)
         principal = principal_of(request)
         # A person writes under the name of the account, whatever the request says.
         author = written.author if written.author is not None and principal.operator is None else principal.label
-        metadata = {"author": author} if author else None
-        receipt = await tenant.accept(place, written.content, id=written.id, role="operator", metadata=metadata)
+        told: dict[str, Any] = {
+            "id": written.id,
+            "role": "operator",
+            "metadata": {"author": author} if author else None,
+        }
+        if written.paused is True:
+            core_of(keep_of(request)).check_message(tenant.name, place, written.content, **told)
+            await take_over(request)
+        receipt = await tenant.accept(place, written.content, **told)
         if written.paused is False:
             await tenant.resume(place)
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
