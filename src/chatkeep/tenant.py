@@ -318,8 +318,8 @@ class Surface(PeopleSurface[State]):
         person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
-        whose: dict[str, Any] = {"owner": self._owner, "begins": self._begins}
-        return await self._show_written(await changes.change(key, edit, id=id, by=by, **whose))
+        told: dict[str, Any] = {"id": id, "by": by, "owner": self._owner, "look": self._refuse_other}
+        return await self._show_written(await changes.change(key, edit, **told))
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -376,7 +376,7 @@ class Surface(PeopleSurface[State]):
         copy of the owner's list.) A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
-        await self._opened.changes.erase(self._key(conversation))
+        await self._opened.erase(self._key(conversation))
 
     async def redact(self, conversation: str, number: int) -> None:
         """
@@ -424,21 +424,17 @@ class Surface(PeopleSurface[State]):
         *number* was not set aside, or has left the log.
         """
         key, store = self._key(conversation), self._opened.store
-        id = await read_replays(store, key, number)
-        there = [] if id is None else [m async for m in self.history(conversation, after=number - 1, limit=1)]
+        snapshot = await store.reload(key)
+        id = await read_replays(store, snapshot, number)
+        there = [] if id is None else await store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
         if id is None or not there or there[0].number != number or there[0].redacted:
             raise UsageError(
                 f"{conversation}: message {number} was not set aside, or was redacted, or has left the log; nothing was done. "
                 "Only what was set aside can be replayed."
             )
-        return await self._opened.intake.accept(
-            key,
-            there[0].content,
-            id=id,
-            role=there[0].role,
-            metadata=there[0].metadata | {"replay_of": number},
-            owner="",
-        )
+        metadata = there[0].metadata | {"replay_of": number}
+        told: dict[str, Any] = {"id": id, "role": there[0].role, "metadata": metadata, "owner": "", "into": snapshot}
+        return await self._opened.intake.accept(key, there[0].content, **told)
 
     async def dismiss(self, conversation: str, number: int) -> None:
         """

@@ -92,15 +92,12 @@ async def page_dead_letters(
     )
 
 
-async def read_replays(store: Store, key: Key, number: int) -> str | None:
+async def read_replays(store: Store, snapshot: Snapshot, number: int) -> str | None:
     """Find the id under which message *number*, which was set aside once, is to be handed in again; None where it never was.
 
     It is that of the replay there is, if there is one; a replay that was passed over unanswered counts for nothing.
     """
-    snapshot = await store.load(key)
-    if snapshot is None:
-        return None
-    incarnation = snapshot.row.incarnation
+    key, incarnation = snapshot.row.key, snapshot.row.incarnation
     noted = await store.find(key, incarnation, dead_letters.note_ids(incarnation, number))
     if number not in snapshot.record.dead and not noted:
         return None

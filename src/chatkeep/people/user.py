@@ -197,7 +197,7 @@ class User(Generic[State]):
         def look(row: Row) -> None:
             _refuse_other(key, row.owner, owners)
 
-        await self._opened.changes.erase(key, look=look)
+        await self._opened.erase(key, look=look)
 
     async def save(
         self,
