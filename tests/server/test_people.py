@@ -193,6 +193,22 @@ async def test_an_operator_whose_words_are_refused_pauses_nothing(house: House) 
     assert await house.keep.conversation("new") is None
 
 
+async def test_a_list_says_whether_a_person_has_answered(house: House) -> None:
+    """What a save has brought is no answer, and no question that the bot has failed on."""
+    await house.keep.pause("ada")
+    await house.keep.accept("ada", "anybody there?")
+
+    async def answered() -> bool:
+        return bool((await house.ask("GET", "/v1/conversations")).json["conversations"][0].get("answered"))
+
+    before = await answered()
+    await house.keep.save("ada", messages=[{"id": "s1", "content": "by letter", "role": "operator"}])
+    saved = await answered()
+    await house.ask("POST", "/v1/conversations/ada/operator", {"content": "Kim here"})
+
+    assert (False, False, True) == (before, saved, await answered())
+
+
 SAID = {"role": "user", "content": "hi"}
 BEGINNINGS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "aisdk": ("/api/chat", {"id": "mine", "messages": [SAID]}, {}),

@@ -13,6 +13,7 @@ from ..conversation.edits import StateAsOf
 from ..conversation.keys import RESERVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
+from ..conversation.snapshots import is_answered
 from ..drivers.base import Ability, Key, Row
 from ..engine.parts import Stats
 from ..errors import Corrupt, Unsupported, UsageError
@@ -45,7 +46,7 @@ class StoreVerbs:
     async def conversations(self, *, owner: str | None = None) -> AsyncIterator[Listed]:
         """List the conversations, last changed first, or those of an owner."""
         async for found in self._tenant.conversations(owner=owner, messages=TAIL):
-            yield Listed(found, last_words(found.messages))
+            yield Listed(found, last_words(found.messages), is_answered(found))
 
     async def conversation(self, conversation: str, *, messages: int = 20) -> Conversation[Any] | None:
         """Return a conversation with its last messages."""
@@ -217,7 +218,7 @@ class StoreTarget:
         of: Tenant[Any] | None = None if tenant is None else self.keep.tenant(tenant)
         found = self.keep.all_conversations(messages=TAIL) if of is None else of.conversations(messages=TAIL)
         async for one in found:
-            yield Listed(one, last_words(one.messages))
+            yield Listed(one, last_words(one.messages), is_answered(one))
 
     async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
         """Give those that the full-text index has, and that are called like that; all, where there is no complete index: their logs are
@@ -226,7 +227,7 @@ class StoreTarget:
         index = core.text_index
         state = await index.catch_up() if index.able else None
         if state is None or not state.on or state.left:
-            async for one, _ in self.conversations(tenant):
+            async for one, *_ in self.conversations(tenant):
                 yield Place(one.tenant, one.id, one.owner, one.title, one.fault)
             return
         seen, before = set[Key](), None
