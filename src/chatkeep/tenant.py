@@ -16,7 +16,7 @@ from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row, row_at
-from .engine.engine import Engine
+from .engine.engine import Engine, describe
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
@@ -609,6 +609,9 @@ class Surface(PeopleSurface[State]):
 
 class Tenant(Surface[State]):
     """All conversations of one tenant; no other tenant's can be seen or touched through it."""
+
+    def __repr__(self) -> str:
+        return describe(self._engine, f"Tenant {self._tenant!r}")
 
     @property
     def name(self) -> str:

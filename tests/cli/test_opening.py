@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.cli.opening import without_secret
+from chatkeep.settings import without_secret
 
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
 

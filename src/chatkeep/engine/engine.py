@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     from ..storage.spool import Spool
 
 log = logging.getLogger("chatkeep")
+
+
+def describe(engine: Engine[Any], what: str) -> str:
+    """Return what is printed of an object over *engine*: *what* it is, where its store is, and whether that is open."""
+    return f"<{what}, {engine.store.place}, {'open' if engine.is_open else 'not open'}>"
 
 
 class Engine(Generic[State]):

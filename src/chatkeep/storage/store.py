@@ -128,6 +128,8 @@ class Store:
         another: Callable[[], Driver] | None = None,
     ) -> None:
         self.driver = driver
+        self.place = ""
+        """Where it is, for people: no password is in it."""
         self.changed: Callable[[Key], None] = lambda key: None
         self.seen: Callable[[Key], None] = lambda key: None
         self.instruments: Sequence[Measured] = ()
