@@ -19,8 +19,8 @@ from .conversation.state import StateCodec
 from .core import Core
 from .drivers import check_driver, driver_for
 from .drivers.base import Driver, Index
-from .engine.engine import Engine
-from .engine.hooks import Handler, check_handler, handler_for
+from .engine.engine import Engine, describe
+from .engine.hooks import Handler, check_handler, handler_for, unnamed
 from .engine.instruments import Instrument
 from .engine.once import Ledger, Tool, make_once
 from .engine.parts import Stats
@@ -29,7 +29,16 @@ from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .kinds import refuse_other
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
-from .settings import Duration, Options, duration_fault, seconds, settings_from, store_url, version_fault
+from .settings import (
+    Duration,
+    Options,
+    duration_fault,
+    seconds,
+    settings_from,
+    store_url,
+    version_fault,
+    without_secret,
+)
 from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
 from .storage.store import Store
@@ -148,15 +157,19 @@ class Chatkeep(Surface[State]):
 
             journal = Spool(settings.journal, keys)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
+        store.place = without_secret(url) if isinstance(url, str) else type(url).__name__
         self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
+
+    def __repr__(self) -> str:
+        return describe(self._engine, "Chatkeep")
 
     @property
     def instruments(self) -> list[Instrument]:
         """What looks at the work of this Chatkeep, such as metrics: append an `Instrument`."""
         return self._engine.shared.instruments
 
-    def on_message(self, handler: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
+    def on_message(self, handler: Callable[[Turn[State]], Said] = unnamed) -> Callable[[Turn[State]], Said]:
         """
         Decorate the bot: takes a `Turn`, returns the reply.
 
@@ -177,7 +190,7 @@ class Chatkeep(Surface[State]):
     @overload
     def on_missing(self, hook: Callable[[Turn[State]], State | None]) -> Callable[[Turn[State]], State | None]: ...
 
-    def on_missing(self, hook: Callable[[Turn[State]], Any]) -> Callable[[Turn[State]], Any]:
+    def on_missing(self, hook: Callable[[Turn[State]], Any] = unnamed) -> Callable[[Turn[State]], Any]:
         """
         Decorate the hook that rebuilds a session's state from the application's own data.
 
@@ -191,7 +204,7 @@ class Chatkeep(Surface[State]):
         self._engine.turns.on_missing = self._awaitable(hook)
         return hook
 
-    def on_failure(self, hook: Callable[[Turn[State]], Said]) -> Callable[[Turn[State]], Said]:
+    def on_failure(self, hook: Callable[[Turn[State]], Said] = unnamed) -> Callable[[Turn[State]], Said]:
         """
         Decorate the hook that says what a user is told whose message could not be answered.
 
@@ -271,6 +284,10 @@ class Chatkeep(Surface[State]):
         self._engine.store.widen()
 
     def _awaitable(self, function: Callable[..., Any]) -> Handler[State]:
+        if function is unnamed:
+            raise Misconfigured(
+                "The decorators of a Chatkeep stand without parentheses: @keep.on_message, with the handler below. Nothing was decorated."
+            )
         if self._engine.is_open:
             raise Misconfigured(
                 "This Chatkeep is open already; decorate its handler and hooks before `async with keep`."

@@ -27,6 +27,9 @@ class BlockingUser(Generic[State]):
         self._loop, self._inner = loop, user
         self.id = user.id
 
+    def __repr__(self) -> str:
+        return f"<Blocking{repr(self._inner)[1:]}"
+
     conversations = iterating(User.conversations)
     changes = blocking(User.changes)
     page = blocking(User.page)
@@ -50,6 +53,9 @@ class _BlockingSurface(Generic[State]):
     def __init__(self, loop: LoopThread, inner: Surface[State]) -> None:
         self._loop = loop
         self._surface = inner
+
+    def __repr__(self) -> str:
+        return f"<Blocking{repr(self._inner)[1:]}"
 
     @property
     def _inner(self) -> Surface[State]:

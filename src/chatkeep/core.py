@@ -166,9 +166,27 @@ class Core(Generic[State]):
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""
         self._engine.shared.visitors = True
 
-    async def create_for_visitor(self, tenant: str, conversation: str) -> None:
-        """Create a conversation for somebody whom nobody knows; see the setting `forget_visitors`."""
-        await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+    async def create_for_visitor(self, tenant: str, conversation: str) -> bool:
+        """Create a conversation for somebody whom nobody knows, see the setting `forget_visitors`; False: there is one already."""
+        _, made = await self._opened.changes.create(key_for(tenant, conversation), owner="", visitor=True)
+        return made
+
+    def check_message(
+        self,
+        tenant: str,
+        conversation: str,
+        content: Content,
+        *,
+        id: str | None = None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None = None,
+        waits: bool = False,
+    ) -> None:
+        """Refuse a message as `Tenant.accept` would, or, if its sender *waits*, `Tenant.receive`; for whoever has something to write before
+        it. Asks nobody."""
+        key = key_for(tenant, conversation)
+        refuse_reserved(key, id)
+        self._opened.intake.check(key, content, id=id, role=role, metadata=metadata, waits=waits)
 
     async def adopt(self, row: Row, entries: list[Entry]) -> bool:
         """Put in a conversation that was kept elsewhere before, as it is; see `Store.adopt`."""
@@ -184,6 +202,10 @@ class Core(Generic[State]):
     ) -> list[Row]:
         """Return a page of conversations in the order of *index*, undecoded; rows of chatkeep's own are among those of all tenants."""
         return await self._opened.store.rows(index, tenant=tenant, owner=owner, after=after, limit=limit)
+
+    async def load(self, tenant: str, conversation: str) -> Snapshot | None:
+        """Return a conversation as it is now; None when there is none."""
+        return await self._opened.store.load(key_for(tenant, conversation))
 
     async def read_row(self, key: Key) -> Row | None:
         """Return the row of a conversation, undecoded, as it is now; None when there is none."""
@@ -201,15 +223,26 @@ class Core(Generic[State]):
     async def note(self, tenant: str, conversation: str, text: str, *, author: str, id: str) -> bool:
         """Put a note of a person, which customers do not see, into the log; the same *id* again has no second effect. False where
         there is no such conversation."""
-        if not await self.exists(tenant, conversation):
+        key = key_for(tenant, conversation)
+        there = await self._opened.store.load(key)
+        if there is None:
             return False
         told = {"kind": "note", "text": text, "author": author}
-        await self._opened.intake.note(key_for(tenant, conversation), f"note:{id}", told)
-        return True
+        return await self._opened.intake.note(key, f"note:{id}", told, into=there)
 
-    async def take_over(self, tenant: str, conversation: str, by: str) -> None:
-        """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already."""
-        await self._opened.changes.pause_one(key_for(tenant, conversation), by)
+    async def accept_into(
+        self, snapshot: Snapshot, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None
+    ) -> Receipt:
+        """As `Tenant.accept`, in the conversation that *snapshot* shows and in no later one: "dropped" where that was erased."""
+        key = snapshot.row.key
+        refuse_reserved(key, id)
+        told: dict[str, Any] = {"id": id, "role": role, "metadata": metadata, "owner": "", "into": snapshot}
+        return await self._opened.intake.accept(key, content, **told)
+
+    async def take_over(self, tenant: str, conversation: str, by: str, *, into: Snapshot | None = None) -> None:
+        """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already. *into*: only the one that this
+        shows, and nothing where that was erased."""
+        await self._opened.changes.pause_one(key_for(tenant, conversation), by, into=into)
 
     async def assign(self, tenant: str, conversation: str, to: str, *, by: str, was: str | None = None) -> str | None:
         """Assign a conversation to the account *to* ("": to nobody), if *was* has it (None: whoever has); give who has it then, None
@@ -398,13 +431,15 @@ class Core(Generic[State]):
         """
         place, store = key_for(tenant, conversation), self._opened.store
         there = store.cached(place) or await store.load(place)
-        if there is None:
-            return
-        number = None if id else number_of(key, there.row.incarnation)
-        told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
-        metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
-        which = id or (f"until:{until}" if number is None else f"{number}:{at}")
-        await self._opened.intake.note(place, f"status:{status}:{which}"[: LONGEST_ID - 1], metadata)
+        while there is not None:
+            number = None if id else number_of(key, there.row.incarnation)
+            told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
+            metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
+            which = id or (f"until:{until}" if number is None else f"{number}:{at}")
+            name = f"status:{status}:{which}"[: LONGEST_ID - 1]
+            if await self._opened.intake.note(place, name, metadata, into=there):
+                return
+            there = await store.load(place)  # it was erased; the customer may have written again since
 
     async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
         """Keep something that came in through a channel and cannot be answered: shown with the log, and not dropped.

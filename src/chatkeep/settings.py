@@ -636,6 +636,25 @@ def split_entry(url: str) -> tuple[str, str, str]:
     return scheme, entry, place
 
 
+TOKENS = ("upstash", "durable-object")
+"""Schemes whose URL has a secret where others have the name of a user."""
+
+IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
+"""A password among the options of a URL, which PostgreSQL takes there too."""
+
+
+def without_secret(url: str) -> str:
+    """Return *url* as it may be shown."""
+    url = IN_QUERY.sub(r"\1***", url)
+    scheme, entry, place = split_entry(url)
+    user, _, password = entry.partition(":")
+    if not entry:
+        return url
+    if scheme in TOKENS:
+        return f"{scheme}://***@{place}"
+    return f"{scheme}://{user}:***@{place}" if password else url
+
+
 def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
     if name not in SECRETS or not value:

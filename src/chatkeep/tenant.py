@@ -16,7 +16,7 @@ from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
 from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row, row_at
-from .engine.engine import Engine
+from .engine.engine import Engine, describe
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
 from .engine.watch import Watch
@@ -50,10 +50,11 @@ Unread = Literal["answer", "skip"]
 class Surface(PeopleSurface[State]):
     """The conversations of one tenant: what `Chatkeep` and `Tenant` have in common."""
 
-    def __init__(self, engine: Engine[State], tenant: str, *, owner: str = "") -> None:
+    def __init__(self, engine: Engine[State], tenant: str, *, owner: str = "", begins: bool = False) -> None:
         self._engine = engine
         self._tenant = tenant
         self._owner = owner
+        self._begins = begins
 
     async def receive(
         self,
@@ -157,7 +158,7 @@ class Surface(PeopleSurface[State]):
         """
         key, owner = self._key(conversation), owner or self._owner
         _check_names(key, None, owner)
-        snapshot = await self._opened.changes.create(key, owner=owner)
+        snapshot, _ = await self._opened.changes.create(key, owner=owner)
         if owner:
             await self._claims.refuse_other(key, snapshot.row.owner, owner)
         return await self._show_written(snapshot)
@@ -317,7 +318,8 @@ class Surface(PeopleSurface[State]):
         person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
-        return await self._show_written(await changes.change(key, edit, id=id, by=by, owner=self._owner))
+        told: dict[str, Any] = {"id": id, "by": by, "owner": self._owner, "look": self._refuse_other}
+        return await self._show_written(await changes.change(key, edit, **told))
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -374,7 +376,7 @@ class Surface(PeopleSurface[State]):
         copy of the owner's list.) A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
         """
-        await self._opened.changes.erase(self._key(conversation))
+        await self._opened.erase(self._key(conversation))
 
     async def redact(self, conversation: str, number: int) -> None:
         """
@@ -422,21 +424,17 @@ class Surface(PeopleSurface[State]):
         *number* was not set aside, or has left the log.
         """
         key, store = self._key(conversation), self._opened.store
-        id = await read_replays(store, key, number)
-        there = [] if id is None else [m async for m in self.history(conversation, after=number - 1, limit=1)]
+        snapshot = await store.reload(key)
+        id = await read_replays(store, snapshot, number)
+        there = [] if id is None else await store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
         if id is None or not there or there[0].number != number or there[0].redacted:
             raise UsageError(
                 f"{conversation}: message {number} was not set aside, or was redacted, or has left the log; nothing was done. "
                 "Only what was set aside can be replayed."
             )
-        return await self._opened.intake.accept(
-            key,
-            there[0].content,
-            id=id,
-            role=there[0].role,
-            metadata=there[0].metadata | {"replay_of": number},
-            owner="",
-        )
+        metadata = there[0].metadata | {"replay_of": number}
+        told: dict[str, Any] = {"id": id, "role": there[0].role, "metadata": metadata, "owner": "", "into": snapshot}
+        return await self._opened.intake.accept(key, there[0].content, **told)
 
     async def dismiss(self, conversation: str, number: int) -> None:
         """
@@ -612,15 +610,19 @@ class Surface(PeopleSurface[State]):
 class Tenant(Surface[State]):
     """All conversations of one tenant; no other tenant's can be seen or touched through it."""
 
+    def __repr__(self) -> str:
+        return describe(self._engine, f"Tenant {self._tenant!r}")
+
     @property
     def name(self) -> str:
         """Which tenant this is."""
         return self._tenant
 
-    def for_owner(self, owner: str) -> Tenant[State]:
+    def for_owner(self, owner: str, *, begins: bool = False) -> Tenant[State]:
         """Return the same tenant, for what *owner* does: what is created there is *owner*'s, also what a message begins anew that was on
-        its way when its conversation was erased."""
-        return Tenant(self._engine, self._tenant, owner=owner)
+        its way when its conversation was erased. *begins*: a change there is to begin the conversation, and raises `OtherOwner` where
+        somebody else was faster."""
+        return Tenant(self._engine, self._tenant, owner=owner, begins=begins)
 
 
 def _check_names(key: Key, id: str | None, owner: str) -> None:

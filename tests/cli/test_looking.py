@@ -235,3 +235,12 @@ def test_who_was_answered_by_a_person_waits_no_more(store: Path) -> None:
     assert {"unread": ["c1"], "waiting": ["c1"], "off": ["c1"]} == before
     assert {"unread": [], "waiting": [], "off": ["c1"]} == after
     assert (1, 0) == (counted["unread"], counted["waiting"])
+
+
+async def test_what_was_saved_answers_nobody(store: Path) -> None:
+    """What a person has said elsewhere, and a save has brought, is no answer to who waits here."""
+    async with Chatkeep(f"sqlite:///{store}", background=False) as keep:
+        await keep.save("c1", messages=[{"id": "s1", "content": "by letter", "role": "operator"}])
+    found = chatkeep("list", store.name, "--show", "waiting", "--json", folder=store.parent)[1]
+
+    assert ["c1"] == [json.loads(line)["conversation"] for line in found.splitlines()]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Delta, HandlerFailed, Instrument, Message, Misconfigured, Turn
+from chatkeep.blocking import BlockingChatkeep
 from chatkeep.channels import Webhook
 
 from ..support.waiting import until
@@ -255,3 +256,29 @@ def test_upgrades_that_would_never_run_are_refused() -> None:
     with pytest.raises(Misconfigured, match="schema=1: upgrades end at 0, and that from 1 leads to schema=2"):
         Chatkeep("memory://", upgrades={1: dict})
     Chatkeep("memory://", schema=0, upgrades={1: dict})
+
+
+@pytest.mark.parametrize("name", ["on_message", "on_missing", "on_failure"])
+def test_a_decorator_with_parentheses_is_told_how_it_is_written(name: str) -> None:
+    """It is the first mistake that many make; Python's own words name an argument that is missing."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    with pytest.raises(Misconfigured, match=r"without parentheses: @keep\.on_message.*Nothing was decorated"):
+        getattr(keep, name)()
+
+
+async def test_what_is_printed_says_what_it_is_where_and_whether_it_is_open() -> None:
+    """In a debugger, or where somebody has printed the wrong thing; without the password."""
+    keep: Chatkeep[Any] = Chatkeep("memory://")
+    closed = repr(keep)
+    async with keep:
+        shown = [repr(one) for one in (keep, keep.tenant("salon"), keep.user("ada"))]
+    blocking = BlockingChatkeep(keep)
+
+    assert "<Chatkeep, memory://, not open>" == closed
+    assert "<Chatkeep, memory://, open>" == shown[0]
+    assert ["<Tenant 'salon', memory://, open>", "<User 'ada' of tenant '', memory://, open>"] == shown[1:]
+    assert ("<BlockingChatkeep, memory://, not open>", "<BlockingUser 'ada'") == (
+        repr(blocking),
+        repr(blocking.user("ada"))[:19],
+    )
+    assert "kim:***@" in repr(Chatkeep("postgresql://kim:se@cret@127.0.0.1/db"))

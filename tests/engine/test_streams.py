@@ -182,6 +182,8 @@ async def test_who_answers_is_one_call(opened: Any) -> None:
     await until(lambda: keep.statistics.engine.dead == 1)
     found = await keep.answering("ada")
     assert Answering("set aside", found.number) == found
+    await keep.save("ada", messages=[{"id": "s1", "content": "said elsewhere"}])
+    assert found == await keep.answering("ada")
     await keep.pause("ada")
     assert Answering("paused") == await keep.answering("ada")
     await keep.accept("ada", "good", id="m3")

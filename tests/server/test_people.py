@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
@@ -50,9 +51,9 @@ class House:
 
 
 @asynccontextmanager
-async def housed(url: str, **options: Any) -> AsyncIterator[House]:
+async def housed(url: str, state: type = dict, **options: Any) -> AsyncIterator[House]:
     """A house over *url*."""
-    keep: Chatkeep[Any] = Chatkeep(url, **FAST)
+    keep: Chatkeep[Any] = Chatkeep(url, state=state, **FAST)
     keep.on_message(count)
     async with serving(create_app(keep, title="x", **options)) as port:
         yield House(keep, port, (await create_key(keep, "")).token)
@@ -147,6 +148,67 @@ async def test_what_is_written_while_it_is_erased_is_not_nobodys(url: str, write
         assert "ada" == (await house.keep.conversation("trip")).owner
 
 
+REFUSED: dict[str, tuple[str, str, Any, dict[str, str]]] = {
+    "NUL": ("POST", "/messages", {"content": "a\0"}, {}),
+    "NUL for later": ("POST", "/messages", {"content": "a\0"}, {"Prefer": "respond-async"}),
+    "id of ours": ("POST", "/messages", {"content": "hi", "id": "~dead:1"}, {}),
+    "too long": ("POST", "/messages", {"content": "x" * 300_000}, {}),
+    "half a character": ("POST", "/messages", {"content": "hi", "metadata": {"a": "\ud800"}}, {}),
+    "saved NUL": ("PUT", "", {"messages": [{"id": "m", "content": "a\0"}]}, {}),
+    "another version": ("PUT", "", {"title": "Rome"}, {"If-Match": '"other"'}),
+    "another state": ("PUT", "/state/form", 1, {"If-Match": '"other"'}),
+    "no state": ("PATCH", "/state", {"count": "many"}, {"Content-Type": "application/merge-patch+json"}),
+    "no slot": ("PATCH", "/state/count", {"value": "many", "at": 1, "by": "phone"}, MERGE),
+}
+
+
+class Counted(Struct):
+    """A state that not everything fits."""
+
+    count: int = 0
+    form: Any = None
+
+
+@pytest.mark.parametrize("write", REFUSED)
+async def test_what_is_refused_begins_nothing(write: str) -> None:
+    """A user's first words that the engine does not take leave no conversation, and so nothing in the user's list."""
+    method, path, body, headers = REFUSED[write]
+    async with housed("memory://", state=Counted) as house:
+        ada = await house.token("ada")
+        answer = await house.ask(method, f"/v1/conversations/trip{path}", body, token=ada, **headers)
+
+        assert answer.status in (400, 412, 413, 422), answer
+        assert [] == (await house.list(ada))["conversations"]
+        assert await house.keep.conversation("trip") is None
+
+
+async def test_an_operator_whose_words_are_refused_pauses_nothing(house: House) -> None:
+    """Neither in a conversation that is there, nor in a new one."""
+    await house.keep.receive("old", "hi")
+    said = {"content": "a\0", "paused": True}
+    refused = [await house.ask("POST", f"/v1/conversations/{id}/operator", said) for id in ("old", "new")]
+
+    assert [422, 422] == [answer.status for answer in refused], refused
+    assert not (await house.keep.conversation("old")).paused
+    assert await house.keep.conversation("new") is None
+
+
+async def test_a_list_says_whether_a_person_has_answered(house: House) -> None:
+    """What a save has brought is no answer, and no question that the bot has failed on."""
+    await house.keep.pause("ada")
+    await house.keep.accept("ada", "anybody there?")
+
+    async def answered() -> bool:
+        return bool((await house.ask("GET", "/v1/conversations")).json["conversations"][0].get("answered"))
+
+    before = await answered()
+    await house.keep.save("ada", messages=[{"id": "s1", "content": "by letter", "role": "operator"}])
+    saved = await answered()
+    await house.ask("POST", "/v1/conversations/ada/operator", {"content": "Kim here"})
+
+    assert (False, False, True) == (before, saved, await answered())
+
+
 SAID = {"role": "user", "content": "hi"}
 BEGINNINGS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "aisdk": ("/api/chat", {"id": "mine", "messages": [SAID]}, {}),
@@ -181,17 +243,18 @@ BEGINNINGS: dict[str, tuple[str, Any, dict[str, str]]] = {
 async def test_a_user_begins_a_chat_over_each_protocol(protocol: str) -> None:
     """Under an id that nobody has. Nothing is begun by looking, and what is another user's is not there."""
     path, body, headers = BEGINNINGS[protocol]
-    async with housed("memory://", protocols=[protocol]) as house:
+    async with housed("memory://", protocols=[protocol], anonymous=True) as house:
         ada, eve = await house.token("ada"), await house.token("eve")
         if protocol == "aisdk":  # what a page asks first
             looks = [await house.ask("GET", f"/api/chat/mine{more}", token=ada) for more in ("", "/stream")]
             assert [(200, b"[]"), (204, b"")] == [(look.status, look.body) for look in looks]
             assert 404 == (await house.ask("POST", "/api/chat/mine/stop", token=ada)).status
         empty = dict.fromkeys(("messages", "input", "params"))  # what has no message
-        refused = await house.ask(
-            "POST", path, {name: empty.get(name, told) for name, told in body.items()}, token=ada, **headers
-        )
-        assert await house.keep.conversation("mine") is None, refused
+        none = {name: empty.get(name, told) for name, told in body.items()}
+        for bad in (none, json.loads(json.dumps(body).replace('"hi"', '"h\\u0000"'))):
+            refused = [await house.ask("POST", path, bad, token=token, **headers) for token in (ada, "")]
+            assert await house.keep.conversation("mine") is None, refused
+            assert not any("chatkeep-token" in answer.headers for answer in refused), refused
         if protocol == "agui":
             shown = await house.ask("POST", path, body | {"messages": []}, token=ada)
             assert (200, None) == (shown.status, await house.keep.conversation("mine")), shown

@@ -79,7 +79,7 @@ def list_(
         every = target.conversations(tenant) if owner is None else target.of(tenant or "").conversations(owner=owner)
         rows, count = [], 0
         async for one in every:
-            found, last = one
+            found, last, _ = one
             if oldest is not None and found.updated_at < oldest:
                 if owner is None and found.updated_at < oldest - RECENT_GRAIN_S:
                     break

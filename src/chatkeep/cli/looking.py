@@ -82,7 +82,7 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
         click.echo("What is said from now on, in all conversations; Ctrl-C ends it.", err=True)
         while True:
             since, looked_at = looked_at - SLACK_S, time.time()
-            async for found, _ in target.conversations(tenant):
+            async for found, *_ in target.conversations(tenant):
                 if found.updated_at < since:
                     break
                 of, key = target.of(found.tenant), (found.tenant, found.id)

@@ -16,10 +16,10 @@ from ..drivers import driver_for
 from ..drivers.base import Ability, Driver
 from ..engine.needs import refuse_lacking
 from ..errors import Misconfigured, UsageError
-from ..settings import settings_from
+from ..settings import settings_from, without_secret
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
-from .opening import file_of, url_of, without_secret
+from .opening import file_of, url_of
 from .options import StoreCommand
 from .printing import plain, tell
 

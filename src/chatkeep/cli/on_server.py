@@ -53,7 +53,7 @@ class ServerVerbs:
         """List the conversations, last changed first, or those of an owner."""
         async for found in self._desk.conversations(owner=owner):
             last = Words(found.last, found.last_role, found.last_at) if found.last_role else None  # type: ignore[arg-type]
-            yield Listed(self._target.known(found), last)
+            yield Listed(self._target.known(found), last, found.answered)
 
     async def conversation(self, conversation: str, *, messages: int = 20) -> Conversation[Any] | None:
         """Return a conversation with its last messages."""

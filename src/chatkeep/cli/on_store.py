@@ -13,16 +13,18 @@ from ..conversation.edits import StateAsOf
 from ..conversation.keys import RESERVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
+from ..conversation.snapshots import is_answered
 from ..drivers.base import Ability, Key, Row
 from ..engine.parts import Stats
 from ..errors import Corrupt, Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
+from ..settings import without_secret
 from ..storage.archive import Exported, export_lines
 from ..storage.audit import Act
 from ..storage.holds import Hold
 from ..tenant import Tenant, Unread
-from .opening import acting, existing, note_act, without_secret
+from .opening import acting, existing, note_act
 from .target import Listed, Place
 
 TAIL = 8
@@ -45,7 +47,7 @@ class StoreVerbs:
     async def conversations(self, *, owner: str | None = None) -> AsyncIterator[Listed]:
         """List the conversations, last changed first, or those of an owner."""
         async for found in self._tenant.conversations(owner=owner, messages=TAIL):
-            yield Listed(found, last_words(found.messages))
+            yield Listed(found, last_words(found.messages), is_answered(found))
 
     async def conversation(self, conversation: str, *, messages: int = 20) -> Conversation[Any] | None:
         """Return a conversation with its last messages."""
@@ -217,7 +219,7 @@ class StoreTarget:
         of: Tenant[Any] | None = None if tenant is None else self.keep.tenant(tenant)
         found = self.keep.all_conversations(messages=TAIL) if of is None else of.conversations(messages=TAIL)
         async for one in found:
-            yield Listed(one, last_words(one.messages))
+            yield Listed(one, last_words(one.messages), is_answered(one))
 
     async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
         """Give those that the full-text index has, and that are called like that; all, where there is no complete index: their logs are
@@ -226,7 +228,7 @@ class StoreTarget:
         index = core.text_index
         state = await index.catch_up() if index.able else None
         if state is None or not state.on or state.left:
-            async for one, _ in self.conversations(tenant):
+            async for one, *_ in self.conversations(tenant):
                 yield Place(one.tenant, one.id, one.owner, one.title, one.fault)
             return
         seen, before = set[Key](), None

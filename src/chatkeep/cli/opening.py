@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Coroutine
 from getpass import getuser
 from socket import gethostname
@@ -13,16 +12,13 @@ from ..app import Chatkeep, core_of
 from ..drivers import DRIVERS, driver_for
 from ..drivers.base import Driver
 from ..errors import UsageError
-from ..settings import named_seal_keys, split_entry
+from ..settings import named_seal_keys
 from ..storage.audit import Act
 from ..storage.relocation import refuse_elsewhere
 from ..storage.seal_note import refuse_sealed
 from .target import refuse_server
 
 T = TypeVar("T")
-
-TOKENS = ("upstash", "durable-object")
-"""Schemes whose URL has a secret where others have the name of a user."""
 
 
 def acting() -> str:
@@ -89,22 +85,6 @@ def url_of(store: str) -> str:
         # (What comes there is not shown: it may have a password in it.)
         raise UsageError(f"What comes behind {scheme}: in a URL begins with //; nothing was opened.")
     return store if "://" in store else f"sqlite:///{store}"
-
-
-IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
-"""A password among the options of a URL, which PostgreSQL takes there too."""
-
-
-def without_secret(url: str) -> str:
-    """*url* as it may be shown."""
-    url = IN_QUERY.sub(r"\1***", url)
-    scheme, entry, place = split_entry(url)
-    user, _, password = entry.partition(":")
-    if not entry:
-        return url
-    if scheme in TOKENS:
-        return f"{scheme}://***@{place}"
-    return f"{scheme}://{user}:***@{place}" if password else url
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -40,15 +40,16 @@ ON_THE_STORE = {
 
 
 class Listed(NamedTuple):
-    """A conversation in a list, without its messages, and its last words."""
+    """A conversation in a list, without its messages, its last words, and whether a person has answered what is unread."""
 
     conversation: Conversation[Any]
     last: Words | None
+    answered: bool
 
     @property
     def waits(self) -> bool:
         """Whether somebody has written whom nobody has answered since: neither the bot nor a person."""
-        return self.conversation.unread > 0 and (self.last is None or self.last.role != "operator")
+        return self.conversation.unread > 0 and not self.answered
 
 
 class Place(NamedTuple):

@@ -32,11 +32,13 @@ class Conversation(model.Conversation[Any], frozen=True, kw_only=True):
 
 
 class Listed(Conversation, frozen=True, kw_only=True):
-    """A conversation in a list, with its last words: *last*, whose they are and when they were said."""
+    """A conversation in a list, with its last words: *last*, whose they are and when they were said. *answered*: a person has written
+    behind what is unread."""
 
     last: str = ""
     last_role: str = ""
     last_at: float = 0.0
+    answered: bool = False
 
 
 class DeadLetter(model.DeadLetter, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct, structs
 
 from ..drivers.base import Entry, Row
-from ..model import ASKING, TALK, Content, Failing, Message, Role, Status
+from ..model import ASKING, TALK, Content, Conversation, Failing, Message, Role, Status
 from .keys import SAVED
 from .record import OutboxState, Record
 
@@ -190,6 +190,19 @@ def is_withdrawn(snapshot: Snapshot, number: int) -> bool:
 def asks(message: Message) -> bool:
     """Tell whether a turn answers *message*, if none has yet."""
     return message.role in ASKING and not message.redacted and message.channel != SAVED
+
+
+def unanswered(messages: Sequence[Message], cursor: int) -> list[Message]:
+    """Return which of *messages* nobody has answered: no turn has passed them, up to *cursor*, and no person has written behind them. What
+    a save has brought was said elsewhere, and answers nothing here."""
+    ours = [message.number for message in messages if message.role == "operator" and message.channel != SAVED]
+    return [message for message in messages if message.number > max(cursor, *ours, 0) and asks(message)]
+
+
+def is_answered(found: Conversation[Any]) -> bool:
+    """Tell whether a person has written behind all that waits for the bot, as far as *found* holds the log."""
+    waiting = found.waiting
+    return bool(waiting) and not unanswered([*waiting, *found.messages], waiting[0].number - 1)
 
 
 def is_plain(message: Message) -> bool:

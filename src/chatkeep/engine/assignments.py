@@ -33,7 +33,7 @@ class Assignments(Generic[State]):
 
         def decide(there: Snapshot) -> Commit | None:
             held = there.record.assignee
-            if not there.row.revision or held == to or was not in (None, held):
+            if held == to or was not in (None, held):
                 return None
             record = structs.replace(there.record, assignee=to)
             return commit_note(there, record, note, shared.policy, at=shared.clock())

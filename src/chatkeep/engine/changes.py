@@ -1,4 +1,4 @@
-"""Changes conversations from outside a turn: creates them, changes and clears their state, erases them, pauses and resumes the
+"""Changes conversations from outside a turn: creates them, changes and clears their state, pauses and resumes the
 bot, and has a reply sent once more.
 
 Knows nothing of how messages come in, or of what a worker does.
@@ -18,14 +18,11 @@ from ..conversation.keys import message_id
 from ..conversation.merge import Loss, Rule, Version
 from ..conversation.record import NONE
 from ..conversation.snapshots import Commit, Draft, Snapshot
-from ..drivers.base import Key, Row
-from ..errors import Conflict, NotWaiting, StoreError, UsageError
+from ..drivers.base import Key
+from ..errors import NotWaiting, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
-from ..storage.erasures import note_erasure
 from ..storage.holds import refuse_held
-from ..storage.records import erase_belongings
 from ..storage.store import PAGE, fresh_token
-from .journal import Journal
 from .notifier import Notifier
 from .outcomes import read_outcome
 from .pauses import Pauses
@@ -34,6 +31,8 @@ from .sender import Sender
 from .shared import Shared
 from .turn_processor import TurnProcessor
 from .workers import Workers
+
+Look = Callable[[Snapshot], None]
 
 
 class Rewritten(Struct, frozen=True):
@@ -59,7 +58,6 @@ class Changes(Generic[State]):
         sender: Sender,
         pauses: Pauses,
         notifier: Notifier,
-        journal: Journal | None,
     ) -> None:
         self._shared = shared
         self._store = shared.store
@@ -68,13 +66,12 @@ class Changes(Generic[State]):
         self._sender = sender
         self._pauses = pauses
         self._notifier = notifier
-        self._journal = journal
         self.rules: Mapping[str, Rule] = {}
         """How slots are merged, by name; the others by "later"."""
 
-    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> Snapshot:
-        """Create the conversation before anything is said in it; the one there is, if there is one. *visitor*: nobody knows who
-        it is for."""
+    async def create(self, key: Key, *, owner: str, visitor: bool = False) -> tuple[Snapshot, bool]:
+        """Create the conversation before anything is said in it; the one there is, if there is one, and whether this has made it.
+        *visitor*: nobody knows who it is for."""
         self._shared.refuse_closed(key)
         note = commits.make_note("begun", fresh_token())
 
@@ -84,13 +81,21 @@ class Changes(Generic[State]):
             record = structs.replace(there.record, visitor=visitor)
             return commits.commit_note(there, record, note, self._shared.policy, at=self._shared.clock())
 
-        after, _ = await self._shared.commit(await self._store.reload(key, owner=owner), decide)
-        return after
+        after, said = await self._shared.commit(await self._store.reload(key, owner=owner), decide, begins=True)
+        return after, said is not None
 
     async def change(
-        self, key: Key, edit: Callable[[State], State | None], *, id: str | None = None, by: str = "", owner: str = ""
+        self,
+        key: Key,
+        edit: Callable[[State], State | None],
+        *,
+        id: str | None = None,
+        by: str = "",
+        owner: str = "",
+        look: Look | None = None,
     ) -> Snapshot:
-        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`."""
+        """Apply *edit* to the state, on top of what others write meanwhile; it may run more than once. *by*: see `edits.describe`;
+        *owner*, *look*: see `_rewrite`."""
         states = self._shared.states
 
         def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
@@ -105,7 +110,7 @@ class Changes(Generic[State]):
             told = edits.describe(raw, made, states.schema, by) if by and schema == states.schema else {"by": by}
             return Rewritten(made, states.schema, told=told if by else {})
 
-        return await self._rewrite(key, changed, id, owner)
+        return await self._rewrite(key, changed, id, owner, look)
 
     async def undo(self, key: Key, number: int, *, by: str) -> Snapshot:
         """Put back the slots that a person has changed, as the note *number* of the log has them."""
@@ -140,7 +145,15 @@ class Changes(Generic[State]):
         return await self._rewrite(key, cleared, id)
 
     async def merge(
-        self, key: Key, slot: str, base: Any, mine: Version, *, id: str | None = None, owner: str = ""
+        self,
+        key: Key,
+        slot: str,
+        base: Any,
+        mine: Version,
+        *,
+        id: str | None = None,
+        owner: str = "",
+        look: Look | None = None,
     ) -> tuple[Snapshot, tuple[Loss, ...]]:
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
@@ -159,34 +172,7 @@ class Changes(Generic[State]):
             ]
             return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)
 
-        return await self._rewrite(key, merged, id, owner), found
-
-    async def erase(self, key: Key, *, look: Callable[[Row], None] | None = None) -> None:
-        """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
-
-        async def find() -> Row | None:
-            row = await self._store.row(key)
-            if row is not None and look is not None:
-                look(row)
-            return row
-
-        row = await find()
-        if row is not None:
-            await refuse_held(self._store, row)
-        if self._journal is not None and self._shared.open:
-            await self._journal.spool.erase(key)
-        while row is not None:
-            await note_erasure(self._store, row, clock=self._shared.clock)
-            try:
-                await self._store.erase(key, at=self._shared.clock(), revision=None if look is None else row.revision)
-                break
-            except Conflict:
-                row = await find()
-                if row is not None:
-                    await refuse_held(self._store, row)
-        else:
-            await self._store.erase(key, at=self._shared.clock())
-        await erase_belongings(self._store, key, at=self._shared.clock())
+        return await self._rewrite(key, merged, id, owner, look), found
 
     async def stop(self, key: Key) -> Stopped:
         """End the answer that the first unread message gets, or waits for, with what was said of it by now."""
@@ -304,10 +290,10 @@ class Changes(Generic[State]):
         await self._pauses.finish(await self._pauses.resume(tenant), self._workers.begin_answer)
         self._notifier.tell_of_work()
 
-    async def pause_one(self, key: Key, by: str = "") -> None:
-        """Silence the bot in one conversation, which *by* takes over, if anybody does."""
+    async def pause_one(self, key: Key, by: str = "", *, into: Snapshot | None = None) -> None:
+        """Silence the bot in one conversation, which *by* takes over, if anybody does; *into*: only in the one that this shows."""
         refuse_own_turn(key, "would throw its own turn away; pause it when the turn is over")
-        await self._pauses.pause_one(key, by)
+        await self._pauses.pause_one(key, by, into=into)
 
     async def resume_one(self, key: Key, *, skips: bool) -> None:
         """Let the bot answer in one conversation again."""
@@ -345,8 +331,6 @@ class Changes(Generic[State]):
         found = [message for message in found if not message.redacted]  # (the others' notes are in the log already)
 
         def decide(there: Snapshot) -> Commit | None:
-            if there.row.incarnation != snapshot.row.incarnation:
-                return None
             newer = [message for message in there.messages if message.number > seen]
             return redaction.redact_found(there, found, [*notes, *newer], self._shared.policy, at=self._shared.clock())
 
@@ -383,9 +367,15 @@ class Changes(Generic[State]):
             self._notifier.tell_of_work()
 
     async def _rewrite(
-        self, key: Key, rewritten: Callable[[Snapshot, Raw, int], Rewritten | None], id: str | None, owner: str = ""
+        self,
+        key: Key,
+        rewritten: Callable[[Snapshot, Raw, int], Rewritten | None],
+        id: str | None,
+        owner: str = "",
+        look: Look | None = None,
     ) -> Snapshot:
-        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is. What is new is *owner*'s."""
+        """Put what *rewritten* makes of the stored state and its schema in its place; None: it stays as it is. What is new is *owner*'s.
+        *look* is given what is there, and refuses by raising."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
@@ -403,6 +393,8 @@ class Changes(Generic[State]):
             record, states = there.record, self._shared.states
             if token in record.changes:
                 return None  # an earlier run of this very act was written
+            if look is not None:
+                look(there)
             number = self._session_start(there, now)
             made = rewritten(there, *((states.fresh(), states.schema) if number else (record.state, record.schema)))
             if made is None:
@@ -418,7 +410,7 @@ class Changes(Generic[State]):
             return commits.commit_note(there, record, own, self._shared.policy, at=now, more=notes)
 
         try:
-            after, _ = await self._shared.commit(snapshot, decide)
+            after, _ = await self._shared.commit(snapshot, decide, begins=True)
         except StoreError:
             raise
         except Exception:
@@ -426,7 +418,7 @@ class Changes(Generic[State]):
             newest = await self._store.reload(key, owner=owner)
             if newest.row.revision == snapshot.row.revision:
                 raise
-            after, _ = await self._shared.commit(newest, decide)
+            after, _ = await self._shared.commit(newest, decide, begins=True)
         return after
 
     def _session_start(self, there: Snapshot, now: float) -> int:

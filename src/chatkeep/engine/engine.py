@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
@@ -24,6 +24,7 @@ from ..settings import Settings, seconds
 from ..storage.store import Store
 from .backlog import Backlog
 from .changes import Changes
+from .erasing import Look, erase_conversation
 from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .indexer import Indexer
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
     from ..storage.spool import Spool
 
 log = logging.getLogger("chatkeep")
+
+
+def describe(engine: Engine[Any], what: str) -> str:
+    """Return what is printed of an object over *engine*: *what* it is, where its store is, and whether that is open."""
+    return f"<{what}, {engine.store.place}, {'open' if engine.is_open else 'not open'}>"
 
 
 class Engine(Generic[State]):
@@ -129,7 +135,6 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
-            journal=self.journal,
         )
         self._life: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         store.instruments = shared.instruments
@@ -207,6 +212,10 @@ class Engine(Generic[State]):
         self.store.confinement.refuse_elsewhere()
         async with self._one_at_a_time():
             await self._end()
+
+    async def erase(self, key: Key, *, look: Look | None = None) -> None:
+        """Remove everything of *key*, here and in the store: see `erase_conversation`."""
+        await erase_conversation(self.shared, self.journal, key, look=look)
 
     def _one_at_a_time(self) -> asyncio.Lock:
         """Give what one who opens or closes holds; each loop has its own, because a lock belongs to the loop that waited for it."""

@@ -38,6 +38,10 @@ HOLD_S = 0.02
 MOST = 400  # replies of one turn: what one act may carry (ENTRIES_MOST), with room for the message and notes
 
 
+def unnamed(turn: Any) -> Any:
+    """Stand for the function that a decorator of a Chatkeep was not given, because it was written with parentheses."""
+
+
 def check_handler(function: object) -> None:
     """Raise `Misconfigured` where *function* is nothing that can be called with a turn: else its first message would find out."""
     wanted = "Write `async def bot(turn): ...`. Nothing was opened."

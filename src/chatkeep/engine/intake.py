@@ -108,11 +108,11 @@ class Intake:
     ) -> Receipt:
         """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
         if not self._shared.instruments:
-            return await self._receive(key, content, id, role, metadata, owner, wait_if_duplicate)
+            return await self._receive(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
         stack, arrival = surround_arrival(self._shared.instruments, "receive", metadata)
         with stack:
-            asked = content, id, role, arrival.metadata or None, owner
-            arrival.receipt = await self._receive(key, *asked, wait_if_duplicate)
+            draft = self._draft(key, content, id, role, arrival.metadata or None)
+            arrival.receipt = await self._receive(key, draft, owner, wait_if_duplicate)
             return arrival.receipt
 
     async def accept(
@@ -125,38 +125,45 @@ class Intake:
         metadata: dict[str, Any] | None,
         owner: str,
         channel: str = "",
+        into: Snapshot | None = None,
     ) -> Receipt:
-        """Make a message durable; a worker answers it. *channel*: the one that it came in through."""
+        """Make a message durable; a worker answers it. *channel*: the one that it came in through; *into*: only in the conversation that
+        this shows, and "dropped" where that was erased."""
         if not self._shared.instruments:
-            return await self._accept(key, content, id, role, metadata, owner, channel)
+            return await self._accept(key, self._draft(key, content, id, role, metadata, channel), owner, into)
         stack, arrival = surround_arrival(self._shared.instruments, "accept", metadata)
         with stack:
-            arrival.receipt = await self._accept(key, content, id, role, arrival.metadata or None, owner, channel)
+            draft = self._draft(key, content, id, role, arrival.metadata or None, channel)
+            arrival.receipt = await self._accept(key, draft, owner, into)
             return arrival.receipt
+
+    def check(
+        self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, waits: bool
+    ) -> None:
+        """Refuse a message as `accept` would, or, if its sender *waits*, `receive`, before anything is done for it."""
+        if waits:
+            self._refuse_unanswered()
+        self._draft(key, content, id, role, metadata)
 
     async def finish(self) -> None:
         """Wait for the messages that are on their way into the log."""
         await asyncio.gather(*self._appending, return_exceptions=True)
 
-    async def note(self, key: Key, id: str, metadata: dict[str, Any]) -> None:
-        """Put a note of chatkeep's own into the log, once for each *id*."""
-        with suppress(InLog):
-            await self._append_to_the_end(key, self._draft(key, "", RESERVED + id, "system", metadata), "")
+    async def note(self, key: Key, id: str, metadata: dict[str, Any], *, into: Snapshot | None = None) -> bool:
+        """Put a note of chatkeep's own into the log, once for each *id*. *into*: only in the conversation that this shows; False where
+        that was erased."""
+        try:
+            with suppress(InLog):
+                await self._append_to_the_end(
+                    key, self._draft(key, "", RESERVED + id, "system", metadata), "", into=into
+                )
+        except Conflict:
+            return False
+        return True
 
-    async def _receive(
-        self,
-        key: Key,
-        content: Content,
-        id: str | None,
-        role: Role,
-        metadata: dict[str, Any] | None,
-        owner: str,
-        wait_if_duplicate: bool,
-    ) -> Receipt:
+    async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         refuse_own_turn(key, "would wait for itself; use accept")
-        if self._turns.handler is None:
-            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
-        draft = self._draft(key, content, id, role, metadata)
+        self._refuse_unanswered()
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
@@ -185,22 +192,12 @@ class Intake:
         finally:
             statistics.waiting -= 1
 
-    async def _accept(
-        self,
-        key: Key,
-        content: Content,
-        id: str | None,
-        role: Role,
-        metadata: dict[str, Any] | None,
-        owner: str,
-        channel: str,
-    ) -> Receipt:
-        draft = self._draft(key, content, id, role, metadata, channel)
+    async def _accept(self, key: Key, draft: Draft, owner: str, into: Snapshot | None) -> Receipt:
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
         try:
-            snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner)
+            snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner, into=into)
         except InLog as unread:
             return _make_receipt(key, draft.id, unread.number, Outcome("accepted"), duplicate=unread.known)
         except (Unavailable, Uncertain) as fault:
@@ -211,6 +208,10 @@ class Intake:
             _refuse_other_content(key, draft, snapshot, number)
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
+
+    def _refuse_unanswered(self) -> None:
+        if self._turns.handler is None:
+            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
 
     def _draft(
         self,
@@ -305,7 +306,7 @@ class Intake:
             return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
 
         try:
-            after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())
+            after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
         except Duplicate:
             return None
         except (BadMessage, TooLarge) as refused:
@@ -314,7 +315,7 @@ class Intake:
             # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
             failure = await self._turns.fail_attempt(snapshot, [arriving], refused)
             try:
-                after, said = await self._store.commit(snapshot, decide, at=self._shared.clock())
+                after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
             except Duplicate:
                 return None
         if failure is not None and said is not None:
@@ -360,15 +361,17 @@ class Intake:
         return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
 
     async def _append_to_the_end(
-        self, key: Key, draft: Draft, owner: str, *, waits: bool = False
+        self, key: Key, draft: Draft, owner: str, *, waits: bool = False, into: Snapshot | None = None
     ) -> tuple[Snapshot, int, bool, Worker]:
         if self._shared.unopened:
             raise Unavailable(f"{key}: {self._shared.unopened}; nothing was written to the store.")
         if self._journal is not None and self._journal.holds(key):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
-        return await self._to_the_end(self._append(key, draft, owner, waits=waits), key)
+        return await self._to_the_end(self._append(key, draft, owner, waits=waits, into=into), key)
 
-    async def _append(self, key: Key, draft: Draft, owner: str, *, waits: bool) -> tuple[Snapshot, int, bool, Worker]:
+    async def _append(
+        self, key: Key, draft: Draft, owner: str, *, waits: bool, into: Snapshot | None
+    ) -> tuple[Snapshot, int, bool, Worker]:
         """Write the message to the log, with the lease if this process is idle here, and see to it that a worker
         works on it. *waits*: the caller waits for the answer."""
         assert draft.entry is not None
@@ -388,8 +391,9 @@ class Intake:
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
+            due_at = AT_ONCE if asking or sends else None
             snapshot, number, known = await self._store.append(
-                key, draft.entry, at=now, due_at=AT_ONCE if asking or sends else None, lease=lease, owner=owner
+                key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner, into=into
             )
         except BaseException as fault:
             if idle:

@@ -55,10 +55,8 @@ class Ledger(Generic[State]):
         if len(note.content) > RESULT_LIMIT:
             raise TooLarge(f"{key}: arguments and result of a call take at most {RESULT_LIMIT:,} bytes as JSON each.")
 
-        def decide(there: Snapshot) -> Commit | None:
-            return (
-                commit_note(there, there.record, note, shared.policy, at=shared.clock()) if there.row.revision else None
-            )
+        def decide(there: Snapshot) -> Commit:
+            return commit_note(there, there.record, note, shared.policy, at=shared.clock())
 
         snapshot = shared.store.cached(key) or await shared.store.reload(key)
         try:

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from ..conversation import dead_letters, snapshots, streams
 from ..conversation.snapshots import Outcome, Snapshot
 from ..drivers.base import Key, settle
-from ..model import ASKING, Answering, DeadLetter, Message
+from ..model import Answering, DeadLetter, Message
 from ..storage.selection import select_page
 from ..storage.store import PAGE, Store, blank
 from .lease_keeper import LeaseKeeper
@@ -58,7 +58,7 @@ async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: Leas
     if waiting:
         works = here if leases.is_ours(row.lease) else leases.is_held(row)
         return Answering("running" if works else "waiting", number, reply, snapshots.find_failing(snapshot))
-    asked = [message.number for message in snapshot.messages if message.role in ASKING]
+    asked = [message.number for message in snapshot.messages if snapshots.asks(message)]
     if asked and asked[-1] in snapshot.record.dead:
         return Answering("set aside", asked[-1])
     return Answering("idle")
@@ -92,15 +92,12 @@ async def page_dead_letters(
     )
 
 
-async def read_replays(store: Store, key: Key, number: int) -> str | None:
+async def read_replays(store: Store, snapshot: Snapshot, number: int) -> str | None:
     """Find the id under which message *number*, which was set aside once, is to be handed in again; None where it never was.
 
     It is that of the replay there is, if there is one; a replay that was passed over unanswered counts for nothing.
     """
-    snapshot = await store.load(key)
-    if snapshot is None:
-        return None
-    incarnation = snapshot.row.incarnation
+    key, incarnation = snapshot.row.key, snapshot.row.incarnation
     noted = await store.find(key, incarnation, dead_letters.note_ids(incarnation, number))
     if number not in snapshot.record.dead and not noted:
         return None

@@ -175,9 +175,9 @@ class Pauses:
         """Switch the shared cache off, or on again, on all instances: the others notice when they look."""
         await self._put({CACHE: not on})
 
-    async def pause_one(self, key: Key, by: str = "") -> None:
-        """Silence the bot in one conversation, which *by* takes over, if anybody does."""
-        await self._put_one(key, lambda record: assignments.take_over(record, by))
+    async def pause_one(self, key: Key, by: str = "", *, into: Snapshot | None = None) -> None:
+        """Silence the bot in one conversation, which *by* takes over, if anybody does; *into*: only in the one that this shows."""
+        await self._put_one(key, lambda record: assignments.take_over(record, by), into)
 
     async def resume_one(self, key: Key) -> Snapshot:
         """Let the bot answer in one conversation again; give what is there then."""
@@ -197,10 +197,10 @@ class Pauses:
                 record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
             return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
 
-        after, _ = await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now)
+        after, _ = await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now, begins=True)
         self._take(after)
 
-    async def _put_one(self, key: Key, edit: Callable[[Record], Record]) -> Snapshot:
+    async def _put_one(self, key: Key, edit: Callable[[Record], Record], into: Snapshot | None = None) -> Snapshot:
         name = fresh_token()
 
         def decide(there: Snapshot) -> Commit | None:
@@ -212,7 +212,9 @@ class Pauses:
                 note = structs.replace(note, metadata=note.metadata | {"assignee": record.assignee})
             return commits.commit_note(there, record, note, self._policy, at=self._clock())
 
-        after, _ = await self._store.commit_once(await self._store.reload(key), decide, at=self._clock())
+        there = into or await self._store.reload(key)
+        begins = not there.row.revision  # what is erased in this moment is not begun anew
+        after, _ = await self._store.commit_once(there, decide, at=self._clock(), begins=begins)
         return after
 
     async def skip(self, tenant: str | None) -> None:

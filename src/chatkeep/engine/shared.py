@@ -57,10 +57,10 @@ class Shared(Generic[State]):
             raise Unavailable(f"{key}: this Chatkeep is being opened or closed; nothing was written. Try again later.")
 
     def commit(
-        self, snapshot: Snapshot, decide: Callable[[Snapshot], Commit | None]
+        self, snapshot: Snapshot, decide: Callable[[Snapshot], Commit | None], *, begins: bool = False
     ) -> Awaitable[tuple[Snapshot, list[Message] | None]]:
         """Write what *decide* makes of the newest snapshot: see `Store.commit_once`."""
-        return self.store.commit_once(snapshot, decide, at=self.clock())
+        return self.store.commit_once(snapshot, decide, at=self.clock(), begins=begins)
 
     def show_state(self, snapshot: Snapshot) -> Raw:
         """Give the state as people see it: of a live session, in today's shape."""

@@ -387,7 +387,7 @@ class TurnProcessor(Generic[State]):
             return commits.commit_note(there, record, note, shared.policy, at=shared.clock())
 
         try:
-            after, said = await shared.store.commit(snapshot, decide, at=shared.clock())
+            after, said = await shared.store.commit(snapshot, decide, at=shared.clock(), begins=True)
         except Duplicate:  # somebody rebuilt this session before us, and may have gone on with it
             shared.store.forget(key)
             return None

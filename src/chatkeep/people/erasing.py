@@ -60,7 +60,7 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
         count = len(conversations)
         for row in rows:
             try:
-                await engine.changes.erase(row.key, look=look)
+                await engine.erase(row.key, look=look)
             except OnHold:
                 held.add(row.key.id)
             except OtherOwner:

@@ -99,7 +99,7 @@ async def _commit(
             return act
 
         try:
-            after, said = await store.commit(there, decide, at=shared.clock())
+            after, said = await store.commit(there, decide, at=shared.clock(), begins=True)
         except Duplicate:  # an id has come into the log since it was looked for; or an earlier run was written
             continue
         added = [message.id for message in said or () if message.role != "system"]

@@ -14,8 +14,9 @@ from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, find_version
+from ..drivers.base import Key
 from ..engine.engine import Engine
-from ..errors import UsageError
+from ..errors import OtherOwner, UsageError
 from ..model import Message, State
 from ..storage.store import PAGE
 from .claims import Claims
@@ -57,6 +58,8 @@ class PeopleSurface(Generic[State]):
     _tenant: str
     _owner: str = ""
     """Whose conversations are that are created here, where that is not said."""
+    _begins: bool = False
+    """A change is to begin the conversation, for that owner."""
 
     @property
     def _opened(self) -> Engine[State]:
@@ -155,11 +158,13 @@ class PeopleSurface(Generic[State]):
 
             id: Names the change: the same again has no second effect.
         """
-        key, engine = key_for(self._tenant, conversation), self._opened
+        key = key_for(self._tenant, conversation)
         refuse_reserved(key, id)
-        now = engine.shared.clock()
-        mine = Version(value, saves.written_at(key, at, now=now), by)
-        after, losses = await engine.changes.merge(key, slot, base, mine, id=id, owner=self._owner)
+        mine = Version(value, saves.written_at(key, at, now=self._opened.shared.clock()), by)
+        return await self._merge(key, slot, base, mine, id=id, look=self._refuse_other)
+
+    async def _merge(self, key: Key, slot: str, base: Any, mine: Version, **told: Any) -> MergedSlot:
+        after, losses = await self._opened.changes.merge(key, slot, base, mine, owner=self._owner, **told)
         return MergedSlot(
             value=self._slot(after, slot),
             losses=losses,
@@ -192,14 +197,26 @@ class PeopleSurface(Generic[State]):
         if not page or page[0].number != number or not saves.is_loss(page[0]):
             raise UsageError(f"{key}: entry {number} is no loss; nothing was changed. `losses` has the numbers.")
         lost = _lost(page[0])
+
+        def look(now: Snapshot) -> None:
+            if now.row.incarnation != there.row.incarnation:
+                raise UsageError(f"{key}: it was erased meanwhile, and the loss with it; nothing was changed.")
+
         if lost.about == saves.TITLE:
-            return await self.save(conversation, title=lost.value, base=there.record.title, by=by)
+            return await save(self._opened, key, look=look, title=lost.value, base=there.record.title, by=by)
         if lost.about != saves.SLOT:
             raise UsageError(
                 f"{key}: a message in the log stands; nothing was changed. Send the other text as a new message."
             )
         base = self._slot(there, lost.slot)
-        return await self.merge(conversation, lost.slot, base=base, value=put_at(base, lost.path, lost.value), by=by)
+        mine = Version(put_at(base, lost.path, lost.value), self._opened.shared.clock(), by)
+        return await self._merge(key, lost.slot, base, mine, look=look)
+
+    def _refuse_other(self, there: Snapshot) -> None:
+        """Refuse a conversation that somebody else has begun, where a change is to begin it. Raises `OtherOwner`."""
+        row = there.row
+        if self._begins and row.revision and row.owner != self._owner:
+            raise OtherOwner(f"{row.key}: somebody else has begun it; nothing was changed.", owner=row.owner)
 
     def _slot(self, snapshot: Snapshot, slot: str) -> Any:
         """Return what *slot* holds, as people see it; `MISSING` where there is none."""

@@ -13,7 +13,7 @@ from ..conversation.keys import check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Key, Row
-from ..engine.engine import Engine
+from ..engine.engine import Engine, describe
 from ..errors import OtherOwner, UsageError
 from ..model import Message, State
 from ..storage.erasures import KEPT_S, find_erasures
@@ -69,6 +69,9 @@ class User(Generic[State]):
         self._tenant = tenant
         self.id = id
         """The user's name."""
+
+    def __repr__(self) -> str:
+        return describe(self._engine, f"User {self.id!r} of tenant {self._tenant!r}")
 
     @property
     def _opened(self) -> Engine[State]:
@@ -197,7 +200,7 @@ class User(Generic[State]):
         def look(row: Row) -> None:
             _refuse_other(key, row.owner, owners)
 
-        await self._opened.changes.erase(key, look=look)
+        await self._opened.erase(key, look=look)
 
     async def save(
         self,

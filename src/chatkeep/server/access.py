@@ -72,6 +72,7 @@ from ..auth.credentials import (
 from ..auth.rights import Right, rights_of
 from ..conversation.keys import key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, StoreError, UsageError
+from ..model import Content
 from ..tenant import Tenant
 from . import wire
 from .masking import Masker
@@ -561,17 +562,35 @@ class Access:
             await limits.admit(request, principal)
         state.absent = not policy.anyone and absent
 
-    async def begin(self, request: Request) -> None:
-        """Create what a user asks for and nobody has, for the user, once the request is known to be well-formed."""
+    async def begin(self, request: Request, content: Content, **told: Any) -> Issued | None:
+        """Create what a user, or a visitor, asks for and nobody has, for a first message that the engine takes: one that it refuses leaves
+        nothing. *told*: as `Core.check_message` has it. Gives a visitor's token."""
         if not request.state.absent:
-            return
-        principal = principal_of(request)
-        owner = await self._user_of(principal.tenant, principal.user)
-        try:
-            await tenant_of(request).create(conversation_asked(request), owner=owner)
-        except OtherOwner:
-            raise not_found() from None
+            return None
+        principal, tenant, id = principal_of(request), tenant_of(request), conversation_asked(request)
+        core_of(self.keep).check_message(tenant.name, id, content, **told)
+        issued = None
+        if principal.kind == "visitor":
+            if not await core_of(self.keep).create_for_visitor(tenant.name, id):
+                raise unauthorized()  # an id alone is no right
+            issued = await self.visit(id)
+        else:
+            try:
+                await tenant.create(id, owner=await self.find_beginner(request))
+            except OtherOwner:
+                raise not_found() from None
         request.state.absent = False
+        return issued
+
+    async def find_beginner(self, request: Request) -> str:
+        """Return whose it is what a request begins: the user that whoever asks is now; "" for others than users."""
+        principal = principal_of(request)
+        return await self._user_of(principal.tenant, principal.user) if request.state.absent else principal.user
+
+    async def beginning(self, request: Request) -> Tenant[Any]:
+        """Return the tenant for a change of a conversation, which begins it in the same act where nobody has it."""
+        begins = request.state.absent
+        return tenant_of(request).for_owner(await self.find_beginner(request), begins=begins)
 
     async def _look_for(self, principal: Principal, conversation: str | None) -> bool:
         """Tell whether nobody has what a user asks for. Raises 404 where somebody else has it."""

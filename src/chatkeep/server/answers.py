@@ -13,6 +13,7 @@ from ..auth.rights import RIGHTS
 from ..conversation.keys import SAVED
 from ..conversation.once import Call
 from ..conversation.outbox import Delivery
+from ..conversation.snapshots import is_answered
 from ..model import AnsweringStatus, Content, Failing, OffBy, Status
 from ..storage.audit import Act
 from .access import Principal
@@ -171,7 +172,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversation in a list. *fault*: why it cannot be read; its numbers then say nothing. *last*: the last words, whose they are, and
-    when."""
+    when. *answered*: a person has written behind what is unread."""
 
     id: str
     owner: str
@@ -189,6 +190,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last: str = ""
     last_role: str = ""
     last_at: float = 0.0
+    answered: bool = False
 
 
 class Conversations(Struct, frozen=True, omit_defaults=True):
@@ -368,6 +370,7 @@ def summary(found: model.Conversation[Any]) -> Summary:
     words = model.last_words(found.messages)
     if words is None:
         return told
+    told = structs.replace(told, answered=is_answered(found))
     return structs.replace(told, last=words.text, last_role=words.role, last_at=words.at)
 
 

@@ -33,6 +33,7 @@ from .access import (
     conversation_asked,
     forbidden,
     keep_of,
+    not_found,
     principal_of,
     same_origin,
     set_cookie,
@@ -223,8 +224,9 @@ class Messages(Resource):
         later = "respond-async" in wire.preferences(request)
         if not principal_of(request).rules:
             refuse_identity(incoming.metadata or {})
-        await access_of(request).begin(request)
         metadata = carried(incoming.metadata)
+        told = {"id": incoming.id, "metadata": metadata, "waits": not later}
+        await access_of(request).begin(request, incoming.content, **told)
         if later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
         else:
@@ -376,10 +378,12 @@ class State(Resource):
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
         slot, shows = self._slot(request), shows_state(request)
         change = state.guarded(edit, precondition, slot, shape=shape_of(request), shows=shows)
-        tenant, id, key = tenant_of(request), conversation_asked(request), wire.idempotency_key(request)
-        await access_of(request).begin(request)
+        tenant, id = await access_of(request).beginning(request), conversation_asked(request)
+        key = wire.idempotency_key(request)
         try:
             after = await tenant.change(id, change, id=key, by=person(request))
+        except errors.OtherOwner:
+            raise not_found() from None
         except Refused as refused:
             await refuse_unless_made(refused, tenant, id, key)
             after = await conversation(request, messages=0)

@@ -21,7 +21,7 @@ from ..conversation.keys import RESERVED, SAVED, key_for
 from ..conversation.marks import FAILING, OFF, UNDELIVERED, assignee_mark, channel_mark, is_of_row
 from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
-from ..conversation.snapshots import asks
+from ..conversation.snapshots import unanswered
 from ..conversation.words import called, find_in, has_words, name_in, terms_in
 from ..core import Core
 from ..drivers.base import FAR, Hit, Hits, Index, Indexed, Key, Row, row_at
@@ -399,9 +399,7 @@ def item_from(row: Row, record: Record, off_by: list[OffBy], tail: Sequence[Mess
     said = [message for message in tail if message.role in TALK]
     people = [message for message in said if message.role == "user"]
     last = last_words(tail)
-    ours = [message.number for message in said if message.role == "operator" and message.channel != SAVED]
-    answered = max(ours, default=0)
-    waiting = [message for message in said if message.number > max(record.cursor, answered) and asks(message)]
+    waiting = unanswered(said, record.cursor)
     notes = [message for message in reversed(tail) if message.role == "system"]
     failure = next((reason_in(note) for note in notes if note.metadata.get("kind") == "dead"), "")
     bad = [

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.accounts import may_look_after, name_of, stored_accounts
 from ..conversation.assignments import NAME_MOST
+from ..conversation.snapshots import Snapshot
 from ..model import Content
 from . import answers, wire
 from .access import NOT_FOUND, allows, conversation_asked, keep_of, not_found, principal_of, tenant_of
@@ -96,21 +97,33 @@ class OperatorMessages(wire.Resource):
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
         tenant, place = tenant_of(request), conversation_asked(request)
         match = wire.tags(request, "if-match")
+        into = None if match is None else await core_of(keep_of(request)).load(tenant.name, place)
         if match is not None:
-            there = await conversation(request, messages=0)
-            if match != {"*"} and f'"{there.revision}"' not in match:
+            if into is None:
+                raise not_found()
+            if match != {"*"} and f'"{into.row.revision}"' not in match:
                 raise wire.Refused(
                     412, "precondition-failed", "The conversation has changed since it was read; nothing was said."
                 )
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
-        if written.paused is True:
-            await take_over(request)
         principal = principal_of(request)
         # A person writes under the name of the account, whatever the request says.
         author = written.author if written.author is not None and principal.operator is None else principal.label
-        metadata = {"author": author} if author else None
-        receipt = await tenant.accept(place, written.content, id=written.id, role="operator", metadata=metadata)
+        told: dict[str, Any] = {
+            "id": written.id,
+            "role": "operator",
+            "metadata": {"author": author} if author else None,
+        }
+        if written.paused is True:
+            core_of(keep_of(request)).check_message(tenant.name, place, written.content, **told)
+            await take_over(request, into=into)
+        if into is None:
+            receipt = await tenant.accept(place, written.content, **told)
+        else:
+            receipt = await core_of(keep_of(request)).accept_into(into, written.content, **told)
+            if not receipt.number:  # it was erased meanwhile
+                raise not_found()
         if written.paused is False:
             await tenant.resume(place)
         return wire.as_json(answers.receipt(receipt), status=200 if receipt.duplicate else 201)
@@ -256,11 +269,12 @@ class DoubtAsked(wire.Resource):
         return Response(status_code=204)
 
 
-async def take_over(request: Request) -> None:
-    """Pause the bot; whoever is signed in is assigned the conversation in the same act, unless a person has it."""
+async def take_over(request: Request, *, into: Snapshot | None = None) -> None:
+    """Pause the bot; whoever is signed in is assigned the conversation in the same act, unless a person has it. *into*: only in the
+    conversation that this shows."""
     operator = principal_of(request).operator
     by = "" if operator is None else operator.name
-    await core_of(keep_of(request)).take_over(tenant_of(request).name, conversation_asked(request), by)
+    await core_of(keep_of(request)).take_over(tenant_of(request).name, conversation_asked(request), by, into=into)
 
 
 async def assignee_asked(request: Request, name: str) -> str:

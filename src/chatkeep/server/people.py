@@ -469,9 +469,9 @@ async def save(request: Request, *, creates: bool) -> Response:
                 **tag,
             )
 
-    told = structs.asdict(asked) | {"force": force, "owner": asked.owner or principal.user}
+    told = structs.asdict(asked) | {"force": force}
+    told["owner"] = asked.owner or await access_of(request).find_beginner(request)
     messages = [structs.asdict(one) for one in told.pop("messages")]
-    await access_of(request).begin(request)
     try:
         saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
     except errors.OtherOwner:  # somebody was faster, and has it now
@@ -491,16 +491,19 @@ async def merge(request: Request) -> Response:
     except ValueError as fault:
         raise wire.misread(str(fault)) from None
     key = wire.idempotency_key(request)
-    await access_of(request).begin(request)
-    merged = await tenant_of(request).merge(
-        conversation_asked(request),
-        request.path_params["slot"],
-        base=MISSING if asked.base is UNSET else asked.base,
-        value=MISSING if asked.value is UNSET else asked.value,
-        at=asked.at,
-        by=asked.by,
-        id=key,
-    )
+    tenant = await access_of(request).beginning(request)
+    try:
+        merged = await tenant.merge(
+            conversation_asked(request),
+            request.path_params["slot"],
+            base=MISSING if asked.base is UNSET else asked.base,
+            value=MISSING if asked.value is UNSET else asked.value,
+            at=asked.at,
+            by=asked.by,
+            id=key,
+        )
+    except errors.OtherOwner:  # somebody was faster, and has it now
+        raise access.not_found() from None
     shows = "state:read" in principal_of(request).scopes
     told = MergedValue(
         value=UNSET if merged.value is MISSING or not shows else merged.value,

@@ -68,7 +68,7 @@ class AuditLog:
             return Commit(record=record, drafts=drafts, drop=drop)
 
         try:
-            await self._store.commit(snapshot, decide, at=now)
+            await self._store.commit(snapshot, decide, at=now, begins=True)
         except Duplicate:  # an earlier run of this very act was written after all
             return
 

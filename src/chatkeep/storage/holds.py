@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from ..conversation.keys import RESERVED
-from ..drivers.base import Key, Row, mark_of
+from ..drivers.base import Key, Row, mark_of, row_at
 from ..errors import OnHold
 from .records import Records
 from .store import Store
@@ -77,6 +77,19 @@ async def refuse_held(store: Store, row: Row) -> None:
     held = await find_hold(store, row)
     if held is not None:
         raise on_hold(row.key, held)
+
+
+async def refuse_unknown(store: Store, key: Key) -> None:
+    """Raise `OnHold` where the conversation *key*, whose owner is not known, is on hold or may be: all that is somebody's is."""
+    holds = Holds(store, key.tenant)
+    if held := await holds.find(row_at(key)):
+        raise on_hold(key, held)
+    async for held in holds.all():
+        if held.owner:
+            raise OnHold(
+                f"{key}: it cannot be read, so nobody knows whose it is, and {held.subject} is on legal hold; nothing was changed. "
+                "See `chatkeep holds`; somebody who may has to lift it first."
+            )
 
 
 def on_hold(key: Key, held: Hold) -> OnHold:

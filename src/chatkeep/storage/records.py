@@ -103,7 +103,7 @@ class Records(Generic[Kind]):
             return Commit(record=record, drafts=(note,), drop=drop, owner=owner or None)
 
         try:
-            after, _ = await self._store.commit(snapshot, decide, at=self._clock())
+            after, _ = await self._store.commit(snapshot, decide, at=self._clock(), begins=True)
         except Duplicate:  # an earlier run of this very act was written after all
             after = await self._store.reload(key)
         return self._held(key, after.record)

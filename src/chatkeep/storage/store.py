@@ -128,6 +128,8 @@ class Store:
         another: Callable[[], Driver] | None = None,
     ) -> None:
         self.driver = driver
+        self.place = ""
+        """Where it is, for people: no password is in it."""
         self.changed: Callable[[Key], None] = lambda key: None
         self.seen: Callable[[Key], None] = lambda key: None
         self.instruments: Sequence[Measured] = ()
@@ -241,10 +243,21 @@ class Store:
         return grown
 
     async def append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
+        self,
+        key: Key,
+        entry: Entry,
+        *,
+        at: float,
+        due_at: float | None,
+        lease: Lease | None,
+        owner: str,
+        into: Snapshot | None = None,
     ) -> tuple[Snapshot, int, bool]:
         """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
+        was known. *into*: only to the conversation that this shows; raises `Conflict` where that was erased. Raises `InLog` when it is in
+        the log, and only a newer version reads the conversation."""
+        if into is not None:
+            return await self._append_into(into, entry, at=at, due_at=due_at)
         cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
@@ -260,6 +273,41 @@ class Store:
         except Unsupported as newer:
             self._cache.drop(key)
             raise InLog(known.get(entry.id, row.head), entry.id in known and row.revision != revision, newer) from newer
+
+    async def _append_into(
+        self, there: Snapshot, entry: Entry, *, at: float, due_at: float | None
+    ) -> tuple[Snapshot, int, bool]:
+        """As `append`, by an act on a revision: a driver's `append` would begin the conversation anew."""
+        key = there.row.key
+        said = message_from(key, there.row.incarnation, entry)
+        draft = Draft(
+            role=said.role,
+            content=said.content,
+            id=entry.id,
+            created_at=said.created_at,
+            metadata=said.metadata,
+            channel=said.channel,
+            entry=entry,
+        )
+
+        def decide(now: Snapshot) -> Commit:
+            row = now.row
+            due = due_at if row.due_at is None or due_at is None else min(due_at, row.due_at)
+            return Commit(
+                record=now.record,
+                drafts=(draft,),
+                lease=row.lease,
+                leased_until=row.leased_until,
+                due_at=row.due_at if due is None else due,
+            )
+
+        try:
+            after, added = await self.commit(there, decide, at=at)
+        except Duplicate as known:
+            return await self.reload(key), known.numbers[entry.id], True
+        if added is None:
+            raise Conflict(f"{key} was erased before message {entry.id} was written.")
+        return after, added[0].number, False
 
     async def _appended(
         self,
@@ -343,15 +391,21 @@ class Store:
         self.changed(row.key)
         return True
 
-    async def commit(self, snapshot: Snapshot, decide: Decide, *, at: float) -> tuple[Snapshot, list[Message] | None]:
+    async def commit(
+        self, snapshot: Snapshot, decide: Decide, *, at: float, begins: bool = False
+    ) -> tuple[Snapshot, list[Message] | None]:
         """Write what *decide* makes of the snapshot, on top of whatever others wrote meanwhile.
 
         Answers the snapshot it leaves and the entries it added, or, when *decide* gives None, the newest snapshot and
-        None. Raises `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept silent to the end.
+        None. It is an act on the conversation that *snapshot* shows: where there is none, or it was erased meanwhile, that is the answer
+        too, unless the act *begins* one. Raises `Duplicate` when one of the ids is in the log already, `Uncertain` when the store kept
+        silent to the end.
         """
-        key = snapshot.row.key
+        key, incarnation = snapshot.row.key, snapshot.row.incarnation
         conflicts = 0
         while True:
+            if not begins and (not incarnation or snapshot.row.incarnation != incarnation):
+                return snapshot, None
             if snapshot.beyond and is_used_up(snapshot):
                 snapshot = await self.reload(key)
             act = decide(snapshot)
@@ -412,11 +466,11 @@ class Store:
         return True
 
     async def commit_once(
-        self, snapshot: Snapshot, decide: Decide, *, at: float
+        self, snapshot: Snapshot, decide: Decide, *, at: float, begins: bool = False
     ) -> tuple[Snapshot, list[Message] | None]:
         """As `commit`; a note that is in the log already was written by an earlier run of the same act."""
         try:
-            return await self.commit(snapshot, decide, at=at)
+            return await self.commit(snapshot, decide, at=at, begins=begins)
         except Duplicate:
             return await self.reload(snapshot.row.key), []
 

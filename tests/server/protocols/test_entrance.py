@@ -209,16 +209,17 @@ async def test_a_visitor_begins_chats_and_sees_no_others() -> None:
 
 
 async def test_a_visitor_whose_first_message_is_refused_sends_another() -> None:
-    """The chat is the visitor's all the same: else nobody could ever use it."""
+    """A refusal begins nothing and gives no token, so the same id can be used."""
     bot = Bot()
     async with served(bot.keep, anonymous=True, protocols=["aisdk"]) as server:
         visitor = Client(server.port, "")
         large = SAID | {"messages": [{"id": "m0", "role": "user", "parts": [{"type": "text", "text": "x" * 300_000}]}]}
         refused = await visitor.ask("POST", "/api/chat", json.dumps(large).encode(), SAME_ORIGIN)
-        cookie = refused.headers["set-cookie"].partition(";")[0]
-        taken = await post(visitor, SAME_ORIGIN | {"Cookie": cookie})
+        begun = await bot.keep.conversation("c1")
+        taken = await post(visitor, SAME_ORIGIN)
 
-    assert (413, 200) == (refused.status, taken.status)
+    assert (413, False, None) == (refused.status, "set-cookie" in refused.headers, begun)
+    assert (200, True) == (taken.status, "set-cookie" in taken.headers)
 
 
 async def test_a_chatkeep_that_is_not_open_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,8 +24,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
 from ...app import Chatkeep
+from ...conversation.snapshots import asks
 from ...errors import KeyReused
-from ...model import ASKING, Content, Failing, Message, Part, Receipt
+from ...model import Content, Failing, Message, Part, Receipt
 from ...storage.paging import FIRST_READ
 from .. import wire
 from ..streams import event
@@ -242,7 +243,7 @@ async def find_unanswered(entrance: Entrance, caller: Caller) -> int | None:
     if answering.status not in ("running", "waiting"):
         return None
     log = caller.tenant.history(caller.conversation, before=wire.NEWEST, limit=FIRST_READ)
-    asking = [message.number async for message in log if message.role in ASKING and not message.redacted]
+    asking = [message.number async for message in log if asks(message)]
     return max([answering.number, *asking])
 
 

@@ -79,7 +79,7 @@ class NoObject(HTTPException):
 class Caller(Struct, frozen=True):
     """Who asks, and for what. *issued*: the token of a visitor who has begun the conversation by this request. *stranger*: a
     visitor who holds no right to the conversation and is to be shown nothing, or a user who has not begun it. *begins*: the request of a
-    user who begins it by the first message that is accepted."""
+    visitor or user who begins it by the first message that is accepted."""
 
     tenant: Tenant[Any]
     conversation: str
@@ -109,7 +109,9 @@ class Caller(Struct, frozen=True):
     ) -> Receipt:
         """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it."""
         if self.begins is not None:
-            await self.access.begin(self.begins)
+            issued = await self.access.begin(self.begins, content, id=id, role=role, metadata=metadata)
+            if issued is not None:
+                self.begins.scope["chatkeep.begun"] = structs.replace(self, issued=issued)
         receipt = await self.tenant.accept(self.conversation, content, id=id, role=role, metadata=metadata)
         if receipt.status == "dropped" and not receipt.number:
             raise Conflict(f"{self.conversation}: the conversation was erased meanwhile, and the message with it.")
@@ -220,7 +222,9 @@ class Entrance:
                 except (HTTPException, ChatkeepError) as fault:
                     response = self._refuse(self.refusal_of(fault))
                 if (begun := request.scope.get("chatkeep.begun")) is not None:
-                    begun.hand_over(request, response)  # also where the message was refused: the conversation is there
+                    begun.hand_over(
+                        request, response
+                    )  # also where the store failed the message: the conversation is there
                 return response
 
             answer.policy = policy  # type: ignore[attr-defined]
@@ -279,14 +283,11 @@ class Entrance:
             return caller
         if not begins:
             return structs.replace(caller, stranger=True)
-        if principal.kind != "visitor":
-            return structs.replace(caller, begins=request)
-        if await self.core.exists("", conversation):
-            raise unauthorized()  # an id alone is no right
-        await self.core.create_for_visitor("", conversation)
-        issued = await access.visit(conversation)
-        begun = request.scope["chatkeep.begun"] = structs.replace(caller, issued=issued)
-        return begun
+        if principal.kind == "visitor":
+            if await self.core.exists("", conversation):
+                raise unauthorized()  # an id alone is no right
+            request.state.absent = True
+        return structs.replace(caller, begins=request)
 
     async def find_callers(self, request: Request, *, most: int, scope: Scope | None = None) -> list[Caller]:
         """Let the caller in to what it may use of the conversations that were changed last, *most* of which are looked at. Raises

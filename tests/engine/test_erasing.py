@@ -1,0 +1,140 @@
+"""Erasures: what meets one begins nothing anew, and what is damaged is erased too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from chatkeep import Corrupt, HandlerFailed, OnHold, Turn, UsageError
+from chatkeep.app import core_of
+from chatkeep.drivers.base import Append, Erase, Key, Read, Write
+from chatkeep.storage.store import Store
+
+ADA = Key("", "ada")
+
+
+class Bot:
+    """Fails with what begins with "bad"."""
+
+    async def __call__(self, turn: Turn[Any]) -> str:
+        """Answers."""
+        if turn.text.startswith("bad"):
+            raise RuntimeError("cannot digest it")
+        return f"fine: {turn.text}"
+
+
+ACTS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "replay": lambda keep: keep.replay("ada", 4),
+    "dismiss": lambda keep: keep.dismiss("ada", 4),
+    "redact": lambda keep: keep.redact("ada", 1),
+    "withdraw": lambda keep: keep.withdraw("ada", 8),
+    "amend": lambda keep: keep.amend("ada", 8, "rather this"),
+    "pause": lambda keep: keep.pause("ada"),
+    "take over": lambda keep: core_of(keep).take_over("", "ada", "kim"),
+    "hand over": lambda keep: core_of(keep).assign("", "ada", "kim", by="joe"),
+    "hand back": lambda keep: keep.resume("ada"),
+    "skip": lambda keep: keep.resume("ada", unread="skip"),
+    "undo": lambda keep: keep.undo("ada", 3, by="kim"),
+    "restore": lambda keep: keep.restore("ada", 6),
+    "clear": lambda keep: keep.clear("ada"),
+    "send again": lambda keep: keep._engine.changes.resend(ADA, 2),
+    "note": lambda keep: core_of(keep).note("", "ada", "call her", author="kim", id="n1"),
+    "status": lambda keep: core_of(keep).note_status("", "ada", "read", id="p1"),
+}
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "begun anew"])
+@pytest.mark.parametrize("act", ACTS)
+async def test_an_act_that_meets_an_erasure_begins_nothing(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, act: str, anew: bool
+) -> None:
+    """It was asked for in the moment before: it ends with the conversation, and does nothing to one that is begun under its id."""
+    keep = await opened(Bot(), attempts=1, background=False)
+    await keep.receive("ada", "hi")
+    await keep.change("ada", lambda state: state.update(n=1), by="kim")
+    with pytest.raises(HandlerFailed):
+        await keep.receive("ada", "bad")
+    await keep.save("ada", title="Rome", at=1000.0)
+    await keep.save("ada", title="Oslo", base="Bonn", at=900.0)
+    if act in ("withdraw", "amend", "hand back", "skip"):
+        await keep.pause("ada")
+        await keep.accept("ada", "waits")
+
+    log = [(m.number, m.role, m.text, m.metadata.get("kind")) async for m in keep.history("ada")]
+    through = Store._act
+
+    async def meeting(store: Store, verb: Any, told: Any) -> Any:
+        monkeypatch.setattr(Store, "_act", through)
+        await store.driver.erase(Erase(ADA, at=keep._engine.shared.clock()))
+        if anew:
+            await keep.accept("ada", "another life", owner="ada")
+        return await through(store, verb, told)
+
+    def met(store: Store, verb: Any, told: Any) -> Any:
+        writes = isinstance(told, Append) or (isinstance(told, Write) and told.row.key == ADA)
+        return meeting(store, verb, told) if writes else through(store, verb, told)
+
+    monkeypatch.setattr(Store, "_act", met)
+    with suppress(UsageError):
+        await ACTS[act](keep)
+    erased = Store._act is through
+    monkeypatch.setattr(Store, "_act", through)
+    found = await keep.conversation("ada")
+
+    assert erased, log
+    if anew:
+        log = [m.text async for m in keep.history("ada")]
+        assert ("ada", "another life") == (found.owner, log[0])
+        # (What a platform knows under an id of its own says nothing of a life.)
+        assert act == "status" or ["another life"] == log
+        assert (False, "", {}) == (found.paused, found.assignee, found.state)
+    else:
+        assert found is None
+
+
+class Damaged:
+    """A driver that cannot read the row of ada, as that of a store of one's own may."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    async def read(self, act: Read) -> Any:
+        """Read any other."""
+        found = await self._driver.read(act)
+        if found is not None and act.key == ADA:
+            raise Corrupt(f"{ADA}: its row cannot be read. Nothing was changed.")
+        return found
+
+
+async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever has the right can have it erased; who must show that it is theirs cannot, and a hold that it may be under stands."""
+    keep = await opened(Bot())
+    await keep.create("ada", owner="u1")
+    await keep.receive("ada", "hi")
+    store = keep._engine.store
+    store.driver = Damaged(store.driver)
+    with pytest.raises(Corrupt, match="cannot be read"):
+        await keep.user("u1").delete("ada")
+    await core_of(keep).hold("", "", "u2", reason="a lawsuit")
+    with pytest.raises(
+        OnHold, match=r"nobody knows whose it is.*all that is 'u2's is on legal hold.*nothing was changed"
+    ):
+        await keep.erase("ada")
+    await core_of(keep).lift_hold("", "", "u2")
+    await core_of(keep).hold("", "ada", "", reason="a lawsuit")
+    with pytest.raises(OnHold, match="conversation 'ada' is on legal hold"):
+        await keep.erase("ada")
+    await core_of(keep).lift_hold("", "ada", "")
+    with caplog.at_level(logging.WARNING, "chatkeep"):
+        await keep.erase("ada")
+
+    assert "erased unread" in caplog.text
+    assert await keep.conversation("ada") is None
+    assert "fine: again" == (await keep.receive("ada", "again")).replies[0].text
