@@ -259,7 +259,7 @@ class Backlog:
         if self._tidy is None or len(self._tidying) >= TIDYING:
             return
         now, rows, walk = await self.high_water.reach(self._shared.clock()), list[Row](), self._tidy
-        most = ENDING_BESIDE if self._working else ENDING
+        most = ENDING_BESIDE if self._working > 0 else ENDING
         while self._tidy is not None and len(rows) < most:
             row = await walk.step(now)
             if row is None:

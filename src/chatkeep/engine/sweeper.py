@@ -180,7 +180,7 @@ class Sweeper:
                         beat_at = loop.time() + poll_s
                 if self._workers.answers():
                     await self._backlog.work_off(beat_at)
-                if beats:  # behind what is due, for which somebody waits
+                if beats:  # nobody waits for this, so it comes behind what is due
                     if self._housekeeper.unscheduled:
                         await self._housekeeper.schedule_page()
                     await self.indexer.look()
