@@ -91,3 +91,20 @@ async def test_what_is_told_while_it_is_announced_is_not_forgotten() -> None:
 
     assert [ADA, BOB] == heard
     assert 2 == driver.announced
+
+
+async def test_news_that_end_with_their_loop_begin_nothing() -> None:
+    """As `asyncio.run` ends what is left of a Chatkeep that nobody has closed: it says nothing of tasks that were destroyed."""
+    _, one = await instance(f"memory://{secrets.token_hex(8)}", [])
+    one.tell(ADA)
+    await asyncio.sleep(0)
+    for task in running():
+        task.cancel()
+    await asyncio.gather(*running(), return_exceptions=True)
+
+    assert [] == running()
+
+
+def running() -> list[asyncio.Task[Any]]:
+    """The tasks that announce something."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep news"]

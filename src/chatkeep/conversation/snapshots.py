@@ -22,7 +22,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """The settings that rules depend on. Durations in seconds. turn_s: no attempt that was begun when it might be is over later."""
+    """The settings that rules depend on. Durations in seconds. turn_s: an attempt is over so long after it begins."""
 
     overlap: str = "queue"
     quiet_s: float = 1.5

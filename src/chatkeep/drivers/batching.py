@@ -23,7 +23,7 @@ them, what is sent is answered, and what is not was never sent."""
 
 
 def never_sent(store: str, fault: str, undone: str) -> Unavailable:
-    """Return what a call is told that has waited too long: of *fault*, or of those before it where there is none."""
+    """Return what a call is told that has waited too long to be sent: because of *fault*, or, without one, of the calls before it."""
     why = f"cannot be reached ({fault})" if fault else "has more to do than it does in time"
     return Unavailable(f"{store} {why}; {undone}. Try again later.")
 

@@ -84,8 +84,8 @@ class Notifier:
             log.debug("Not announced: %s", fault)
         finally:
             self._teller = None
-            if self._untold or self._untold_work:
-                self._start()
+        if self._untold or self._untold_work:  # (not where it was cancelled: its loop ends)
+            self._start()
 
     def _know(self, key: Key) -> str:
         mark = mark_of(key)[:16]
