@@ -87,7 +87,7 @@ def without(hidden: list[str], code: str, *arguments: str, folder: Path) -> subp
         *arguments,
         folder=folder,
         environment=plain_environment(),
-        within=PATIENCE_S,
+        within=10 * PATIENCE_S,
         module="asking",
         imported=fork_server.BARE,
     )
