@@ -98,7 +98,7 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves out the files of which every test needs a server where such tests are left out: making them is most of collecting."""
+    """Leaves out the files of which every test needs a server where such tests are left out: a quarter of collecting goes into them."""
     if collection_path.suffix != ".py" or "not server" not in config.getoption("markexpr"):
         return None
     return ALL_ON_SERVERS in collection_path.read_text() or None
@@ -239,7 +239,7 @@ def server_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def passwords_cost_little() -> Iterator[None]:
-    """A password is hashed by argon2id as ever, but at its least cost: each takes a third of a second of a processor else.
+    """A password is hashed by argon2id as ever, but at its least cost: else each takes tenths of a second of a processor.
     `tests/server/test_signing_in.py` looks at the cost that people have."""
 
     @functools.cache

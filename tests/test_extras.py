@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -12,6 +10,9 @@ import pytest
 
 from chatkeep.errors import Misconfigured, MissingExtra
 from chatkeep.extras import from_extra
+
+from .support import fork_server
+from .support.program import PATIENCE_S, plain_environment
 
 HIDING = """
 import sys
@@ -21,6 +22,7 @@ class Hidden:
         if name.partition(".")[0] in {hidden!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
+assert not {hidden!r} & sys.modules.keys()
 sys.meta_path.insert(0, Hidden())
 """
 
@@ -79,15 +81,17 @@ COMMANDS = {
 
 
 def without(hidden: list[str], code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs *code* in a Python that has none of the *hidden* libraries."""
-    return subprocess.run(
-        [sys.executable, "-c", HIDING.format(hidden=set(hidden)) + textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONWARNINGS": "default"},
-        check=False,
+    """Runs *code* in a Python that has none of the *hidden* libraries, forked from one that has imported none."""
+    (folder / "asking.py").write_text(HIDING.format(hidden=set(hidden)) + textwrap.dedent(code))
+    ended, said, errors = fork_server.run(
+        *arguments,
+        folder=folder,
+        environment=plain_environment(),
+        within=10 * PATIENCE_S,
+        module="asking",
+        imported=fork_server.BARE,
     )
+    return subprocess.CompletedProcess(arguments, ended, said.decode(), errors.decode())
 
 
 @pytest.mark.parametrize("extra", USES)

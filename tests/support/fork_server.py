@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("chatkeep")
@@ -46,6 +47,9 @@ IMPORTED = (
 )
 """What programs use; what only some use is imported by them."""
 
+BARE = ("chatkeep",)
+"""What imports no library of an extra."""
+
 NOWHERE = -1
 """A stream with nothing to read, and which keeps nothing."""
 
@@ -63,14 +67,15 @@ class Program:
         environment: Mapping[str, str],
         streams: Sequence[int] = (NOWHERE, NOWHERE, NOWHERE),
         module: str = "chatkeep",
+        imported: tuple[str, ...] = IMPORTED,
     ) -> None:
-        """Start it. *streams* are what it reads from, writes to, and writes errors to."""
+        """Start it, where *imported* is imported. *streams* are what it reads from, writes to, and writes errors to."""
         request = json.dumps([module, arguments, str(folder), dict(environment)]).encode()
         self._ended, told = os.pipe()
         nowhere = os.open(os.devnull, os.O_RDWR)
         places = [nowhere if stream == NOWHERE else stream for stream in streams]
         with LOCK:
-            socket.send_fds(server(), [request], [*places, told])
+            socket.send_fds(server(imported), [request], [*places, told])
         os.close(told)
         os.close(nowhere)
         self.returncode: int | None = None
@@ -119,14 +124,14 @@ class Program:
 
 
 def run(
-    *arguments: str, folder: Path, environment: Mapping[str, str], within: float, typed: bytes = b""
+    *arguments: str, folder: Path, environment: Mapping[str, str], within: float, typed: bytes = b"", **more: Any
 ) -> tuple[int, bytes, bytes]:
-    """Runs a command of chatkeep to its end: exit code, output, errors."""
+    """Runs a command of chatkeep, or what *more* of `Program` says, to its end: exit code, output, errors."""
     reading, writing = os.pipe()
     with TemporaryFile() as output, TemporaryFile() as errors:
         streams = [reading, output.fileno(), errors.fileno()]
         try:
-            program = Program(*arguments, folder=folder, environment=environment, streams=streams)
+            program = Program(*arguments, folder=folder, environment=environment, streams=streams, **more)
         finally:
             os.close(reading)
             threading.Thread(target=type_in, args=(writing, typed)).start()  # it may be more than a pipe holds
@@ -149,13 +154,13 @@ LOCK = threading.Lock()
 
 
 @functools.cache
-def server() -> socket.socket:
-    """Starts the process that forks, which ends with this one; the connection to it."""
+def server(imported: tuple[str, ...]) -> socket.socket:
+    """Starts the process that forks, with *imported*, which ends with this one; the connection to it."""
     mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTHONWARNINGS", None)
     with other:
-        command = [sys.executable, "-m", __name__, str(other.fileno())]
+        command = [sys.executable, "-m", __name__, str(other.fileno()), *imported]
         forking = subprocess.Popen(command, stdin=-3, pass_fds=[other.fileno()], cwd=ROOT, env=environment)
     atexit.register(forking.wait)
     atexit.register(mine.close)  # before that
@@ -233,9 +238,10 @@ def become(module: str, arguments: list[str], folder: str, environment: dict[str
 
 
 if __name__ == "__main__":
-    for name in IMPORTED:
+    for name in sys.argv[2:]:
         import_module(name)
-    prepare()
+    if "chatkeep.server.serving" in sys.argv:
+        prepare()
     gc.collect()
     gc.freeze()
     become(*fork_when_asked(socket.socket(fileno=int(sys.argv[1]))))
