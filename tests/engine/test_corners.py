@@ -33,7 +33,7 @@ from chatkeep.testing.crash import Wrapped, wrapped
 from ..support.clock import Clock
 from ..support.counting import answered, count, texts
 from ..support.stores import FAST
-from ..support.waiting import takes, until
+from ..support.waiting import takes, time_passes, until
 
 
 async def test_what_waits_does_not_push_the_talk_out_of_the_history(opened: Any) -> None:
@@ -440,6 +440,36 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     assert ["one", "re one", "two", "re two"] == seen[-1]
     assert ["re three"] == [reply.text for reply in receipt.replies]
     assert 1 == here._engine.store.rolled_back
+
+
+async def test_what_a_step_has_given_in_a_log_that_was_lost_is_no_other_messages(opened: Any) -> None:
+    """The store is set back while the step runs, and the next message there has the same number: it gets a result of its own."""
+    url = f"memory://{secrets.token_hex(8)}"
+    paying, go = asyncio.Event(), asyncio.Event()
+
+    async def pay(amount: str) -> str:
+        if amount == "42":
+            paying.set()
+            await go.wait()
+        return f"paid {amount}"
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        return str(await turn.step("pay", pay, turn.text))
+
+    here, there = await opened(bot, url=url), await opened(url=url)
+    there._engine.notifier.live = False
+    await there.create("ada")
+    shelf = SHELVES[url.partition("://")[2]]
+    backup = deepcopy((shelf.rows, shelf.logs, shelf.ids))
+    await here.accept("ada", "42")
+    await asyncio.wait_for(paying.wait(), 5)
+    await time_passes(0.01)  # else both messages could be of one time
+    shelf.rows, shelf.logs, shelf.ids = backup
+    await there.accept("ada", "7")
+    go.set()
+    await until(lambda: answered(there, "ada", 1), within=15)
+
+    assert ["7", "paid 7"] == await texts(there, "ada")
 
 
 async def test_a_message_that_turns_suspect_while_it_waits_for_a_place_is_tried_alone(opened: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,6 +88,25 @@ async def test_who_comes_back_within_a_moment_is_told_of(tmp_path: Path, monkeyp
         await until(lambda: is_present(lee, []), within=10)
         async with open_at_desk(kim):
             await until(lambda: is_present(lee, [("ada", "agent", False)]), within=10)
+
+
+async def test_a_desk_with_many_tells_of_those_whom_a_record_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes first: nobody is told of nobody because somebody has long names."""
+    monkeypatch.setattr(presence, "LOOKS_S", 0.0)
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    async with keep:
+        told, other = presence.Presence(keep), presence.Presence(keep)
+        for n in range(700):
+            told._open["", f"{n:03}" + "\x01" * 500, "agent", "Kim"] += 1
+        told._writing["", "699" + "\x01" * 500, "agent", "Kim"] = time.monotonic() + 60
+        told._tell()
+        await until(other.find, within=10)
+        heard = await other.find()
+        await told.close()
+
+    assert heard[-1].writing
+    assert ["000", "699"] == [heard[0].conversation[:3], heard[-1].conversation[:3]]
+    assert 10 < len(heard) < 700
 
 
 async def is_present(who: Person, wanted: list[tuple[str, str, bool]]) -> bool:

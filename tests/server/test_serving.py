@@ -144,8 +144,9 @@ def test_check_says_every_setting_in_words_with_where_it_came_from(tmp_path: Pat
     tmp_path.joinpath("bot.py").write_text(bot.format(url=f"sqlite:///{tmp_path}/chat.db"))
     tmp_path.joinpath("chatkeep.toml").write_text('retention = "90d"\nhosts = ["a.example"]\n')
     tmp_path.joinpath("ttl").write_text("1h\n")
-    ended = run(
-        tmp_path, "serve", "bot:keep", "--check", "--port", "9", session_ttl="30m", turn_timeout="8h", poll_file="ttl"
+    given = {"session_ttl": "30m", "turn_timeout": "8h", "poll_file": "ttl"}
+    ended, short = (
+        run(tmp_path, "serve", "bot:keep", "--check", *more, "--port", "9", **given) for more in (["--all"], [])
     )
     wanted = [
         "ok    setting         port 9 (argument)",
@@ -161,6 +162,12 @@ def test_check_says_every_setting_in_words_with_where_it_came_from(tmp_path: Pat
 
     assert (0, []) == (ended.returncode, [line for line in wanted if line not in ended.stdout]), ended.stdout
     assert set(KNOWN) - {"store", "flags"} == set(re.findall(r"setting         (\w+) ", ended.stdout))
+    lines = short.stdout.splitlines()
+    assert ["warn", "warn", "ok  "] == [line[:4] for line in lines[:3]], short.stdout
+    assert "fit, with 2 to look at: bot:keep" == lines[-1]
+    assert (True, False) == ("hosts a.example" in short.stdout, "(default)" in short.stdout)
+    assert 25 > len(lines), short.stdout
+    assert re.search(r"settings +\d+ more are as by default; --all shows them", short.stdout), short.stdout
 
 
 def test_check_looks_at_the_shared_cache_too(tmp_path: Path) -> None:

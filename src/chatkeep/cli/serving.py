@@ -10,6 +10,7 @@ import click
 
 from ..app import Chatkeep, core_of
 from ..drivers.base import Finding
+from ..errors import UsageError
 from ..loading import loaded
 from ..settings import CONFIG
 from .stores import report
@@ -27,6 +28,7 @@ from .stores import report
     "--config", metavar="FILE", type=click.Path(dir_okay=False), help="Settings; chatkeep.toml if there is one."
 )
 @click.option("--check", "only_check", is_flag=True, help="Look at settings, application and store; start nothing.")
+@click.option("--all", "whole", is_flag=True, help="With --check: also the settings that are as by default.")
 def serve(
     app: str | None,
     host: str | None,
@@ -35,6 +37,7 @@ def serve(
     workers: int | None,
     config: str | None,
     only_check: bool,
+    whole: bool,
 ) -> None:
     """Serve a Chatkeep (or an ASGI application) over HTTP, until Ctrl-C or SIGTERM.
 
@@ -55,16 +58,27 @@ def serve(
 
     options = {"app": app, "host": host, "port": port, "admin_bind": admin_bind, "workers": workers}
     said = {name: value for name, value in options.items() if value is not None}
+    if whole and not only_check:
+        raise UsageError("--all says more of what --check finds; nothing was started.")
     settings = server_settings_from(said)
     if not only_check:
         serving.run(settings)
         return
     keep = serving.check(loaded(settings.app), settings)
-    click.echo(f"ok    settings        {settings.app}: settings and application are fit to be served")
-    found = in_force.in_force(settings, said, keep)
+    found = [Finding("ok", "settings", f"{settings.app}: settings and application are fit to be served")]
+    found += in_force.in_force(settings, said, keep)
     if keep is not None:
         found += asyncio.run(examined(keep))
-    report(found, what=settings.app)
+    report(first_things_first(found, whole=whole), what=settings.app)
+
+
+def first_things_first(found: list[Finding], *, whole: bool) -> list[Finding]:
+    """Return what was *found* with what is wrong before what is not; without the *whole*, the settings that nobody has set are counted."""
+    levels = ("fail", "warn", "ok")
+    found = sorted(found, key=lambda finding: levels.index(finding.level))
+    told = [one for one in found if whole or (one.level, one.subject, one.said[-9:]) != ("ok", "setting", "(default)")]
+    left = len(found) - len(told)
+    return told + [Finding("ok", "settings", f"{left} more are as by default; --all shows them")] * bool(left)
 
 
 async def examined(keep: Chatkeep[Any]) -> list[Finding]:

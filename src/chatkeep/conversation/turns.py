@@ -193,8 +193,10 @@ def _saw_redacted(before: Snapshot, now: Snapshot, last: int) -> bool:
 
 
 def has_same_place(before: Snapshot, now: Snapshot) -> bool:
-    """Tell whether what is answered first in *before* is what is answered first in *now*."""
-    return (before.row.incarnation, before.record.cursor) == (now.row.incarnation, now.record.cursor)
+    """Tell whether what is answered first in *before* is what is answered first in *now*: also in a log that was set back, and went on from
+    there, a message may have that number."""
+    same = (before.row.incarnation, before.record.cursor) == (now.row.incarnation, now.record.cursor)
+    return same and (before is now or not is_other_log(place_of(before), now.messages))
 
 
 def is_wanted(before: Snapshot, now: Snapshot, tried: list[Message], policy: Policy, *, lease: str) -> bool:

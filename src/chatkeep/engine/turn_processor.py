@@ -295,8 +295,7 @@ class TurnProcessor(Generic[State]):
         shared = self._shared
 
         def decide(there: Snapshot) -> Commit | None:
-            same = (there.row.incarnation, there.record.cursor) == (started.row.incarnation, started.record.cursor)
-            if not same or name in there.record.steps:
+            if not turns.has_same_place(started, there) or name in there.record.steps:
                 return None
             return turns.record_step(there, name, result, shared.policy, at=shared.clock())
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +24,7 @@ from ..app import Chatkeep, core_of
 from ..auth.credentials import EVERYWHERE
 from ..conversation.keys import key_for
 from ..errors import ChatkeepError
-from ..storage.records import Records
+from ..storage.heartbeats import Heartbeats
 from . import wire
 from .access import allows, conversation_asked, principal_of
 
@@ -46,6 +45,12 @@ WRITES_S = 12.0
 
 WRITING_MOST = 1000
 """So many are known to write at once in a process."""
+
+TOLD_MOST = 500
+"""A process tells the others of so many at most,"""
+
+TOLD_BYTES = 48 * 1024
+"""and of as many as have room in this, as JSON; a record takes 64 KiB. Of the others only the process itself knows."""
 
 LISTED = "presence"
 """The owner of the records of all processes, by which they are listed."""
@@ -82,7 +87,9 @@ class Presence:
 
     def __init__(self, keep: Chatkeep[Any]) -> None:
         self._keep = keep
-        self._name = secrets.token_hex(8)
+        self._said = Heartbeats(
+            core_of(keep).records("presence", Told), LISTED, gone_s=GONE_S, said_at=lambda told: told.at
+        )
         self._open: Counter[Who] = Counter()
         self._writing: dict[Who, float] = {}
         self._teller: asyncio.Task[None] | None = None
@@ -94,8 +101,7 @@ class Presence:
         if self._teller is not None:
             self._teller.cancel()
             await asyncio.gather(self._teller, return_exceptions=True)
-            with suppress(ChatkeepError):
-                await self._records.erase(self._name)
+            await self._said.end()
 
     def enter(self, request: Request) -> Callable[[], None]:
         """Note that whoever asks has the conversation open; returns what notes that they have left."""
@@ -124,7 +130,8 @@ class Presence:
         """Return who is there, by all processes on the store as far as they have said so; asks it after LOOKS_S."""
         if time.monotonic() - self._looked_at >= LOOKS_S:
             self._looked_at = time.monotonic()
-            self._others = await self._look()
+            others = await self._said.others(core_of(self._keep).clock())
+            self._others = [one for told in others for one in told.present]
         found: dict[tuple[str, str, str], Present] = {}
         for one in [*self._here(), *self._others]:
             place = one.tenant, one.conversation, one.account
@@ -137,15 +144,6 @@ class Presence:
         self._writing = {who: until for who, until in self._writing.items() if until > now}
         return sorted(Present(*who, who in self._writing) for who in self._open.keys() | self._writing.keys())
 
-    async def _look(self) -> list[Present]:
-        now, found = core_of(self._keep).clock(), list[Present]()
-        async for name, told in self._records.owned_records(LISTED):
-            if name != self._name and abs(now - told.at) < GONE_S:
-                found += told.present
-            elif now - told.at > 10 * GONE_S:
-                await self._records.erase(name)  # it was killed
-        return found
-
     def _tell(self) -> None:
         if self._teller is None or self._teller.done():
             self._teller = asyncio.create_task(self._go_on(), name="chatkeep presence")
@@ -156,18 +154,22 @@ class Presence:
         while told is None or told or self._here():  # (somebody may have come while the last one's leaving was told)
             try:
                 if (here := self._here()) != told or time.monotonic() >= again_at:
-                    await self._say(Told(here, core_of(self._keep).clock()))
+                    await self._said.say(Told(fitting(here), core_of(self._keep).clock()))
                     told, again_at = here, time.monotonic() + AGAIN_S
             except ChatkeepError as fault:
                 log.debug("Who is at the desk could not be told: %s", fault)
             await asyncio.sleep(SAYS_S)
 
-    async def _say(self, told: Told) -> None:
-        await self._records.change(self._name, lambda held: told, owner=LISTED)
 
-    @property
-    def _records(self) -> Records[Told]:
-        return core_of(self._keep).records("presence", Told)
+def fitting(present: Sequence[Present]) -> list[Present]:
+    """Return those of *present* whom a record has room for: first who writes, then the others, each in order of tenant and conversation."""
+    kept, left = list[Present](), TOLD_BYTES
+    for one in sorted(present, key=lambda one: (not one.writing, one))[:TOLD_MOST]:
+        left -= len(msgspec.json.encode(one)) + 1
+        if left < 0:
+            break
+        kept.append(one)
+    return kept
 
 
 def who_asks(request: Request) -> Who | None:

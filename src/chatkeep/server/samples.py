@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -21,6 +19,7 @@ from msgspec import Struct
 from ..app import Chatkeep, core_of
 from ..drivers.base import AT_ONCE
 from ..errors import ChatkeepError
+from ..storage.heartbeats import Heartbeats
 from .health import trouble_of
 
 if TYPE_CHECKING:
@@ -87,7 +86,9 @@ class Samples:
         """Where the times of turns and acts are read from, if they are measured."""
         self.taken: deque[Sample] = deque(maxlen=KEPT)
         self._before: tuple[float, dict[str, int], Buckets, Buckets] | None = None
-        self._name = secrets.token_hex(8)
+        self._said = Heartbeats(
+            core_of(keep).records("instances", Instance), LISTED, gone_s=GONE_S, said_at=lambda told: told.seen_at
+        )
         self._begun_at = 0.0
         self._sampling: asyncio.Task[None] | None = None
 
@@ -101,8 +102,7 @@ class Samples:
         if self._sampling is not None:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
-        with suppress(ChatkeepError):
-            await self._records.erase(self._name)
+        await self._said.end()
 
     async def _go_on(self) -> None:
         count = 0
@@ -110,7 +110,7 @@ class Samples:
             try:
                 await self.take()
                 if count % SAYS == 0:
-                    await self._say()
+                    await self._said.say(self._told())
             except ChatkeepError as fault:
                 log.debug("No sample could be taken: %s", fault)
             count += 1
@@ -141,13 +141,8 @@ class Samples:
 
     async def instances(self) -> list[Instance]:
         """Return the processes that serve on this store, as far as they have said so lately; this one among them."""
-        now, found = core_of(self._keep).clock(), list[Instance]()
-        async for name, held in self._records.owned_records(LISTED):
-            if name != self._name and now - held.seen_at < GONE_S:
-                found.append(held)
-            elif now - held.seen_at > 10 * GONE_S:
-                await self._records.erase(name)  # it was killed
-        return [self._told(), *sorted(found, key=lambda one: (one.host, one.process))]
+        others = await self._said.others(core_of(self._keep).clock())
+        return [self._told(), *sorted(others, key=lambda one: (one.host, one.process))]
 
     async def _backlog(self, now: float) -> float | None:
         try:
@@ -169,10 +164,6 @@ class Samples:
             "misses": cache.misses,
         }
 
-    async def _say(self) -> None:
-        told = self._told()
-        await self._records.change(self._name, lambda held: told, owner=LISTED)
-
     def _told(self) -> Instance:
         return Instance(
             host=socket.gethostname(),
@@ -183,10 +174,6 @@ class Samples:
             trouble=trouble_of(self._keep),
             turns=self.taken[-1].turns if self.taken else 0.0,
         )
-
-    @property
-    def _records(self) -> Any:
-        return core_of(self._keep).records("instances", Instance)
 
 
 def since(before: Mapping[float, float], now: Mapping[float, float]) -> list[tuple[float, float]]:
