@@ -452,7 +452,7 @@ class HttpContract:
             took_s = time.monotonic() - began
 
         assert [400] * 5 == answers
-        assert took_s < 5
+        assert took_s < 20  # it was minutes
 
     async def test_a_conversation_has_a_name_that_every_store_keeps(self) -> None:
         """Of 1 to 512 bytes and without NUL; what has another is refused, and cannot be read or written by anybody."""
