@@ -746,7 +746,8 @@ const floating = (number) => (Number.isInteger(number) ? `${number}.0` : `${numb
 const members = (pairs) => `{${pairs.map(([name, value]) => `${quoted(name)}:${value}`).join(",")}}`;
 const compact = (text) => text.replace(/"[^"\\]*(?:\\[^][^"\\]*)*"|[ \t\r\n]+/g, (part) => (part[0] === '"' ? part : ""));
 
-const TOKENS = /"[^"\\]*(?:\\[^][^"\\]*)*"|[[\]{},]/g; // strings, brackets and commas
+// Strings, whole or cut off, brackets and commas. (What begins a string is always one: else each quote of a text without an end would be a new beginning.)
+const TOKENS = /"[^"\\]*(?:\\[^][^"\\]*)*"?|[[\]{},]/g;
 
 // The parts of a JSON object or array without blanks, as raw JSON, cut at its own commas.
 function partsOf(text) {
@@ -1616,6 +1617,10 @@ function change(how) {
 async function bodyAsked({ request }, most, media = "application/json") {
   const type = (request.headers.get("content-type") ?? "").split(";")[0].trim().toLowerCase();
   if (type !== media) throw new Refusal(415, "unsupported-media-type", `Send the body as ${media}; nothing was touched.`);
+  if ((request.headers.get("content-encoding") ?? "identity").toLowerCase() !== "identity") {
+    const said = "Send the body as it is, and not compressed; nothing was touched.";
+    throw new Refusal(415, "unsupported-media-type", said, { "accept-encoding": "identity" });
+  }
   const large = new Refusal(413, "too-large", `The request's body is over ${most} bytes; nothing was touched.`);
   if (Number(request.headers.get("content-length") ?? 0) > most) throw large;
   const bytes = await request.arrayBuffer();

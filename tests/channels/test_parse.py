@@ -164,6 +164,20 @@ def test_one_bad_item_does_not_spoil_the_others() -> None:
     assert [True] * 5 == [bool(one.reason) for one in parsed if isinstance(one, Unknown)]
 
 
+@pytest.mark.parametrize(("count", "notes"), [(100, 100), (101, 2), (1000, 10)])
+def test_many_things_that_cannot_be_read_are_few_notes(count: int, notes: int) -> None:
+    """Each note is written; a message among them is a message, and nothing is left out."""
+    message = {"conversation": "ada", "content": "hello", "id": "1"}
+    body = {"messages": [*range(count - 1), message, count - 1]}
+    parsed = CHANNELS["webhook"].parse(json.dumps(body).encode())
+    unknown = [one for one in parsed if isinstance(one, Unknown)]
+    raw = [one.raw for one in unknown] if notes == count else [each for one in unknown for each in one.raw]
+
+    assert ["hello"] == [one.content for one in parsed if isinstance(one, Received)]
+    assert (notes, list(range(count))) == (len(unknown), raw)
+    assert notes == len({one.id for one in unknown})
+
+
 def test_an_echo_of_another_app_on_instagram_is_told_by_the_app_id() -> None:
     """With app_id given, ours is a status and a person's is an operator's message, marked as sent."""
     channel = Instagram(accounts={}, secrets="s", verify_tokens="t", app_id="4455")

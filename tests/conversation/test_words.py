@@ -90,11 +90,21 @@ def test_it_is_shown_where_it_was_said(said: str, searched: str, shown: str) -> 
     [
         "a" + "\u0301" * 20_000 + "\u0327" * 20_000,
         "\u05d0" + "\u0592" * 20_000 + "\u0591" * 20_000,
+        "\u0f40" + "\u0f73" * 40_000,
+        "\uff76" + "\uff9e\u0316" * 20_000,
         "\ufdfa" * 80_000,
         "a " * 125_000,
         "\u0430 " * 80_000,
     ],
-    ids=["accents", "Hebrew accents", "a letter that is eighteen", "ASCII", "Cyrillic"],
+    ids=[
+        "accents",
+        "Hebrew accents",
+        "vowels that are two marks",
+        "half-width marks",
+        "a letter that is eighteen",
+        "ASCII",
+        "Cyrillic",
+    ],
 )
 def test_no_message_is_slow_to_read(text: str) -> None:
     """Whoever writes a message as long as may be holds nobody up: not who keeps the index, nor who searches."""

@@ -211,6 +211,17 @@ async def test_a_page_ends_in_time_where_little_fits(monkeypatch: pytest.MonkeyP
     assert ["the one"] == [item["id"] for told in pages for item in told["conversations"]]
 
 
+async def test_what_a_search_of_the_logs_shows_is_where_it_was_said() -> None:
+    """Also behind letters that are two in the form that is compared, such as ß."""
+    keep = chat()
+    async with served(keep) as client:
+        for number, text in enumerate([f"{'ß' * 500} a blue parcel {'x' * 500}", *(["hay"] * 10)]):
+            await keep.accept("ada", text, id=f"{number}", role="operator")
+        shown = [(await page(client, text=text))["conversations"][0]["found"] for text in ("blue parcel", "S A BLUE")]
+
+    assert all("ß a blue parcel x" in found for found in shown), shown
+
+
 async def test_a_search_reads_the_logs(url: str) -> None:
     """On every store: words of long ago, whatever the case, with some around them; in what was said, and for who may read alone."""
     keep = chat(url)

@@ -260,21 +260,38 @@ async def texts_hold_the_loop(site: Site) -> object:
 PIECES = {"objects": b"{},", "numbers": b"1,", "lists": b"[],"}
 
 
+async def post_signed(site: Site, name: str, body: bytes) -> int:
+    """Posts what the shop has signed."""
+    stamp = str(int(time.time()))
+    mark = hmac.digest(base64.b64decode(SHOP), f"{name}.{stamp}.".encode() + body, "sha256")
+    headers = {"webhook-id": name, "webhook-timestamp": stamp}
+    headers |= {"webhook-signature": f"v1,{base64.b64encode(mark).decode()}"}
+    return (await site.client.ask("POST", "/channels/webhook", body, headers)).status
+
+
 @expects({"statuses": [200] * len(PIECES), "notes": len(PIECES), "held": True})
 async def signed_bodies_hold_the_loop(site: Site) -> object:
     """Who may post to a channel posts as much as may be, made of as many things as fit; each body is kept as one note."""
-    watch, statuses = LoopWatch(), []
+    watch = LoopWatch()
     watching = asyncio.create_task(watch.watch())
-    for name, piece in PIECES.items():
-        body = b'{"messages":[' + piece * (2_900_000 // len(piece)) + b"0]}"
-        stamp = str(int(time.time()))
-        mark = hmac.digest(base64.b64decode(SHOP), f"{name}.{stamp}.".encode() + body, "sha256")
-        headers = {"webhook-id": name, "webhook-timestamp": stamp}
-        headers |= {"webhook-signature": f"v1,{base64.b64encode(mark).decode()}"}
-        statuses.append((await site.client.ask("POST", "/channels/webhook", body, headers)).status)
+    statuses = [
+        await post_signed(site, name, b'{"messages":[' + piece * (2_900_000 // len(piece)) + b"0]}")
+        for name, piece in PIECES.items()
+    ]
     watching.cancel()
     told = await site.ask("GET", "/v1/conversations/webhook:unknown:unknown/messages?notes=1", token=site.key)
     return {"statuses": statuses, "notes": len(told.json["messages"]), "held": watch.most < 3 * HELD_S or watch.most}
+
+
+@expects({"statuses": [200, 200], "held": True})
+async def small_signed_bodies_hold_the_loop(site: Site) -> object:
+    """What is small enough to be read has tens of thousands of things that cannot be, and each would be a note."""
+    watch = LoopWatch()
+    watching = asyncio.create_task(watch.watch())
+    bodies = {"numbers": b"0," * 60_000, "different": b"".join(b"%d," % n for n in range(20_000))}
+    statuses = [await post_signed(site, name, b'{"messages":[' + body + b"0]}") for name, body in bodies.items()]
+    watching.cancel()
+    return {"statuses": statuses, "held": watch.most < 3 * HELD_S or watch.most}
 
 
 # -- what stays open --------------------------------------------------------------------------------------------------------

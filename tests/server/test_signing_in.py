@@ -367,6 +367,11 @@ SAID = {
     "+49\u2011171\u2011123\u201145 or (0171) - 123 45": "••• or (•••",
     "4111 \u2013 1111 \u2013 1111, 4\ufe0f\u20e31\ufe0f\u20e31\ufe0f\u20e31\ufe0f\u20e31": "•••, •••",
     "4\u200b7\u200b1\u200b1\u200b9, ada\uff20mail.example": "•••, •••",
+    "\uff10\uff19\uff10\uff0d\uff11\uff12\uff13\uff14\uff0d\uff15\uff16\uff17\uff18": "•••",
+    "\uff08\uff10\uff13\uff091234\u30fc5678": "\uff08•••",
+    "\uff0b\uff18\uff11\u30fb\uff19\uff10\uff0f\uff11\uff12\uff13\uff14\uff0e\uff15\uff16\uff17\uff18": "•••",
+    "0171 \u2022 123 \u2022 45, 4\u0336 1\u0336 1\u0336 1\u0336 9\u0336": "•••, •••\u0336",
+    "4\u31641\U000e00201\ufe001\u206a9, ada\ufe6bmail.example": "•••, •••",
     "sizes 36, 37 and 38": "sizes 36, 37 and 38",
 }
 
@@ -382,6 +387,8 @@ def test_what_is_personal_is_found_in_what_was_said() -> None:
         "1-" * 300_000,
         "www." * 200_000,
         ("1" + "\u200b" * 1000) * 300 + "1\u200b1x" * 100_000,
+        "1" + "\u0301" * 500_000,
+        "1\u0301--\u0301" * 100_000,
     ):
         mask_text(hard)
 

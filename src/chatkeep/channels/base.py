@@ -195,7 +195,10 @@ class Channel(Protocol):
         ...
 
     def parse(self, body: bytes, headers: Pairs = ()) -> list[Inbound]:
-        """Return all that is in a verified request, in order. Raises nothing: what cannot be read is `Unknown`."""
+        """Return all that is in a verified request, in order. Raises nothing: what cannot be read is `Unknown`.
+
+        The server calls it in a thread where the body is large.
+        """
         ...
 
     def requests(self, content: Content, *, account: str, to: str, key: str, at: float) -> list[Request]:

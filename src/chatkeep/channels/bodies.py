@@ -6,16 +6,21 @@ import hashlib
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from .base import Inbound, Received, Unknown
 
 DEEPEST = 24
 THINGS_MOST = 300_000
 """Brackets and commas of a body that is read: a platform's 3 MB full of messages have half as many, and each takes microseconds."""
+
+TOGETHER = 100
+"""So many things of one conversation that cannot be read are a note of their own each; of more, so many are one note. Each is written."""
 
 LONGEST_ID = 256
 EXACT = 2**53
@@ -59,7 +64,25 @@ def items(body: bytes, read: Callable[[dict[str, Any]], Iterator[Inbound]]) -> l
     except (ValueError, RecursionError) as fault:
         text = storable(body.decode("utf-8", "replace"))
         return [Unknown(reason=f"it cannot be read: {fault}", raw=text, id=fingerprint(text))]
-    return list(each([plain], read))
+    return together(list(each([plain], read)))
+
+
+def together(found: list[Inbound]) -> list[Inbound]:
+    """Return *found*, where one conversation has more than TOGETHER things that cannot be read with these put together, at its end."""
+    notes = defaultdict[Any, list[Unknown]](list)
+    for one in found:
+        if isinstance(one, Unknown):
+            notes[one.account, one.conversation, one.to, one.names, one.former].append(one)
+    if all(len(ones) <= TOGETHER for ones in notes.values()):
+        return found
+    read: list[Inbound] = [one for one in found if not isinstance(one, Unknown)]
+    for ones in notes.values():
+        for at in range(0, len(ones), TOGETHER):
+            some = ones[at : at + TOGETHER]
+            raw = [one.raw for one in some]
+            whole = structs.replace(some[0], raw=raw, id=fingerprint([one.id for one in some]))
+            read += some if len(ones) <= TOGETHER else [whole]
+    return read
 
 
 def each(

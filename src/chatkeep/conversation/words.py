@@ -90,11 +90,11 @@ def fold(text: str) -> str:
 
 def _with_short_rows(text: str) -> str:
     """Return *text* without the marks in it that are more than MARKS_IN_A_ROW in a row."""
-    if not any(map(combining, text)):
+    if not any(map(_is_mark, text)):
         return text
     kept, row = [], 0
     for character in text:
-        row = row + 1 if combining(character) else 0
+        row = row + 1 if _is_mark(character) else 0
         if row <= MARKS_IN_A_ROW:
             kept.append(character)
     return "".join(kept)
@@ -175,6 +175,12 @@ def _runs(text: str) -> list[tuple[str, bool]]:
     return [
         (run, place % 2 == 1) for word in words for place, run in enumerate(_compiled(_SPACELESS).split(word)) if run
     ]
+
+
+@lru_cache(maxsize=8192)
+def _is_mark(character: str) -> bool:
+    """Tell whether a character becomes marks alone. Some are no marks themselves, such as a vowel of Tibetan that is written as two."""
+    return combining(normalize("NFKD", character)[0]) > 0
 
 
 @lru_cache(maxsize=8192)

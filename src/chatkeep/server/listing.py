@@ -367,8 +367,8 @@ async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message
     wanted, left = text.casefold(), SEARCHED
     while tail:
         for message in reversed(tail):
-            if message.role != "system" and (at := message.text.casefold().find(wanted)) >= 0:
-                found = around(message.text, at, at + len(wanted))
+            if message.role != "system" and wanted in message.text.casefold():
+                found = around(message.text, *find_in(message.text, text))
                 return structs.replace(item, found=found, found_in=message.number)
         left -= len(tail)
         if left <= 0 or tail[0].number <= 1:

@@ -53,14 +53,24 @@ INSIDE = frozenset({"arguments", "metadata", "raw", "result", "state", "value"})
 
 LARGE = 10_000
 
-UNSEEN = r"[\u00ad\u034f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\u20e3\ufe0e\ufe0f\ufeff]*+"
-BETWEEN = rf"{UNSEEN}[\s()./_\u00b7\u2010-\u2015\u2212-]{{0,4}}+{UNSEEN}"
-"""What may stand between two digits of one number: what nobody sees, and up to four of what numbers are written with."""
+UNSEEN = (
+    r"[\u00ad\u0300-\u036f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u20d0-\u20ff\u3164\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]*+"
+)
+SIGNS = (
+    r"\s()./_\u00b7\u058a\u05be\u2010-\u2015\u2022-\u2024\u2027\u2043\u2044\u2212\u2215\u2219\u22c5\u2e3a\u2e3b\u30a0\u30fb\u30fc"
+    r"\ufe31-\ufe36\ufe52\ufe58-\ufe5a\ufe63\uff08\uff09\uff0d-\uff0f\uff3f\uff65\uff70-"
+)
+BETWEEN = rf"{UNSEEN}[{SIGNS}]{{0,4}}+{UNSEEN}"
+"""What may stand between two digits of one number: what nobody sees or is drawn over a digit, and up to four signs that numbers are written
+with: blanks, brackets, dashes, points and strokes, narrow or wide, and the long vowel of Katakana, which is typed for a dash."""
+
+AT = r"@\uff20\ufe6b"
 
 # Each begins where nothing before it could have begun, so that no text makes it look at a letter many times.
 PERSONAL = re.compile(
-    r"(?<![^\s@\uff20<>])[^\s@\uff20<>]{1,2000}+[@\uff20][^\s@\uff20<>]{1,2000}+|https?://\S{1,2000}+|www\.\S{1,2000}+"
-    rf"|\+?\d(?:{BETWEEN}\d){{4,40}}"
+    rf"(?<![^\s{AT}<>])[^\s{AT}<>]{{1,2000}}+[{AT}][^\s{AT}<>]{{1,2000}}+|https?://\S{{1,2000}}+|www\.\S{{1,2000}}+"
+    rf"|[+\uff0b]?\d(?:{BETWEEN}\d){{4,40}}"
 )
 
 

@@ -29,6 +29,9 @@ from .limits import Limits, peer_of
 log = logging.getLogger("chatkeep.server")
 
 BODY_LIMIT = 3 * 1024 * 1024  # the largest that a platform posts
+LARGE = 8 * 1024
+"""A larger body is parsed in a thread: it may have thousands of things, and each takes ten microseconds."""
+
 DEADLINE_S = 4.0  # platforms wait 5 to 20 s for an answer, and come again when there is none
 
 TenantOf = Callable[[str, str], str]
@@ -76,7 +79,7 @@ class WebhookEndpoint(wire.Resource):
         try:
             async with asyncio.timeout(DEADLINE_S):
                 parse = partial(channel.parse, body, request.headers.items())
-                items = await asyncio.to_thread(parse) if len(body) > wire.LARGE else parse()
+                items = await asyncio.to_thread(parse) if len(body) > LARGE else parse()
                 await take(keep, webhooks, channel, items)
         except TimeoutError:
             raise wire.Refused(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from asyncio import timeout
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -421,6 +422,7 @@ class HttpContract:
             shape = await ada.ask("PUT", "state", "[1]", if_match="*")
             large = (await ada.ask("POST", "messages", {"content": "x" * 300_000})).status
             form = (await ada.ask("POST", "messages", "content=a", content_type="text/plain")).status
+            packed = (await ada.ask("POST", "messages", {"content": "a"}, content_encoding="gzip")).status
             tag = (await ada.ask("PUT", SLOT, "1", if_match="a b")).status
             long = [
                 (await ada.ask("POST", "messages", {"content": "a", "id": "x" * 513})).status,
@@ -433,11 +435,24 @@ class HttpContract:
 
         assert ([400] * 7, [422] * 3, 400, 400, 400, 400) == (refused, unfit, half, deep, many, twice)
         assert [400, 422, 400] == long
-        assert (422, "bad-state", 413, 415, 400) == (shape.status, shape.word, large, form, tag)
+        assert (422, "bad-state", 413, 415, 415, 400) == (shape.status, shape.word, large, form, packed, tag)
         assert (405, "method-not-allowed") == (verb.status, verb.word)
         assert "POST" in verb.headers["allow"]
         assert [404, 404] == where
         assert before == after
+
+    async def test_no_body_is_slow_to_refuse(self) -> None:
+        """Each character of it is looked at a bounded number of times, also where a text has no end."""
+        async with self.visiting() as ada:
+            began = time.monotonic()
+            answers = [
+                (await ada.ask("PUT", SLOT, begin + piece * 60_000, if_none_match="*")).status
+                for begin, piece in (('"', '\\"'), ('"', "\\\\"), ("", '"\\'), ("", "\\"), ("", '\\"'))
+            ]
+            took_s = time.monotonic() - began
+
+        assert [400] * 5 == answers
+        assert took_s < 20  # it was minutes
 
     async def test_a_conversation_has_a_name_that_every_store_keeps(self) -> None:
         """Of 1 to 512 bytes and without NUL; what has another is refused, and cannot be read or written by anybody."""
