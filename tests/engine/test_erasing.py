@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Corrupt, HandlerFailed, OnHold, Turn, UsageError
 from chatkeep.app import core_of
+from chatkeep.conversation.snapshots import Commit
 from chatkeep.drivers.base import Append, Erase, Key, Read, Write
 from chatkeep.storage.store import Store
 
@@ -96,6 +98,20 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         assert found is None
 
 
+async def test_what_is_read_anew_for_an_act_may_be_another_conversation(opened: Any) -> None:
+    """Where a long backlog was held, and all of that is answered, the conversation is read before the act is decided on."""
+    keep = await opened(Bot(), background=False)
+    await keep.receive("ada", "hi")
+    store = keep._engine.store
+    held = await store.load(ADA)
+    held = structs.replace(held, beyond=held.messages[-1:])
+    await keep.erase("ada")
+    after, said = await store.commit(held, lambda there: Commit(record=there.record), at=keep._engine.shared.clock())
+
+    assert ("", None) == (after.row.revision, said)
+    assert await keep.conversation("ada") is None
+
+
 class Damaged:
     """A driver that cannot read the row of ada, as that of a store of one's own may."""
 
@@ -124,7 +140,7 @@ async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytes
         await keep.user("u1").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")
     with pytest.raises(
-        OnHold, match=r"nobody knows whose it is.*all that is 'u2's is on legal hold.*nothing was changed"
+        OnHold, match=r"nobody knows whose it is.*all that is 'u2''s is on legal hold.*nothing was changed"
     ):
         await keep.erase("ada")
     await core_of(keep).lift_hold("", "", "u2")

@@ -404,10 +404,10 @@ class Store:
         key, incarnation = snapshot.row.key, snapshot.row.incarnation
         conflicts = 0
         while True:
-            if not begins and (not incarnation or snapshot.row.incarnation != incarnation):
-                return snapshot, None
             if snapshot.beyond and is_used_up(snapshot):
                 snapshot = await self.reload(key)
+            if not begins and (not incarnation or snapshot.row.incarnation != incarnation):
+                return snapshot, None
             act = decide(snapshot)
             if act is None:
                 return snapshot, None
