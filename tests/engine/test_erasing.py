@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from chatkeep import Corrupt, HandlerFailed, OnHold, Turn, UsageError
+from chatkeep import Chatkeep, Corrupt, HandlerFailed, OnHold, Turn, Unavailable, UsageError
 from chatkeep.app import core_of
 from chatkeep.conversation.snapshots import Commit
 from chatkeep.drivers.base import Append, Erase, Key, Read, Write
@@ -96,6 +97,31 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         assert (False, "", {}) == (found.paused, found.assignee, found.state)
     else:
         assert found is None
+
+
+async def test_the_journal_keeps_nothing_for_a_conversation_that_may_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is handed in later begins a conversation where there is none; a replay is refused while the store is away."""
+    outage: dict[str, Any] = {"on_outage": "journal", "journal": f"{tmp_path}/journal.db"}
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", attempts=1, background=False, **outage)
+    keep.on_message(Bot())
+    through = Store._act
+
+    def act(store: Store, verb: Any, told: Any) -> Any:
+        if isinstance(told, Write):
+            raise Unavailable("The store went away.")
+        return through(store, verb, told)
+
+    async with keep:
+        with pytest.raises(HandlerFailed):
+            await keep.receive("ada", "bad")
+        number = (await keep.dead_letters("ada"))[0].number
+        with monkeypatch.context() as away, pytest.raises(Unavailable):
+            away.setattr(Store, "_act", act)
+            await keep.replay("ada", number)
+
+        assert 0 == len(keep._engine.journal.spool)
 
 
 async def test_what_is_read_anew_for_an_act_may_be_another_conversation(opened: Any) -> None:

@@ -201,6 +201,8 @@ class Intake:
         except InLog as unread:
             return _make_receipt(key, draft.id, unread.number, Outcome("accepted"), duplicate=unread.known)
         except (Unavailable, Uncertain) as fault:
+            if into is not None:
+                raise  # what the journal hands in later would begin the conversation anew
             return await self._journaled(key, draft, owner, fault)
         except Conflict:
             return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
