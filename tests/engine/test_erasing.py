@@ -75,6 +75,7 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         await store.driver.erase(Erase(ADA, at=keep._engine.shared.clock()))
         if anew:
             await keep.accept("ada", "another life", owner="ada")
+            await keep.change("ada", lambda state: state.update(n=2))
         return await through(store, verb, told)
 
     def met(store: Store, verb: Any, told: Any) -> Any:
@@ -94,7 +95,7 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         assert ("ada", "another life") == (found.owner, log[0])
         # (What a platform knows under an id of its own says nothing of a life.)
         assert act == "status" or ["another life"] == log
-        assert (False, "", {}) == (found.paused, found.assignee, found.state)
+        assert (False, "", {"n": 2}) == (found.paused, found.assignee, found.state)
     else:
         assert found is None
 

@@ -133,10 +133,10 @@ class Changes(Generic[State]):
             if look is not None:
                 look(self._shared.states.decode(key, self._shared.states.fresh(), self._shared.states.schema))
             return there  # nothing to clear, and clearing creates nothing
-        states = self._shared.states
+        states, born = self._shared.states, there.row.incarnation
 
         def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
-            if not there.row.revision:  # it was erased meanwhile
+            if there.row.incarnation != born:  # it was erased meanwhile
                 return None
             if look is not None:
                 look(states.decode(key, raw, schema))
