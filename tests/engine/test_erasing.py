@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from chatkeep import Corrupt, HandlerFailed, OnHold, Turn, UsageError
+from chatkeep import Chatkeep, Corrupt, HandlerFailed, OnHold, Turn, Unavailable, UsageError
 from chatkeep.app import core_of
+from chatkeep.conversation.snapshots import Commit
 from chatkeep.drivers.base import Append, Erase, Key, Read, Write
 from chatkeep.storage.store import Store
 
@@ -72,6 +75,7 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         await store.driver.erase(Erase(ADA, at=keep._engine.shared.clock()))
         if anew:
             await keep.accept("ada", "another life", owner="ada")
+            await keep.change("ada", lambda state: state.update(n=2))
         return await through(store, verb, told)
 
     def met(store: Store, verb: Any, told: Any) -> Any:
@@ -91,9 +95,49 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         assert ("ada", "another life") == (found.owner, log[0])
         # (What a platform knows under an id of its own says nothing of a life.)
         assert act == "status" or ["another life"] == log
-        assert (False, "", {}) == (found.paused, found.assignee, found.state)
+        assert (False, "", {"n": 2}) == (found.paused, found.assignee, found.state)
     else:
         assert found is None
+
+
+async def test_the_journal_keeps_nothing_for_a_conversation_that_may_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is handed in later begins a conversation where there is none; a replay is refused while the store is away."""
+    outage: dict[str, Any] = {"on_outage": "journal", "journal": f"{tmp_path}/journal.db"}
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", attempts=1, background=False, **outage)
+    keep.on_message(Bot())
+    through = Store._act
+
+    def act(store: Store, verb: Any, told: Any) -> Any:
+        if isinstance(told, Write):
+            raise Unavailable("The store went away.")
+        return through(store, verb, told)
+
+    async with keep:
+        with pytest.raises(HandlerFailed):
+            await keep.receive("ada", "bad")
+        number = (await keep.dead_letters("ada"))[0].number
+        with monkeypatch.context() as away:
+            away.setattr(Store, "_act", act)
+            with pytest.raises(Unavailable):
+                await keep.replay("ada", number)
+
+        assert 0 == len(keep._engine.journal.spool)
+
+
+async def test_what_is_read_anew_for_an_act_may_be_another_conversation(opened: Any) -> None:
+    """Where a long backlog was held, and all of that is answered, the conversation is read before the act is decided on."""
+    keep = await opened(Bot(), background=False)
+    await keep.receive("ada", "hi")
+    store = keep._engine.store
+    held = await store.load(ADA)
+    held = structs.replace(held, beyond=held.messages[-1:])
+    await keep.erase("ada")
+    after, said = await store.commit(held, lambda there: Commit(record=there.record), at=keep._engine.shared.clock())
+
+    assert ("", None) == (after.row.revision, said)
+    assert await keep.conversation("ada") is None
 
 
 class Damaged:
@@ -124,7 +168,7 @@ async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytes
         await keep.user("u1").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")
     with pytest.raises(
-        OnHold, match=r"nobody knows whose it is.*all that is 'u2's is on legal hold.*nothing was changed"
+        OnHold, match=r"nobody knows whose it is.*all that is 'u2''s is on legal hold.*nothing was changed"
     ):
         await keep.erase("ada")
     await core_of(keep).lift_hold("", "", "u2")

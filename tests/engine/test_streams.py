@@ -437,11 +437,12 @@ async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) ->
     ]  # while the first one is answered still
     said = await other.amend("ada", 3, "drei")
     again = await other.amend("ada", 3, "drei")
-    for number in (1, 99):
+    for id, number in (("ada", 1), ("ada", 99), ("nobody", 1)):
         with pytest.raises(NotWaiting):
-            await other.withdraw("ada", number)
-    with pytest.raises(NotWaiting):
-        await other.amend("ada", 3, "trois")
+            await other.withdraw(id, number)
+    for id in ("ada", "nobody"):
+        with pytest.raises(NotWaiting):
+            await other.amend(id, 3, "trois")
     with pytest.raises(BadMessage):
         await other.amend("ada", 4, [1])
     go.set()

@@ -133,10 +133,10 @@ class Changes(Generic[State]):
             if look is not None:
                 look(self._shared.states.decode(key, self._shared.states.fresh(), self._shared.states.schema))
             return there  # nothing to clear, and clearing creates nothing
-        states = self._shared.states
+        states, born = self._shared.states, there.row.incarnation
 
         def cleared(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
-            if not there.row.revision:  # it was erased meanwhile
+            if there.row.incarnation != born:  # it was erased meanwhile
                 return None
             if look is not None:
                 look(states.decode(key, raw, schema))
@@ -246,13 +246,13 @@ class Changes(Generic[State]):
         shared.refuse_closed(key)
         await refuse_held(self._store, snapshot.row)
 
+        over = NotWaiting(f"{key}: message {number} does not wait for an answer (any more); nothing was changed.")
+
         def decide(there: Snapshot) -> Commit:
             waiting = snapshots.unread_messages(there)
             found = [message for message in waiting if message.number == number]
             if not found:
-                raise NotWaiting(
-                    f"{key}: message {number} does not wait for an answer (any more); nothing was changed."
-                )
+                raise over
             if number == waiting[0].number and there.row.lease is not None:
                 raise NotWaiting(
                     f"{key}: message {number} is being answered; nothing was changed. Stop that, and what was said of its reply stays."
@@ -270,9 +270,11 @@ class Changes(Generic[State]):
             return redaction.redact_messages(there, found, [], shared.policy, at=at, amendment=amendment)
 
         after, said = await shared.commit(snapshot, decide)
+        if said is None:  # there is no such conversation, or none any more
+            raise over
         if after.row.lease is None and snapshots.unread_messages(after) and not self._pauses.is_paused(after):
             self._have_answered(key)
-        return said or []
+        return said
 
     def _have_answered(self, key: Key) -> None:
         """Have what waits in a conversation answered, here or elsewhere."""

@@ -201,6 +201,8 @@ class Intake:
         except InLog as unread:
             return _make_receipt(key, draft.id, unread.number, Outcome("accepted"), duplicate=unread.known)
         except (Unavailable, Uncertain) as fault:
+            if into is not None:
+                raise  # what the journal hands in later would begin the conversation anew
             return await self._journaled(key, draft, owner, fault)
         except Conflict:
             return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
@@ -234,7 +236,8 @@ class Intake:
         entry = entry_for(
             key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata, channel=channel
         )
-        return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
+        told = metadata or {}
+        return Draft(role=role, content=content, id=name, created_at=now, metadata=told, channel=channel, entry=entry)
 
     def _may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
@@ -392,8 +395,10 @@ class Intake:
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
             due_at = AT_ONCE if asking or sends else None
-            snapshot, number, known = await self._store.append(
-                key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner, into=into
+            snapshot, number, known = await (
+                self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
+                if into is None
+                else self._store.append_into(into, draft, at=now, due_at=due_at)
             )
         except BaseException as fault:
             if idle:

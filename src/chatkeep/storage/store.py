@@ -243,21 +243,10 @@ class Store:
         return grown
 
     async def append(
-        self,
-        key: Key,
-        entry: Entry,
-        *,
-        at: float,
-        due_at: float | None,
-        lease: Lease | None,
-        owner: str,
-        into: Snapshot | None = None,
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
     ) -> tuple[Snapshot, int, bool]:
         """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known. *into*: only to the conversation that this shows; raises `Conflict` where that was erased. Raises `InLog` when it is in
-        the log, and only a newer version reads the conversation."""
-        if into is not None:
-            return await self._append_into(into, entry, at=at, due_at=due_at)
+        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
         tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
         while True:
@@ -274,21 +263,12 @@ class Store:
             self._cache.drop(key)
             raise InLog(known.get(entry.id, row.head), entry.id in known and row.revision != revision, newer) from newer
 
-    async def _append_into(
-        self, there: Snapshot, entry: Entry, *, at: float, due_at: float | None
+    async def append_into(
+        self, there: Snapshot, draft: Draft, *, at: float, due_at: float | None
     ) -> tuple[Snapshot, int, bool]:
-        """As `append`, by an act on a revision: a driver's `append` would begin the conversation anew."""
+        """As `append`, to the conversation that *there* shows: a driver's `append` would begin it anew. Raises `Conflict` where it was
+        erased."""
         key = there.row.key
-        said = message_from(key, there.row.incarnation, entry)
-        draft = Draft(
-            role=said.role,
-            content=said.content,
-            id=entry.id,
-            created_at=said.created_at,
-            metadata=said.metadata,
-            channel=said.channel,
-            entry=entry,
-        )
 
         def decide(now: Snapshot) -> Commit:
             row = now.row
@@ -304,9 +284,9 @@ class Store:
         try:
             after, added = await self.commit(there, decide, at=at)
         except Duplicate as known:
-            return await self.reload(key), known.numbers[entry.id], True
+            return await self.reload(key), known.numbers[draft.id], True
         if added is None:
-            raise Conflict(f"{key} was erased before message {entry.id} was written.")
+            raise Conflict(f"{key} was erased before message {draft.id} was written.")
         return after, added[0].number, False
 
     async def _appended(
@@ -404,10 +384,10 @@ class Store:
         key, incarnation = snapshot.row.key, snapshot.row.incarnation
         conflicts = 0
         while True:
-            if not begins and (not incarnation or snapshot.row.incarnation != incarnation):
-                return snapshot, None
             if snapshot.beyond and is_used_up(snapshot):
                 snapshot = await self.reload(key)
+            if not begins and (not incarnation or snapshot.row.incarnation != incarnation):
+                return snapshot, None
             act = decide(snapshot)
             if act is None:
                 return snapshot, None

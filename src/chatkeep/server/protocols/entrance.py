@@ -221,10 +221,9 @@ class Entrance:
                     response = await endpoint(request)
                 except (HTTPException, ChatkeepError) as fault:
                     response = self._refuse(self.refusal_of(fault))
+                # (Also where the store has failed the message: the conversation is there.)
                 if (begun := request.scope.get("chatkeep.begun")) is not None:
-                    begun.hand_over(
-                        request, response
-                    )  # also where the store failed the message: the conversation is there
+                    begun.hand_over(request, response)
                 return response
 
             answer.policy = policy  # type: ignore[attr-defined]
