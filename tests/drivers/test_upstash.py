@@ -33,7 +33,7 @@ from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import UpstashServer
 from tests.support.soaking import SOAK, few_or_many
 from tests.support.tls import self_signed, tls_before
-from tests.support.waiting import time_passes
+from tests.support.waiting import time_passes, until
 
 pytestmark = pytest.mark.server
 
@@ -231,6 +231,21 @@ async def test_what_comes_faster_than_the_service_is_answered_or_was_never_sent(
     assert [] == [one for one in told if isinstance(one, Uncertain)]
     assert len(refused) < len(told)
     assert all("has more to do than it does in time; nothing was written" in said for said in refused)
+    await driver.close()
+
+
+async def test_what_waits_for_a_silent_service_hears_of_that(server: UpstashServer) -> None:
+    """And not that the service is slow, though it lets everybody connect."""
+    driver = await opened_on(f"{server.url}&timeout=1")
+    server.set_faults(delay=10.0)
+    with pytest.raises(Uncertain):
+        await say(driver, "a")
+    sent = asyncio.ensure_future(say(driver, "b"))
+    await until(lambda: driver.pool().open and not driver.pool().waiting)
+    with pytest.raises(Unavailable, match=r"cannot be reached \(silent for 1 s\); nothing was written"):
+        await say(driver, "c")
+    server.set_faults(delay=0.0)
+    await asyncio.gather(sent, return_exceptions=True)
     await driver.close()
 
 

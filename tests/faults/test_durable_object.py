@@ -116,6 +116,21 @@ async def test_a_slow_worker_is_given_what_it_does_in_time() -> None:
     assert len(answered) > len(unknown)
 
 
+async def test_what_waits_for_a_silent_worker_hears_of_that() -> None:
+    """And not that the worker is slow, though its machine lets everybody connect."""
+    with DurableObjectServer() as server:
+        driver = await opened_on(server, 1.0)
+        server.pause()
+        with pytest.raises(Uncertain):
+            await driver.append(SAID)
+        told = await asyncio.gather(driver.append(SAID), driver.append(SAID), return_exceptions=True)
+        server.resume()
+        await driver.close()
+
+    assert isinstance(told[0], Uncertain)
+    assert "cannot be reached (silent for 1 s); nothing was written" in str(told[1])
+
+
 async def test_what_a_death_left_untold_is_told_by_the_alarm() -> None:
     """Without anybody asking for the conversation, which nobody knows of; and the check finds a worker that sets no alarm."""
     assert [{ADA}] * 4 == await left_untold("")

@@ -57,13 +57,14 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     schema, state: of the live session (null: there is none). session: its number. since: first entry number of the
     session. cursor: everything numbered up to it is handled or needs no handling. active_at: time of the last message
     handled. begun, raised, retry_at: attempts at the first unread message, how many of them raised, and when the next
-    may start; failed_at: when the first of them failed. deaths: processes in a row that ended while it was in flight. alone: the
-    lease was taken to try it alone, with no other handler in that process. paused: the bot is silent here. dropped: entries up
-    to this number are gone by retention. oldest_at: time of the first one left (0: not known). dead: numbers set aside. steps:
-    results of what the turn of the first unread message has done so far, as JSON. reminders: what comes later. delivery: None
-    where replies go nowhere. changes: the last acts from outside that left no entry in the log, so that each knows itself again.
-    visitor: it is that of somebody whom nobody knows. redactions: how often something of the log was redacted; a snapshot of
-    before may hold what must be seen no more. said: what the streamed reply to the first unread message has said so far.
+    may start; failed_at: since when they fail, as if there had been no time in which nobody tried. deaths: processes in a row
+    that ended while it was in flight. alone: the lease was taken to try it alone, with no other handler in that process.
+    paused: the bot is silent here. dropped: entries up to this number are gone by retention. oldest_at: time of the first
+    one left (0: not known). dead: numbers set aside. steps: results of what the turn of the first unread message has done so
+    far, as JSON. reminders: what comes later. delivery: None where replies go nowhere. changes: the last acts from
+    outside that left no entry in the log, so that each knows itself again. visitor: it is that of somebody whom nobody knows.
+    redactions: how often something of the log was redacted; a snapshot of before may hold what must be seen no more. said:
+    what the streamed reply to the first unread message has said so far.
     title; titled: when, by which device and at which version of the conversation it was set. archived, pinned: how its owner has put it
     away. seen: up to which number its owner has read. edits: acts that changed one of these, or the state, without adding an entry.
     paced: when the turns that a channel has brought would have been over, had each taken its share of `channel_rate`.

@@ -311,19 +311,20 @@ def is_last_attempt(
     raised, tries = record.raised + (not hangs), record.begun + 1
     return len(tried) == 1 and (
         final
-        or at >= first_failed_at(record, policy, at=at) + policy.retry_for_s
+        or at >= failing_since(record, policy, at=at) + policy.retry_for_s
         or (policy.max_raised is not None and (tries if hangs else raised) >= policy.max_raised)
         or tries - raised >= policy.max_begun
     )
 
 
-def first_failed_at(record: Record, policy: Policy, *, at: float) -> float:
-    """Return since when a message has been tried that fails again *at* this time: now where it had not failed, or by a clock that was
-    ahead. A while in which nobody tried it, because no process ran or the bot was silent, does not count."""
+def failing_since(record: Record, policy: Policy, *, at: float) -> float:
+    """Return since when a message has been tried that fails again *at* this time, as if there had been no while in which nobody tried it,
+    because no process ran or the bot was silent."""
     if not record.failed_at:
         return at
-    untried_s = max(at - record.retry_at - policy.turn_s, 0.0)
-    return min(record.failed_at + untried_s, at)
+    # The record's two times are of one clock, and so the time between them is right where this one's is ahead or behind.
+    tried_until = max(min(at, record.retry_at + policy.turn_s), record.retry_at)
+    return at - max(tried_until - record.failed_at, 0.0)
 
 
 def fail_turn(
@@ -348,7 +349,7 @@ def fail_turn(
     record, hangs = snapshot.record, lease is not None
     if is_last_attempt(record, tried, policy, at=at, hangs=hangs, final=final):
         return set_aside(snapshot, tried[0].number, reason, policy, at=at, arriving=arriving, replies=replies, out=out)
-    failed_at = first_failed_at(record, policy, at=at)
+    failed_at = failing_since(record, policy, at=at)
     record = structs.replace(
         record,
         begun=record.begun + 1,

@@ -103,7 +103,6 @@ class Lane:
             # So that a call may outlive an address that is gone.
             async with asyncio.timeout(self._connections.site.timeout / 2):
                 self.connection = await self._connections.connect()
-            self._fault = ""
         except (OSError, TimeoutError) as fault:
             self._fault = str(fault) or "it does not answer"
             if refused := refused_by(fault):
@@ -128,6 +127,7 @@ class Lane:
         try:
             async with asyncio.timeout_at(batch[0].over):
                 answer = await connection.post(signed(site, "POST", path, body), body)
+            self._fault = ""
             answers = answers_in(site, answer, batch)
             # Twice as many would still be answered in the time that is left to a call that has waited as long as it may.
             if len(batch) == self._most and loop.time() - began < site.timeout * (1 - WAITS) / 2:
@@ -136,8 +136,8 @@ class Lane:
             self.drop()
             if isinstance(fault, TimeoutError):
                 self._most = max(len(batch) // 2, 1)
-            said = str(fault) or f"silent for {site.timeout:g} s"
-            answers = [unanswered(site, said, call) for call in batch]
+            self._fault = str(fault) or f"silent for {site.timeout:g} s"
+            answers = [unanswered(site, self._fault, call) for call in batch]
         except BaseException:
             for call in batch:
                 settle(call.answered, unanswered(site, "it was closed", call))

@@ -158,6 +158,7 @@ class Rest:
             if not isinstance(fault, Exception):
                 raise
             return
+        self._fault = ""
         if not connection.is_usable:
             self._drop()
         self._token = answer.headers.get(b"upstash-sync-token", b"").decode("latin-1") or self._token
@@ -283,7 +284,6 @@ class Rest:
                 if self._queue.calls:
                     await asyncio.sleep(random.uniform(0.01, PAUSE_S) * 0.2)
                 return None
-            self._fault = ""
         return self._connection
 
     async def _connect(self) -> HttpConnection:
