@@ -234,7 +234,7 @@ async def test_acts_that_wait_share_a_commit(driver: PostgresqlDriver) -> None:
     """Under load a few transactions carry hundreds of acts."""
     sizes: list[int] = []
     arguments = driver._acts.arguments
-    driver._acts = driver._acts._replace(arguments=lambda acts: sizes.append(len(acts)) or arguments(acts))  # type: ignore[func-returns-value]
+    driver._acts = structs.replace(driver._acts, arguments=lambda acts: sizes.append(len(acts)) or arguments(acts))
     await say(driver, "alone")
     await asyncio.gather(*(say(driver, f"m{n}", Key("", f"{n % 50}")) for n in range(500)))
 

@@ -221,17 +221,17 @@ async def test_a_silent_service_is_waited_for_no_longer_than_the_deadline(server
 
 async def test_what_comes_faster_than_the_service_is_answered_or_was_never_sent(server: UpstashServer) -> None:
     """Nobody is left not knowing, and those that could not be sent in time hear why."""
-    driver = await opened_on(f"{server.url}&timeout=2")
+    driver = await opened_on(f"{server.url}&timeout=5")
     server.set_faults(delay=0.3)
-    burst = [Append(Key("", f"c{n}"), [Entry(0, "m", "user", b"hi")], revision="r", at=1.0) for n in range(3000)]
+    burst = [Append(Key("", f"c{n}"), [Entry(0, "m", "user", b"hi")], revision="r", at=1.0) for n in range(8000)]
     told = await asyncio.gather(*map(driver.append, burst), return_exceptions=True)
     server.set_faults(delay=0.0)
+    await driver.close()
     refused = [str(one) for one in told if isinstance(one, Unavailable)]
 
     assert [] == [one for one in told if isinstance(one, Uncertain)]
     assert len(refused) < len(told)
     assert all("has more to do than it does in time; nothing was written" in said for said in refused)
-    await driver.close()
 
 
 async def test_what_waits_for_a_silent_service_hears_of_that(server: UpstashServer) -> None:
