@@ -150,13 +150,11 @@ class Intake:
         await asyncio.gather(*self._appending, return_exceptions=True)
 
     async def note(self, key: Key, id: str, metadata: dict[str, Any], *, into: Snapshot | None = None) -> bool:
-        """Put a note of chatkeep's own into the log, once for each *id*. *into*: only in the conversation that this shows; False where
-        that was erased."""
+        """Put a note of chatkeep's own into the log, once for each *id*. *into*: as `accept` has it; False where that was erased."""
+        draft = self._draft(key, "", RESERVED + id, "system", metadata)
         try:
             with suppress(InLog):
-                await self._append_to_the_end(
-                    key, self._draft(key, "", RESERVED + id, "system", metadata), "", into=into
-                )
+                await self._append_to_the_end(key, draft, "", into=into)
         except Conflict:
             return False
         return True
@@ -236,8 +234,7 @@ class Intake:
         entry = entry_for(
             key, content, id=name, role=role, created_at=now, limit=limit, metadata=metadata, channel=channel
         )
-        told = metadata or {}
-        return Draft(role=role, content=content, id=name, created_at=now, metadata=told, channel=channel, entry=entry)
+        return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
     def _may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
@@ -394,12 +391,10 @@ class Intake:
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
-            due_at = AT_ONCE if asking or sends else None
-            snapshot, number, known = await (
-                self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
-                if into is None
-                else self._store.append_into(into, draft, at=now, due_at=due_at)
-            )
+            due_at, store = AT_ONCE if asking or sends else None, self._store
+            act = into and store.append_into(into, draft, at=now, due_at=due_at)
+            act = act or store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
+            snapshot, number, known = await act
         except BaseException as fault:
             if idle:
                 self._workers.leave(worker)
