@@ -168,7 +168,7 @@ async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytes
         await keep.user("u1").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")
     with pytest.raises(
-        OnHold, match=r"nobody knows whose it is.*all that is 'u2''s is on legal hold.*nothing was changed"
+        OnHold, match=r"nobody knows whose it is.*all that 'u2' owns is on legal hold.*nothing was changed"
     ):
         await keep.erase("ada")
     await core_of(keep).lift_hold("", "", "u2")

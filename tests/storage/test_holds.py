@@ -57,7 +57,7 @@ async def test_what_is_held_is_erased_by_nobody(url: str) -> None:
         after = await salon.conversation("ada")
 
     assert [True, True, True, False] == there
-    assert ["all that is 'ann''s", "all that is 'guest:1''s", "conversation 'ada'"] == listed
+    assert ["all that 'ann' owns", "all that 'guest:1' owns", "conversation 'ada'"] == listed
     assert ("case 7", None) == (lifted[0].reason if lifted[0] else "", lifted[1])
     assert after is None
 

@@ -31,7 +31,7 @@ class Hold(Struct, frozen=True, omit_defaults=True):
     @property
     def subject(self) -> str:
         """What is on hold, in words."""
-        return f"conversation {self.conversation!r:.80}" if self.conversation else f"all that is {self.owner!r:.80}'s"
+        return f"conversation {self.conversation!r:.80}" if self.conversation else f"all that {self.owner!r:.80} owns"
 
 
 class Holds:
