@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
@@ -260,3 +261,15 @@ async def test_an_export_of_a_store_in_use_has_whole_conversations(fresh: Any) -
 
     assert block.row.head - block.first + 1 == len(lines) - 3
     assert (await ours.read(Read(LONG, tail=0))) is not None
+
+
+async def test_who_leaves_an_export_leaves_no_file_open(fresh: Any) -> None:
+    """A browser that goes away between two lines: what was read ahead of them is let go of (an open file is an error of the tests)."""
+    _, ours = await fresh("memory")
+    await filled(ours)
+    lines = export_lines(ours, Exported())
+    async with aclosing(lines):
+        await anext(lines)
+        await anext(lines)
+    del lines
+    gc.collect()

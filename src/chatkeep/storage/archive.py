@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from hashlib import blake2b
 from tempfile import SpooledTemporaryFile
 from typing import IO, Literal
@@ -71,10 +71,11 @@ async def export_lines(
 
     yield counted(HEADER + b"\n")
     async for keys in _pages(driver, tenant, conversation):
-        blocks = await asyncio.gather(*[_block(driver, key, said) for key in keys])
-        for block in blocks:
-            if block is not None:
-                with closing(block):
+        with ExitStack() as opened:  # (whoever reads may leave between two lines)
+            blocks = [opened.enter_context(SpooledTemporaryFile(max_size=HELD_BYTES)) for _ in keys]
+            await asyncio.gather(*[_write_block(driver, *one, said) for one in zip(keys, blocks, strict=True)])
+            for block in blocks:
+                with block:
                     block.seek(0)
                     for line in block:
                         yield counted(line)
@@ -90,43 +91,44 @@ async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -
         yield [row.key for row in rows if row.key != NOTE]
 
 
-async def _block(driver: Driver, key: Key, said: Exported) -> IO[bytes] | None:
-    """Return the lines of one conversation; None when it is gone, or cannot be read."""
+async def _write_block(driver: Driver, key: Key, block: IO[bytes], said: Exported) -> None:
+    """Write the lines of one conversation into *block*; none when it is gone, or cannot be read."""
     reader = LogReader(driver)
     for _ in range(TRIES):
-        block: IO[bytes] = SpooledTemporaryFile(max_size=HELD_BYTES)  # noqa: SIM115  whoever is given it closes it
         try:
-            found = await do(driver.read, Read(key, tail=TAIL))
-            if found is None:
-                break
-            row, tail = found
-            number = (first := await reader.first(row, tail)) - 1
-            block.write(line_of_row(row, first) + b"\n")
-            async for entry in reader.entries(row, tail, first - 1):
-                if entry.number != number + 1:
-                    raise Gone
-                number = entry.number
-                block.write(line_of_entry(key, entry) + b"\n")
-            now = await do(driver.read, Read(key, tail=0)) if row.head - first >= TAIL else found
-            if number != row.head or now is None or not (now[0] == row or goes_on(now[0], row, first)):
-                raise Gone
-        except Gone:  # it has gone on while it was read
-            block.close()
-            await asyncio.sleep(0.01)
-            continue
-        except Corrupt as fault:
-            said.damaged[key] = str(fault)
-            break
-        except BaseException:
-            block.close()
-            raise
-        said.conversations += 1
-        said.entries += row.head - first + 1
-        return block
-    else:
-        said.damaged[key] = f"{key}: log entries are missing."
-    block.close()
-    return None
+            entries = await _write_lines(driver, reader, key, block)
+        except (Gone, Corrupt) as fault:
+            block.seek(0)
+            block.truncate()
+            if isinstance(fault, Corrupt):
+                said.damaged[key] = str(fault)
+                return
+            await asyncio.sleep(0.01)  # it has gone on while it was read
+        else:
+            if entries is not None:
+                said.conversations += 1
+                said.entries += entries
+            return
+    said.damaged[key] = f"{key}: log entries are missing."
+
+
+async def _write_lines(driver: Driver, reader: LogReader, key: Key, block: IO[bytes]) -> int | None:
+    """Write the lines of one conversation, and return how many entries it has; None where there is none. Raises `Gone`, `Corrupt`."""
+    found = await do(driver.read, Read(key, tail=TAIL))
+    if found is None:
+        return None
+    row, tail = found
+    number = (first := await reader.first(row, tail)) - 1
+    block.write(line_of_row(row, first) + b"\n")
+    async for entry in reader.entries(row, tail, first - 1):
+        if entry.number != number + 1:
+            raise Gone
+        number = entry.number
+        block.write(line_of_entry(key, entry) + b"\n")
+    now = await do(driver.read, Read(key, tail=0)) if row.head - first >= TAIL else found
+    if number != row.head or now is None or not (now[0] == row or goes_on(now[0], row, first)):
+        raise Gone
+    return row.head - first + 1
 
 
 class Imported(Struct, kw_only=True):
@@ -295,6 +297,7 @@ async def import_lines(
             for block in read_blocks(lines, said, now=clock()):
                 entered = await room.enter()
                 if faults:
+                    block.texts.close()
                     break
                 writing.add(task := asyncio.create_task(put(block, entered)))
                 task.add_done_callback(writing.discard)
