@@ -21,6 +21,9 @@ WAITS = 0.75
 """A call over HTTP may wait for so much of its time; the rest is for its answer. When calls come faster than the server does
 them, what is sent is answered, and what is not was never sent."""
 
+ANSWERS = 1 - WAITS
+"""The rest."""
+
 
 def never_sent(store: str, fault: str, undone: str) -> Unavailable:
     """Return what a call is told that has waited too long to be sent: because of *fault*, or, without one, of the calls before it."""

@@ -23,7 +23,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from ..batching import WAITS, BatchingQueue, never_sent
+from ..batching import ANSWERS, WAITS, BatchingQueue, never_sent
 from .seam import Refused, Site, What
 from .websocket import messages
 
@@ -46,15 +46,11 @@ AT_REST: tuple[What, ...] = ("look", "open", "places", "counts", "rings", "fence
 
 
 class Call(Struct, eq=False):
-    """One act on its way, and the future of its answer. Cancelling that does not take the act back.
-
-    It waits until its deadline, and for its answer until *over*.
-    """
+    """One act on its way, and the future of its answer. Cancelling that does not take the act back."""
 
     said: bytes
     writes: bool
     deadline: float
-    over: float
     answered: asyncio.Future[Any]
     size: int
     # One connection carries all of a lane, in order.
@@ -125,12 +121,12 @@ class Lane:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout_at(batch[0].over):
+            async with asyncio.timeout_at(batch[0].deadline + ANSWERS * site.timeout):
                 answer = await connection.post(signed(site, "POST", path, body), body)
             self._fault = ""
             answers = answers_in(site, answer, batch)
             # Twice as many would still be answered in the time that is left to a call that has waited as long as it may.
-            if len(batch) == self._most and loop.time() - began < site.timeout * (1 - WAITS) / 2:
+            if len(batch) == self._most and loop.time() - began < site.timeout * ANSWERS / 2:
                 self._most = min(2 * self._most, BATCH)
         except (OSError, TimeoutError) as fault:
             self.drop()
@@ -194,8 +190,7 @@ class Connections:
     def act(self, what: What, said: bytes, *, lane: int = 0, writes: bool = False) -> asyncio.Future[Any]:
         """Have the worker do an act."""
         loop = asyncio.get_running_loop()
-        now, timeout = loop.time(), self.site.timeout
-        call = Call(said, writes, now + WAITS * timeout, now + timeout, loop.create_future(), len(said))
+        call = Call(said, writes, loop.time() + WAITS * self.site.timeout, loop.create_future(), len(said))
         if self._closed:
             settle(call.answered, Unavailable(f"{self.site.name} is closed; {call.undone}."))
         else:

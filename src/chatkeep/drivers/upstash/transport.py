@@ -23,7 +23,7 @@ from msgspec import Struct
 from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertain
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
-from ..batching import WAITS, BatchingQueue, never_sent
+from ..batching import ANSWERS, WAITS, BatchingQueue, never_sent
 from ..redis.scripts import Argument, Refused, Script, ScriptRun, refusal
 from ..redis.seam import Address, Site
 
@@ -54,16 +54,12 @@ class Rejected(Refused):
 
 
 class Call(Struct, eq=False):
-    """One command on its way, and the future of its answer. Cancelling that does not take the command back.
-
-    It waits until its deadline, and for its answer until *over*.
-    """
+    """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
 
     words: list[str]
     act: ScriptRun | None
     script: Script | None
     deadline: float
-    over: float
     answered: asyncio.Future[Any]
     size: int
     whole: bool = False
@@ -125,9 +121,8 @@ class Rest:
         return self._put(_texts(command))
 
     def _put(self, words: list[str], act: ScriptRun | None = None, script: Script | None = None) -> asyncio.Future[Any]:
-        now, timeout = self._loop.time(), self.site.timeout
-        waits, over = now + WAITS * timeout, now + timeout
-        call = Call(words, act, script, waits, over, self._loop.create_future(), sum(map(len, words)))
+        deadline = self._loop.time() + WAITS * self.site.timeout
+        call = Call(words, act, script, deadline, self._loop.create_future(), sum(map(len, words)))
         if self._closed:
             call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
         elif not self._queue.put(call):
@@ -146,7 +141,7 @@ class Rest:
         """Send *batch*, and give each call its answer."""
         commands = self._commands(batch)
         try:
-            async with asyncio.timeout_at(batch[0].over):
+            async with asyncio.timeout_at(batch[0].deadline + ANSWERS * self.site.timeout):
                 answer = await connection.post(self._head(b"/pipeline"), msgspec.json.encode(commands))
         except BaseException as fault:
             # The request may still be under way: nothing of what it brings back counts.
