@@ -236,8 +236,9 @@ class Core(Generic[State]):
         """As `Tenant.accept`, in the conversation that *snapshot* shows and in no later one: "dropped" where that was erased."""
         key = snapshot.row.key
         refuse_reserved(key, id)
-        told: dict[str, Any] = {"id": id, "role": role, "metadata": metadata, "owner": "", "into": snapshot}
-        return await self._opened.intake.accept(key, content, **told)
+        return await self._opened.intake.accept(
+            key, content, id=id, role=role, metadata=metadata, owner="", into=snapshot
+        )
 
     async def take_over(self, tenant: str, conversation: str, by: str, *, into: Snapshot | None = None) -> None:
         """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already. *into*: only the one that this

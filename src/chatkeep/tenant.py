@@ -318,8 +318,8 @@ class Surface(PeopleSurface[State]):
         person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
-        told: dict[str, Any] = {"id": id, "by": by, "owner": self._owner, "look": self._refuse_other}
-        return await self._show_written(await changes.change(key, edit, **told))
+        after = await changes.change(key, edit, id=id, by=by, owner=self._owner, look=self._refuse_other)
+        return await self._show_written(after)
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -433,8 +433,9 @@ class Surface(PeopleSurface[State]):
                 "Only what was set aside can be replayed."
             )
         metadata = there[0].metadata | {"replay_of": number}
-        told: dict[str, Any] = {"id": id, "role": there[0].role, "metadata": metadata, "owner": "", "into": snapshot}
-        return await self._opened.intake.accept(key, there[0].content, **told)
+        return await self._opened.intake.accept(
+            key, there[0].content, id=id, role=there[0].role, metadata=metadata, owner="", into=snapshot
+        )
 
     async def dismiss(self, conversation: str, number: int) -> None:
         """

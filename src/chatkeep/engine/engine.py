@@ -24,7 +24,7 @@ from ..settings import Settings, seconds
 from ..storage.store import Store
 from .backlog import Backlog
 from .changes import Changes
-from .erasing import Look, erase_conversation
+from .erasing import LookAtRow, erase_conversation
 from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .indexer import Indexer
@@ -213,7 +213,7 @@ class Engine(Generic[State]):
         async with self._one_at_a_time():
             await self._end()
 
-    async def erase(self, key: Key, *, look: Look | None = None) -> None:
+    async def erase(self, key: Key, *, look: LookAtRow | None = None) -> None:
         """Remove everything of *key*, here and in the store: see `erase_conversation`."""
         await erase_conversation(self.shared, self.journal, key, look=look)
 

@@ -17,10 +17,10 @@ from .shared import Shared
 
 log = logging.getLogger("chatkeep")
 
-Look = Callable[[Row], None]
+LookAtRow = Callable[[Row], None]
 
 
-async def erase_conversation(shared: Shared[Any], journal: Journal | None, key: Key, *, look: Look | None) -> None:
+async def erase_conversation(shared: Shared[Any], journal: Journal | None, key: Key, *, look: LookAtRow | None) -> None:
     """Remove everything of *key*, here and in the store. *look* is given the row that is there, and refuses by raising."""
     store, clock = shared.store, shared.clock
     row = await _find(store, key, look)
@@ -38,7 +38,7 @@ async def erase_conversation(shared: Shared[Any], journal: Journal | None, key: 
     await erase_belongings(store, key, at=clock())
 
 
-async def _find(store: Store, key: Key, look: Look | None) -> Row | None:
+async def _find(store: Store, key: Key, look: LookAtRow | None) -> Row | None:
     """Return the row that is there, which may be erased. Of one that cannot be read nobody knows whose it is: it is erased for who need not
     show that it is theirs."""
     try:

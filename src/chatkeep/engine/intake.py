@@ -384,16 +384,17 @@ class Intake:
         sends = draft.role in snapshots.OUTWARD and not draft.metadata.get("sent")
         answers = asking and self._turns.handler is not None and not self._pauses.covers(key)
         works = answers or (sends and self._sender.takes(key))
-        if not waits and self._fresh_s is not None:
-            works = False  # nothing is done in the background: it is due, for `tend`
+        works = works and (waits or self._fresh_s is None)  # nothing is done in the background: it is due, for `tend`
         lease = None
         readable = key not in self._shared.unreadable  # else who can read it is to find it at once
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
-            due_at, store = AT_ONCE if asking or sends else None, self._store
-            act = into and store.append_into(into, draft, at=now, due_at=due_at)
-            act = act or store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
+            due_at = AT_ONCE if asking or sends else None
+            if into is None:
+                act = self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
+            else:
+                act = self._store.append_into(into, draft, at=now, due_at=due_at)
             snapshot, number, known = await act
         except BaseException as fault:
             if idle:

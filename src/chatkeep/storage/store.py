@@ -272,13 +272,9 @@ class Store:
 
         def decide(now: Snapshot) -> Commit:
             row = now.row
-            due = due_at if row.due_at is None or due_at is None else min(due_at, row.due_at)
+            due = min([time for time in (due_at, row.due_at) if time is not None], default=None)
             return Commit(
-                record=now.record,
-                drafts=(draft,),
-                lease=row.lease,
-                leased_until=row.leased_until,
-                due_at=row.due_at if due is None else due,
+                record=now.record, drafts=(draft,), lease=row.lease, leased_until=row.leased_until, due_at=due
             )
 
         try:
