@@ -33,6 +33,11 @@ TAIL = 8
 PAGE = 200
 
 
+def as_listed(found: Conversation[Any]) -> Listed:
+    """Return *found* as lists have it."""
+    return Listed(found, last_words(found.messages), is_answered(found))
+
+
 class StoreVerbs:
     """What commands do in one tenant of a store; see `Verbs`."""
 
@@ -47,7 +52,7 @@ class StoreVerbs:
     async def conversations(self, *, owner: str | None = None) -> AsyncIterator[Listed]:
         """List the conversations, last changed first, or those of an owner."""
         async for found in self._tenant.conversations(owner=owner, messages=TAIL):
-            yield Listed(found, last_words(found.messages), is_answered(found))
+            yield as_listed(found)
 
     async def conversation(self, conversation: str, *, messages: int = 20) -> Conversation[Any] | None:
         """Return a conversation with its last messages."""
@@ -219,7 +224,7 @@ class StoreTarget:
         of: Tenant[Any] | None = None if tenant is None else self.keep.tenant(tenant)
         found = self.keep.all_conversations(messages=TAIL) if of is None else of.conversations(messages=TAIL)
         async for one in found:
-            yield Listed(one, last_words(one.messages), is_answered(one))
+            yield as_listed(one)
 
     async def places(self, tenant: str | None, text: str) -> AsyncIterator[Place]:
         """Give those that the full-text index has, and that are called like that; all, where there is no complete index: their logs are

@@ -370,8 +370,8 @@ def summary(found: model.Conversation[Any]) -> Summary:
     words = model.last_words(found.messages)
     if words is None:
         return told
-    told = structs.replace(told, answered=is_answered(found))
-    return structs.replace(told, last=words.text, last_role=words.role, last_at=words.at)
+    answered = is_answered(found)
+    return structs.replace(told, last=words.text, last_role=words.role, last_at=words.at, answered=answered)
 
 
 def public(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -47,10 +47,10 @@ WRITING_MOST = 1000
 """So many are known to write at once in a process."""
 
 TOLD_MOST = 500
-"""A process tells the others of so many at most,"""
+"""A process tells the others of so many at most; of those beyond only the process itself knows."""
 
 TOLD_BYTES = 48 * 1024
-"""and of as many as have room in this, as JSON; a record takes 64 KiB. Of the others only the process itself knows."""
+"""So much room is for them, as JSON: a record takes 64 KiB."""
 
 LISTED = "presence"
 """The owner of the records of all processes, by which they are listed."""

@@ -40,10 +40,9 @@ class Heartbeats(Generic[Kind]):
 
     async def others(self, now: float) -> list[Kind]:
         """Return what the other processes have said lately."""
-        found = list[Kind]()
+        found, longest_s = list[Kind](), GONE * self._gone_s
         async for name, told in self._records.owned_records(self._owner):
             silent_s = now - self._said_at(told)
-            longest_s = GONE * self._gone_s
             if name != self._name and -longest_s < silent_s < self._gone_s:
                 found.append(told)
             elif silent_s > longest_s:
