@@ -318,35 +318,34 @@ class CountsWrites(MemoryDriver):
 
 async def test_what_waits_is_answered_before_the_store_is_gone_through() -> None:
     """For what was written before the settings asked for its end nobody waits."""
-    async with Chatkeep("memory://long") as desk:
+    assert ["hi"] == await answered_on(LongList, session_ttl="30m")
+
+
+class LongList(MemoryDriver):
+    """A store whose list of conversations nobody gets to see."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        if act.index == "key":
+            await asyncio.Event().wait()
+        return await super().scan(act)
+
+
+async def answered_on(store: type[MemoryDriver], **settings: Any) -> list[str]:
+    """What a bot on such a store is given of a message that waits there."""
+    url = f"memory://{store.__name__}"
+    async with Chatkeep(url) as desk:
         await desk.accept("ada", "hi", id="1")
         seen: list[str] = []
 
         async def bot(turn: Turn[dict[str, Any]]) -> str:
             seen.append(turn.text)
-            driver.goes_on.set()
             return "ok"
 
-        driver = LongList("memory://long")
-        keep = Chatkeep(driver, session_ttl="30m")
+        keep = Chatkeep(store(url), **settings)
         keep.on_message(bot)
         async with keep:
             await until(lambda: seen, within=5)
-
-    assert ["hi"] == seen
-
-
-class LongList(MemoryDriver):
-    """A store of which nobody sees the list of its conversations before *goes_on* is set."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.goes_on = asyncio.Event()
-
-    async def scan(self, act: Scan) -> list[Row]:
-        if act.index == "key":
-            await self.goes_on.wait()
-        return await super().scan(act)
+    return seen
 
 
 async def test_conversations_that_never_end_are_not_read_for_that(opened: Any) -> None:
@@ -379,17 +378,4 @@ class SlowBeat(MemoryDriver):
 
 async def test_a_beat_that_takes_longer_than_a_poll_leaves_time_for_the_work() -> None:
     """What waits is answered all the same."""
-    async with Chatkeep("memory://slow-beat") as desk:
-        await desk.accept("ada", "hi", id="1")
-        seen: list[str] = []
-
-        async def bot(turn: Turn[dict[str, Any]]) -> str:
-            seen.append(turn.text)
-            return "ok"
-
-        keep = Chatkeep(SlowBeat("memory://slow-beat"), poll="100ms")
-        keep.on_message(bot)
-        async with keep:
-            await until(lambda: seen, within=5)
-
-    assert ["hi"] == seen
+    assert ["hi"] == await answered_on(SlowBeat, poll="100ms")
