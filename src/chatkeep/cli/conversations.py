@@ -1,9 +1,9 @@
-"""Commands about conversations: look at them, take part in them, end them."""
+"""Commands about conversations: list them, show them, and remove what is in them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -12,9 +12,8 @@ import msgspec
 
 from ..drivers.base import RECENT_GRAIN_S
 from ..errors import Corrupt, UsageError
-from ..model import Conversation, DeadLetter
+from ..model import Conversation
 from ..settings import duration_fault, seconds
-from ..tenant import Unread
 from .options import (
     StoreCommand,
     conversation_argument,
@@ -25,7 +24,7 @@ from .options import (
     tenant_option,
     utc_option,
 )
-from .printing import Cell, age, columns, facts, full_name, listed, logged, plain, preview, tell, when
+from .printing import Cell, age, columns, facts, full_name, logged, plain, preview, tell, when
 from .reaching import found_in, look, on_target
 from .target import Listed, Target, Verbs
 
@@ -372,289 +371,10 @@ def clear(store: str, conversation: str, slot: str | None, tenant: str, yes: boo
     look(store, tenant, work, conversation=conversation)
 
 
-def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
-    """Want one conversation, or else the words for several: nobody silences them all by leaving out a name."""
-    several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
-    if several and conversation is not None:
-        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
-    if not several and conversation is None:
-        hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
-        raise click.MissingParameter(hint, ctx, param)
-    return conversation
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@click.argument("conversation", required=False, callback=one_or_more)
-@tenant_option
-@click.option("--all", "whole", is_flag=True, is_eager=True, help="In all conversations of the tenant.")
-@click.option("--everywhere", is_eager=True, is_flag=True, help="In all tenants.")
-@utc_option
-@json_option
-def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, as_json: bool) -> None:
-    """List the messages that were set aside, and why.
-
-    Of one conversation, of --all of a tenant, or --everywhere. One is listed until `replay` was answered, or until `dismiss`.
-
-    \b
-    Examples:
-      chatkeep dead chat.db ada
-      chatkeep dead chat.db --all --tenant salon-7
-    """
-
-    def shown(letter: DeadLetter) -> None:
-        if conversation is None:
-            click.echo(full_name(letter.tenant, letter.conversation))
-        logged(letter)
-
-    async def work(target: Target, of: Verbs) -> None:
-        every = target.dead_letters() if everywhere else of.dead_letters(conversation)
-        found = [letter async for letter in every]
-        listed(found, shown, as_json=as_json, nothing="Nothing was set aside.")
-
-    in_scope(store, conversation, tenant, everywhere, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
-@tenant_option
-def replay(store: str, conversation: str, number: int, tenant: str) -> None:
-    """Hand in a message again that was set aside.
-
-    `chatkeep dead` has the numbers.
-
-    It becomes a new message at the end of the log, and whoever runs the bot on this store answers it.
-    """
-
-    async def work(of: Verbs) -> None:
-        receipt = await of.replay(conversation, number)
-        again = " was replayed before:" if receipt.duplicate else " is in the log again:"
-        click.echo(f"Message {number}{again} number {receipt.number}, {receipt.status}.")
-
-    look(store, tenant, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
-@tenant_option
-def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
-    """Take a message that was set aside off the list.
-
-    Nobody has to do anything about it any more; it stays in the log. `chatkeep dead` has the numbers.
-    """
-
-    async def work(of: Verbs) -> None:
-        await of.dismiss(conversation, number)
-        click.echo(f"Message {number} is dismissed.")
-
-    look(store, tenant, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@tenant_option
-@utc_option
-@json_option
-def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
-    """List the calls of which nobody knows whether they were done.
-
-    They are those of tools that must not run twice (`@keep.once`), began and did not end. `settle` says how one has ended.
-    """
-
-    async def work(of: Verbs) -> None:
-        found = await of.doubts(conversation)
-        if as_json:
-            for call in found:
-                tell(call)
-            return
-        rows = [
-            (
-                call.name,
-                plain(call.tool, line=True),
-                str(call.number),
-                when(call.began_at),
-                plain(call.arguments, line=True),
-            )
-            for call in found
-        ]
-        columns(("call", "tool", "message", "began", "arguments"), rows, nothing="Nothing is in doubt.")
-
-    look(store, tenant, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@click.argument("call", metavar="CALL")
-@click.option("--done", "result", metavar="JSON", help="It was done, with this result; null where it has none.")
-@click.option("--not-done", is_flag=True, help="It was not done, and may be made again.")
-@tenant_option
-def settle(store: str, conversation: str, call: str, result: str | None, not_done: bool, tenant: str) -> None:
-    """Say how a call in doubt has ended.
-
-    `chatkeep doubts` has the names. A message that was set aside because of it is answered after `chatkeep replay`.
-
-    \b
-    Examples:
-      chatkeep settle chat.db ada 9b1c62a7e0d34f58.0 --done '"receipt 42"'
-      chatkeep settle chat.db ada 9b1c62a7e0d34f58.0 --not-done
-    """
-    if (result is None) != not_done:
-        raise click.UsageError("Say either --done JSON or --not-done; nothing was settled.")
-    try:
-        value = None if result is None else msgspec.json.decode(result)
-    except msgspec.DecodeError as fault:
-        raise click.UsageError(
-            f"The result is not JSON ({fault}); nothing was settled. Text is quoted twice: '\"paid\"'."
-        ) from None
-
-    async def work(of: Verbs) -> None:
-        await of.settle(conversation, call, done=not not_done, result=value)
-        click.echo(f"Call {call} was {'not ' * not_done}done.")
-
-    look(store, tenant, work)
-
-
 def silent(found: Conversation[Any]) -> str:
     """Say that the bot is paused there and, unless it is the conversation itself, because what is."""
     wider = [reason for reason in found.off_by if reason != "conversation"]
     return f"paused ({', '.join(wider)})" if wider else "paused"
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@click.argument("conversation", required=False, callback=one_or_more)
-@tenant_option
-@click.option("--all", "whole", is_flag=True, is_eager=True, help="For all conversations of the tenant.")
-@click.option("--everywhere", is_eager=True, is_flag=True, help="For all tenants.")
-def pause(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool) -> None:
-    """Silence the bot, so that a person can take over.
-
-    For one conversation, for --all of a tenant, or --everywhere. Messages are kept meanwhile. A turn that runs just then says nothing.
-
-    \b
-    Examples:
-      chatkeep pause chat.db ada
-      chatkeep say chat.db ada "Kim here. How can I help?"
-      chatkeep resume chat.db ada --skip
-      chatkeep pause chat.db --all --tenant salon-7
-    """
-
-    async def work(target: Target, of: Verbs) -> None:
-        await (target.pause() if everywhere else of.pause(conversation))
-        click.echo(f"The bot is paused: {where(conversation, of.name, everywhere)}.")
-
-    in_scope(store, conversation, tenant, everywhere, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@click.argument("conversation", required=False, callback=one_or_more)
-@tenant_option
-@click.option(
-    "--all", "whole", is_flag=True, is_eager=True, help="Lifts `pause --all`; a conversation's own pause stays."
-)
-@click.option(
-    "--everywhere",
-    is_flag=True,
-    is_eager=True,
-    help="Lifts `pause --everywhere`; a tenant's or conversation's own pause stays.",
-)
-@click.option("--skip", is_flag=True, help="Pass over what came while it was paused, instead of answering it.")
-def resume(store: str, conversation: str | None, tenant: str, whole: bool, everywhere: bool, skip: bool) -> None:
-    """Let the bot answer again, what came meanwhile too.
-
-    For one conversation, for --all of a tenant, or --everywhere, as it was paused.
-
-    \b
-    Examples:
-      chatkeep resume chat.db ada
-      chatkeep resume chat.db --all --tenant salon-7 --skip
-    """
-    unread: Unread = "skip" if skip else "answer"
-
-    async def work(target: Target, of: Verbs) -> None:
-        await (target.resume(unread=unread) if everywhere else of.resume(conversation, unread=unread))
-        click.echo(f"The bot answers: {where(conversation, of.name, everywhere)}.")
-
-    in_scope(store, conversation, tenant, everywhere, work)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@tenant_option
-def stop(store: str, conversation: str, tenant: str) -> None:
-    """End the reply that is being made, whichever process makes it.
-
-    What was said of a streamed reply is kept as the reply. Where nothing was said yet, the message is passed over.
-
-    \b
-    Example:
-      chatkeep stop chat.db ada
-    """
-
-    async def work(of: Verbs) -> None:
-        found = await of.stop(conversation)
-        if not found.stopped:
-            click.echo("Nothing was stopped: no message waits for an answer.")
-        elif found.reply is None:
-            click.echo("Stopped: nothing was said yet, and the message is passed over.")
-        else:
-            click.echo(
-                f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
-            )
-
-    look(store, tenant, work, conversation=conversation)
-
-
-def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
-    """Where a bot is paused or resumed, in words."""
-    return plain(conversation, line=True) if conversation else "everywhere" if everywhere else f"tenant {tenant!r}"
-
-
-def in_scope(
-    store: str,
-    conversation: str | None,
-    tenant: str,
-    everywhere: bool,
-    work: Callable[[Target, Verbs], Awaitable[None]],
-) -> None:
-    """Do *work* on what *store* names, when what it is to be done to is there."""
-    if everywhere and tenant:
-        raise UsageError("--everywhere goes with no tenant; nothing was changed.")
-
-    async def there(target: Target) -> None:
-        of = target.of(tenant)
-        if conversation is not None:
-            await found_in(of, conversation, target.where)
-        await work(target, of)
-
-    on_target(store, there)
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@conversation_argument
-@click.argument("text")
-@tenant_option
-@click.option("--author", default="", metavar="NAME", help="Who says it, as readers are to see it.")
-def say(store: str, conversation: str, text: str, tenant: str, author: str) -> None:
-    """Say something in a conversation as a person.
-
-    Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
-    """
-
-    async def work(of: Verbs) -> None:
-        receipt = await of.say(conversation, text, author=author)
-        click.echo(f"Message {receipt.number} is in the log.")
-
-    look(store, tenant, work, conversation=conversation)
 
 
 async def _erase_user(of: Verbs, user: str, *, yes: bool, as_json: bool) -> None:

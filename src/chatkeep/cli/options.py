@@ -78,6 +78,17 @@ def conversation_or(option: str) -> Callable[[Decorated], Decorated]:
     return click.argument("conversation", required=False, metavar="[CONVERSATION]", callback=check)
 
 
+def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | None) -> str | None:
+    """Want one conversation, or else the words for several: nobody silences them all by leaving out a name."""
+    several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
+    if several and conversation is not None:
+        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
+    if not several and conversation is None:
+        hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
+        raise click.MissingParameter(hint, ctx, param)
+    return conversation
+
+
 tenant_option = click.option(
     "--tenant", default="", metavar="NAME", help="Whose conversation; without it, the default one's."
 )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, UsageError
 from ..model import Conversation
 from .on_store import StoreTarget
 from .printing import plain
@@ -34,12 +34,25 @@ def on_target(store: str, work: Callable[[Target], Awaitable[None]]) -> None:
 
 def look(store: str, tenant: str, work: Callable[[Verbs], Awaitable[None]], *, conversation: str | None = None) -> None:
     """Run *work* on one tenant of what *store* names, where the *conversation* is there."""
+    in_scope(store, conversation, tenant, False, lambda target, of: work(of))
+
+
+def in_scope(
+    store: str,
+    conversation: str | None,
+    tenant: str,
+    everywhere: bool,
+    work: Callable[[Target, Verbs], Awaitable[None]],
+) -> None:
+    """Run *work* on what *store* names and one tenant of it, where the *conversation* is there; *everywhere* goes with no tenant."""
+    if everywhere and tenant:
+        raise UsageError("--everywhere goes with no tenant; nothing was changed.")
 
     async def worked(target: Target) -> None:
         of = target.of(tenant)
         if conversation is not None:
             await found_in(of, conversation, target.where)
-        await work(of)
+        await work(target, of)
 
     on_target(store, worked)
 

@@ -1,4 +1,4 @@
-"""Commands about what concerns more than one conversation: where the bot is paused, the shared cache, canaries, who did what."""
+"""Commands about a whole store: the shared cache, canaries, who did what."""
 
 from __future__ import annotations
 
@@ -8,40 +8,11 @@ import re
 import click
 
 from ..app import core_of
-from .conversations import where
 from .opening import existing, note_act, opened
 from .options import StoreCommand, json_option, limit_option, store_argument, tenant_option, utc_option
 from .printing import plain, tell, when
 from .reaching import look
 from .target import Verbs
-
-
-@click.command(cls=StoreCommand)
-@store_argument
-@tenant_option
-@json_option
-def paused(store: str, tenant: str, as_json: bool) -> None:
-    """List where the bot is paused: everywhere, in which tenants, in which conversations of one tenant.
-
-    \b
-    Example:
-      chatkeep paused chat.db --tenant salon-7
-    """
-
-    async def work(of: Verbs) -> None:
-        scopes, ids = await of.paused()
-        tenants = [scope for scope in scopes if scope is not None]
-        if as_json:
-            tell({"everywhere": None in scopes, "tenants": tenants, "conversations": ids})
-            return
-        for said in [where(None, "", True)] * (None in scopes) + [where(None, name, False) for name in tenants]:
-            click.echo(said)
-        for id in ids:
-            click.echo(f"conversation {plain(id, line=True)}")
-        if not scopes and not ids:
-            click.echo(f"Nothing is paused, neither a tenant nor a conversation of tenant {of.name!r}.")
-
-    look(store, tenant, work)
 
 
 def refuse_lone_switch(ctx: click.Context, param: click.Parameter, switch: str | None) -> str | None:
