@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.settings import seconds
+from chatkeep.durations import seconds
 
 TTL_S = 1800.0
 TOGETHER = 500

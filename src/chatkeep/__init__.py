@@ -6,6 +6,7 @@ from .conversation.merge import MISSING
 from .conversation.once import Call
 from .conversation.outbox import Delivery, DeliveryStatus
 from .conversation.saves import Saved, SavedMessage
+from .durations import Duration
 from .engine.instruments import Arrival, Instrument
 from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.statistics import Tended
@@ -64,7 +65,7 @@ from .model import (
 from .people.lists import Changed, Summary
 from .people.surface import Lost, MergedSlot
 from .people.user import User
-from .settings import Duration, Flags, OnOutage, Options, Overlap, Settings
+from .settings import Flags, OnOutage, Options, Overlap, Settings
 from .tenant import Tenant, Unread
 
 __all__ = [

@@ -19,6 +19,7 @@ from .conversation.state import StateCodec
 from .core import Core
 from .drivers import check_driver, driver_for
 from .drivers.base import Driver, Index
+from .durations import Duration, duration_fault, seconds
 from .engine.engine import Engine, describe
 from .engine.hooks import Handler, check_handler, handler_for, unnamed
 from .engine.instruments import Instrument
@@ -29,16 +30,9 @@ from .engine.turn import Turn
 from .errors import Misconfigured, UsageError
 from .kinds import refuse_other
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
-from .settings import (
-    Duration,
-    Options,
-    duration_fault,
-    seconds,
-    settings_from,
-    store_url,
-    version_fault,
-    without_secret,
-)
+from .secrecy import without_secret
+from .settings import Options, settings_from, version_fault
+from .sources import store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
 from .storage.store import Store

@@ -1,4 +1,4 @@
-"""Which secrets can be guessed, and how to make one that cannot."""
+"""Which secrets can be guessed, how to make one that cannot, and what holds a secret without it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ WORDS = (
 """What is put where a secret belongs until somebody makes one."""
 
 
+SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
+"""Settings whose value may hold a password."""
+
+TOKENS = ("upstash", "durable-object")
+"""Schemes whose URL has a secret where others have the name of a user."""
+
+IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
+"""A password among the options of a URL, which PostgreSQL takes there too."""
+
+
 def weakness_of(secret: str | bytes) -> str:
     """Return why *secret* can be guessed, to be put behind "a secret"; "" when it may well be random."""
     raw = secret.encode(errors="replace") if isinstance(secret, str) else secret
@@ -32,3 +42,30 @@ def weakness_of(secret: str | bytes) -> str:
         return "that repeats what is shorter"
     plain = re.sub(r"[\W_]", "", raw.decode("latin-1").lower())
     return "made of words that stand for one" if re.fullmatch(WORDS, plain) else ""
+
+
+def split_entry(url: str) -> tuple[str, str, str]:
+    """Return the scheme of *url*, its user and password, and what is behind them: a password may have @, / and # in it."""
+    scheme, _, rest = url.partition("://")
+    entry, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+    return scheme, entry, place
+
+
+def without_secret(url: str) -> str:
+    """Return *url* as it may be shown."""
+    url = IN_QUERY.sub(r"\1***", url)
+    scheme, entry, place = split_entry(url)
+    user, _, password = entry.partition(":")
+    if not entry:
+        return url
+    if scheme in TOKENS:
+        return f"{scheme}://***@{place}"
+    return f"{scheme}://{user}:***@{place}" if password else url
+
+
+def shown(name: str, value: object) -> str:
+    """*value* as it may be printed."""
+    if name not in SECRETS or not value:
+        return repr(value)
+    scheme, _, place = split_entry(value if isinstance(value, str) else "")
+    return repr(f"{scheme}://{place.partition('?')[0]}" if place else "***")

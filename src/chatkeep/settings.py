@@ -1,24 +1,18 @@
-"""Every setting, its default and its limits, in one place; checked all at once when a Chatkeep is made.
-
-What is not an argument comes from the environment (session_ttl from CHATKEEP_SESSION_TTL; or CHATKEEP_SESSION_TTL_FILE,
-whose content it is), else from the TOML file that CHATKEEP_CONFIG names, else it is the default.
-"""
+"""Every setting, its default and its limits, checked all at once when a Chatkeep is made. Where they come from is in `sources`."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, get_args
 
-import msgspec
 from msgspec import Struct
 
 from .conversation.snapshots import Policy
+from .durations import Duration, duration_fault, rate_of, seconds
 from .errors import Misconfigured
-from .secrecy import SHORTEST
+from .secrecy import SHORTEST, shown
+from .sources import GivenValue, file_settings, from_source, given, instead, value_of
 
 Overlap = Literal["queue", "debounce", "burst", "interrupt", "drop"]
 Interrupted = Literal["continue", "close"]
@@ -26,7 +20,6 @@ OnOutage = Literal["refuse", "read", "journal"]
 OnReplaced = Literal["refuse", "reopen"]
 Outside = Literal["merge", "rerun"]
 Pin = Literal["none", "turn", "session"]
-Duration = str | int | float | timedelta
 
 LEASE_S = 10.0
 """A lease lasts so long and is renewed while its turn runs: an instance that died with its host is followed after it."""
@@ -37,81 +30,6 @@ SHORTEST_DOUBT_S = 10.0
 
 TEST_ATTEMPTS = 8
 """So often a message is tried where the pauses are too short to wait for an outage's end, and nothing else was said."""
-
-PREFIX = "CHATKEEP_"
-CONFIG = "CHATKEEP_CONFIG"
-"""Names the TOML file; without it there is none."""
-
-SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
-"""Settings whose value may hold a password."""
-
-YES_OR_NO = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
-"""What a variable may say for a setting that is true or false."""
-
-EXAMPLES = '"30s", "2m", "24h", "90d" or "250ms"'
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-def seconds(duration: Duration) -> float:
-    """Return the seconds in "30m", "1.5h", "250ms", "7d", a timedelta or a plain number. Raises ValueError."""
-    if isinstance(duration, timedelta):
-        found = duration.total_seconds()
-    elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        found = float(duration)
-    elif isinstance(duration, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", duration.strip())):
-        found = float(parts[1]) * UNITS[parts[2]]
-    else:
-        number = "" if isinstance(duration, str) else ", or seconds as a number"
-        raise ValueError(f"{duration!r} is not a duration; write {EXAMPLES}{number}")
-    if not 0 <= found < 1e9:
-        raise ValueError(f"{duration!r} is out of range")
-    return found
-
-
-def rate_of(rate: object) -> tuple[int, float] | None:
-    """Return how many, and within how many seconds, "30/minute" means; None for "off". Raises ValueError."""
-    if rate == "off":
-        return None
-    parts = re.fullmatch(
-        r"\s*([1-9][0-9]{0,8})\s*/\s*(second|minute|hour|day)\s*", rate if isinstance(rate, str) else ""
-    )
-    if parts is None:
-        raise ValueError(f'{rate!r} is not a rate; write "30/minute" ("/second", "/hour", "/day"), or "off"')
-    return int(parts[1]), UNITS[parts[2][0]]
-
-
-def duration_fault(duration: object, source: str) -> str:
-    """Return what is wrong with a duration that came from *source*; "" when nothing is.
-
-    Only a program may leave the unit out: it passes a number, and its documentation says that those are seconds. Whoever
-    writes 30000 into a variable or a file may mean milliseconds.
-    """
-    if source and isinstance(duration, int | float) and not isinstance(duration, bool):
-        duration = str(duration)
-    if isinstance(duration, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", duration):
-        return f"{duration!r} has no unit; write {EXAMPLES}"
-    try:
-        seconds(duration)  # type: ignore[arg-type]
-    except ValueError as fault:
-        return str(fault)
-    return ""
-
-
-def in_words(duration: Duration) -> str:
-    """Return a duration as people say it, by its two largest units: "8 hours 20 minutes"."""
-    left = round(seconds(duration) * 1000)
-    parts: list[str] = []
-    for size, unit in (
-        (86_400_000, "day"),
-        (3_600_000, "hour"),
-        (60_000, "minute"),
-        (1000, "second"),
-        (1, "millisecond"),
-    ):
-        count, left = divmod(left, size)
-        if count and len(parts) < 2:
-            parts.append(f"{count:,} {unit}{'s' * (count != 1)}")
-    return " ".join(parts) or "0 seconds"
 
 
 Flag = bool | int | float | str
@@ -130,6 +48,9 @@ class Flags:
 
     def __init__(self, table: Mapping[str, Any] | None = None) -> None:
         self._set(table or {})
+
+    def __repr__(self) -> str:
+        return "Flags()"
 
     def of(self, tenant: str) -> Mapping[str, Flag]:
         """Return the flags of *tenant*: its own, on top of everybody's."""
@@ -378,14 +299,6 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
 """From where to where a duration is what somebody may well mean. Others are taken, and `serve --check` warns of them."""
 
 
-class GivenValue(NamedTuple):
-    """A value that somebody gave, and where."""
-
-    value: object
-    source: str = ""
-    """The variable or file it came from; "" for an argument."""
-
-
 def settings_from(options: Mapping[str, object]) -> Settings:
     """Return the settings from keyword arguments, the environment and the file. Raises `Misconfigured` with everything that is
     wrong in one message."""
@@ -467,197 +380,3 @@ def is_ring(value: object) -> bool:
 def named_seal_keys() -> tuple[str, ...]:
     """Return the keys that the environment (CHATKEEP_SEAL_KEYS, or CHATKEEP_SEAL_KEYS_FILE) or the file names. Raises `Misconfigured`."""
     return settings_from({}).seal_keys
-
-
-def store_url() -> str:
-    """Return the store that the environment or the file names. Raises `Misconfigured` when neither does."""
-    value = named_store()
-    if value is None:
-        raise Misconfigured(
-            "There is no store. Give Chatkeep a URL, set CHATKEEP_STORE, or write "
-            'store = "sqlite:///chat.db" into the file that CHATKEEP_CONFIG names. Nothing was opened.'
-        )
-    return value
-
-
-def named_store() -> str | None:
-    """Return the store that the environment (CHATKEEP_STORE, or CHATKEEP_STORE_FILE) or the file names; None when neither does.
-
-    Raises `Misconfigured` when what names it cannot be read.
-    """
-    environment, faults = environment_settings({"store": str})
-    value, source = environment.get("store") or GivenValue(file_settings()[0].get("store"), str(os.environ.get(CONFIG)))
-    if faults:
-        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was opened.")
-    if not value:
-        return None
-    if not isinstance(value, str):
-        raise Misconfigured(from_source("store is the text of a URL", source) + ". Nothing was opened.")
-    return value
-
-
-def named_key() -> str | None:
-    """Return the service key that the environment names (CHATKEEP_KEY, or CHATKEEP_KEY_FILE), for a client of a server; None without one.
-
-    Raises `Misconfigured` when the file cannot be read.
-    """
-    environment, faults = environment_settings({"key": str})
-    if faults:
-        raise Misconfigured(f"The {'; '.join(faults)}. Nothing was asked.")
-    value = environment.get("key")
-    return str(value.value) if value is not None and value.value else None
-
-
-# -- where settings come from -------------------------------------------------------------------------------------------
-
-
-def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str, GivenValue], list[str]]:
-    """Return what was given for the fields of *kind*, each from the source that counts; and what could not be read."""
-    fields = kind.__struct_fields__
-    # (Of a process that has no variable of chatkeep's nobody asks for types, which take half a millisecond to find out.)
-    types = get_type_hints(kind) if any(name.startswith(PREFIX) for name in os.environ) else {}
-    environment, faults = environment_settings({name: types[name] for name in types if name != "flags"})
-    try:
-        file, path = file_settings()
-    except Misconfigured as fault:
-        file, path, faults = {}, "", [*faults, str(fault)]
-    found = {name: GivenValue(file[name], path) for name in fields if name in file}
-    found |= environment
-    found |= {name: GivenValue(value) for name, value in arguments.items() if name in fields}
-    return found, faults
-
-
-def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValue], list[str]]:
-    """Return what CHATKEEP_ variables say about *fields* (name to type), and what of it is not understood.
-
-    An empty variable says nothing, as `${NAME:-}` in a compose file means it.
-    """
-    found, faults = {}, []
-    for name, kind in fields.items():
-        variable = PREFIX + name.upper()
-        if text := os.environ.get(f"{variable}_FILE"):
-            variable += "_FILE"
-            try:
-                with open(text) as file:
-                    text = file.read().strip()
-            except (OSError, UnicodeError) as fault:
-                words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
-                faults.append(
-                    from_source(f"{name} is to be read from the file {text}, which cannot be read: {words}", variable)
-                )
-                continue
-        else:
-            text = os.environ.get(variable)
-        if text:
-            try:
-                found[name] = GivenValue(parsed(text, kind), variable)
-            except (msgspec.ValidationError, KeyError):
-                faults.append(from_source(f"{name} is {in_kind(kind)}, not {shown(name, text)}", variable))
-    return found, faults
-
-
-def parsed(text: str, kind: Any) -> Any:
-    """Return the value that *text* means for a field of type *kind*; a list is separated by commas, or by lines."""
-    if kind is bool:
-        return YES_OR_NO[text.strip().lower()]
-    if kind in (int, float, int | None):
-        return msgspec.convert(text.strip(), kind, strict=False)
-    if getattr(kind, "__origin__", None) in (list, tuple):
-        return kind.__origin__(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
-    return text
-
-
-def in_kind(kind: Any) -> str:
-    """Return in words what a variable for a field of type *kind* is taken as."""
-    return (
-        "true or false (or yes, no, on, off, 1, 0)"
-        if kind is bool
-        else "a number"
-        if kind is float
-        else "a whole number"
-    )
-
-
-def file_settings() -> tuple[dict[str, Any], str]:
-    """Return what the file says that CHATKEEP_CONFIG names, and its path; nothing, where none is named."""
-    path = os.environ.get(CONFIG, "")
-    if not path:
-        return {}, ""
-    import tomllib  # a hundredth of a second is saved where there is no file
-
-    try:
-        with open(path) as file:
-            return tomllib.loads(file.read()), path
-    except OSError as fault:
-        raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}. Nothing was opened.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        at = f": {fault}" if isinstance(fault, tomllib.TOMLDecodeError) else ": it is not UTF-8"
-        raise Misconfigured(f"The settings in {path} are not TOML{at}. Nothing was opened.") from None
-
-
-def strangers(known: Collection[str]) -> list[str]:
-    """Return the CHATKEEP_ variables and the names in the file that mean nothing, each with what was perhaps meant."""
-    variables = {PREFIX + name.upper() for name in known if name != "flags"}
-    variables.add(PREFIX + "KEY")  # of a client of the server
-    variables |= {f"{variable}_FILE" for variable in variables} | {CONFIG}
-    there = [name for name in os.environ if name.startswith(PREFIX)]
-    faults = [f"{name} is not a setting{instead(name, variables)}" for name in there if name not in variables]
-    try:
-        file, path = file_settings()
-    except Misconfigured:  # which `given` tells
-        return faults
-    return faults + [
-        from_source(f"{name} is not a setting{instead(name, known)}", path) for name in file if name not in known
-    ]
-
-
-def instead(name: str, known: Collection[str]) -> str:
-    """Return what was perhaps meant by *name*, to be put behind "is not a setting"."""
-    from difflib import get_close_matches  # only an error needs it
-
-    near = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(sorted(known))}"
-
-
-def from_source(fault: str, source: str) -> str:
-    """*fault* with the place that has to be mended."""
-    return f"{fault} ({source})" if source else fault
-
-
-def value_of(found: Mapping[str, GivenValue], name: str) -> object:
-    """Return what was given for *name*, if anything."""
-    return found[name].value if name in found else None
-
-
-def split_entry(url: str) -> tuple[str, str, str]:
-    """Return the scheme of *url*, its user and password, and what is behind them: a password may have @, / and # in it."""
-    scheme, _, rest = url.partition("://")
-    entry, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
-    return scheme, entry, place
-
-
-TOKENS = ("upstash", "durable-object")
-"""Schemes whose URL has a secret where others have the name of a user."""
-
-IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
-"""A password among the options of a URL, which PostgreSQL takes there too."""
-
-
-def without_secret(url: str) -> str:
-    """Return *url* as it may be shown."""
-    url = IN_QUERY.sub(r"\1***", url)
-    scheme, entry, place = split_entry(url)
-    user, _, password = entry.partition(":")
-    if not entry:
-        return url
-    if scheme in TOKENS:
-        return f"{scheme}://***@{place}"
-    return f"{scheme}://{user}:***@{place}" if password else url
-
-
-def shown(name: str, value: object) -> str:
-    """*value* as it may be printed."""
-    if name not in SECRETS or not value:
-        return "Flags()" if isinstance(value, Flags) else repr(value)
-    scheme, _, place = split_entry(value if isinstance(value, str) else "")
-    return repr(f"{scheme}://{place.partition('?')[0]}" if place else "***")

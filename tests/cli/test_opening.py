@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.settings import without_secret
+from chatkeep.secrecy import without_secret
 
 from ..support.program import chatkeep
 

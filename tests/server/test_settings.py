@@ -11,9 +11,10 @@ from msgspec import Struct
 
 import chatkeep.server
 from chatkeep.errors import Misconfigured
+from chatkeep.secrecy import shown as setting_shown
 from chatkeep.server.settings import KNOWN, ServerSettings, server_settings_from
-from chatkeep.settings import Flags, Settings, environment_settings, settings_from, store_url
-from chatkeep.settings import shown as setting_shown
+from chatkeep.settings import Flags, Settings, settings_from
+from chatkeep.sources import environment_settings, store_url
 
 DOCS = Path(chatkeep.server.__file__).parents[3] / "docs" / "reference" / "settings.md"
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import pytest
 
 from chatkeep.demos import BOTS
-from chatkeep.settings import seconds
+from chatkeep.durations import seconds
 
 from .fork_server import NOWHERE, Program
 from .platform import SECRET, Platform, post_whatsapp, whatsapp_message

@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from chatkeep.durations import seconds
 from chatkeep.errors import Misconfigured
-from chatkeep.settings import Flags, Options, Settings, seconds, settings_from
+from chatkeep.settings import Flags, Options, Settings, settings_from
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from ..demos import BOTS, demo_for
 from ..drivers.url import is_loopback
 from ..errors import HandlerFailed, UsageError
 from ..loading import check_handler, loaded
-from ..settings import without_secret
+from ..secrecy import without_secret
 from .opening import nothing, opened, url_of
 from .printing import plain, said
 from .tracebacks import log_for_developers

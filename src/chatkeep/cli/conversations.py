@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from ..drivers.base import RECENT_GRAIN_S
+from ..durations import duration_fault, seconds
 from ..errors import Corrupt, UsageError
 from ..model import Conversation
-from ..settings import duration_fault, seconds
 from .options import (
     StoreCommand,
     conversation_argument,

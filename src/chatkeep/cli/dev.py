@@ -16,7 +16,7 @@ from ..drivers.url import is_loopback
 from ..errors import ChatkeepError, UsageError
 from ..frames import place_of
 from ..loading import BrokenModule, loaded, parted
-from ..settings import without_secret
+from ..secrecy import without_secret
 from .exits import exit_code
 from .printing import plain
 from .tracebacks import log_for_developers, way_to

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ..app import Chatkeep, core_of
+from ..durations import seconds
 from ..errors import ChatkeepError, UsageError
-from ..settings import faults_of, seconds
+from ..settings import faults_of
 from ..storage.ends import End
 from .opening import existing, opened
 from .options import StoreCommand, conversation_or, json_option, store_argument, tenant_option, utc_option

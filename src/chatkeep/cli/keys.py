@@ -6,8 +6,8 @@ import asyncio
 
 import click
 
+from ..durations import seconds
 from ..errors import ChatkeepError, UsageError
-from ..settings import seconds
 from .opening import existing, note_act, opened
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, tell, when

@@ -16,7 +16,8 @@ from ..drivers import driver_for
 from ..drivers.base import Ability, Driver
 from ..engine.needs import refuse_lacking
 from ..errors import Misconfigured, UsageError
-from ..settings import settings_from, without_secret
+from ..secrecy import without_secret
+from ..settings import settings_from
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
 from .opening import file_of, url_of

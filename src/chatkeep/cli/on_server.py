@@ -21,7 +21,7 @@ from ..engine.parts import Stats
 from ..errors import ChatkeepError, Unavailable, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, Words
 from ..people.erasing import ErasedUser
-from ..settings import named_key
+from ..sources import named_key
 from ..storage.archive import Exported
 from ..storage.audit import Act
 from ..storage.holds import Hold

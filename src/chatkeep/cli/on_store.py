@@ -19,7 +19,7 @@ from ..engine.parts import Stats
 from ..errors import Corrupt, Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
-from ..settings import without_secret
+from ..secrecy import without_secret
 from ..storage.archive import Exported, export_lines
 from ..storage.audit import Act
 from ..storage.holds import Hold

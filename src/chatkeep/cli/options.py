@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from ..settings import named_store
+from ..sources import named_store
 from .printing import IN_UTC
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)

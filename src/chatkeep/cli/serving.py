@@ -12,7 +12,7 @@ from ..app import Chatkeep, core_of
 from ..drivers.base import Finding
 from ..errors import UsageError
 from ..loading import loaded
-from ..settings import CONFIG
+from ..sources import CONFIG
 from .stores import report
 
 

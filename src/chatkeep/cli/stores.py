@@ -9,7 +9,7 @@ import click
 
 from ..drivers import driver_for
 from ..drivers.base import Finding
-from ..settings import without_secret
+from ..secrecy import without_secret
 from .exits import UNFIT
 from .opening import existing, opened, url_of
 from .options import StoreCommand, store_argument

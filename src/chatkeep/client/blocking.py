@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from ..durations import Duration
 from ..loop_thread import LoopThread, Words, blocking, iterating
-from ..settings import Duration
 from .account import Account
 from .chat import Chat, Client, Slot
 from .desk import Desk

@@ -16,9 +16,9 @@ from urllib.parse import quote, urlencode
 from msgspec import UNSET, Struct, structs
 
 from ..conversation.keys import key_for
+from ..durations import Duration
 from ..errors import HandlerFailed, Unavailable, UsageError
 from ..model import Answering, Content, Message, Stopped
-from ..settings import Duration
 from .account import Account, Claimed, note_merge
 from .desk import Desk
 from .events import Event, follow

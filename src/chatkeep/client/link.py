@@ -19,9 +19,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
 
+from ..durations import Duration, seconds
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
 from ..extras import from_extra
-from ..settings import Duration, seconds, split_entry
+from ..secrecy import split_entry
 from .notices import Notices
 from .refusals import Forbidden, NotFound, Unauthorized, refusal
 from .statistics import Statistics

@@ -11,11 +11,12 @@ from typing import Any, Generic, Unpack, cast
 
 from ..app import Chatkeep, Reply
 from ..conversation.state import StateCodec
+from ..durations import Duration, seconds
 from ..engine.turn import Turn
 from ..errors import Misconfigured
 from ..loop_thread import LoopThread, Words
 from ..model import Content, State
-from ..settings import Duration, Options, seconds
+from ..settings import Options
 from .chat import Answer, Chat
 from .keeping import Keeping
 from .middleware import Application, CookieMiddleware

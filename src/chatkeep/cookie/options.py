@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, cast
 
 from ..app import Chatkeep
-from ..settings import Duration, Flags, Settings, faults_of, in_words, seconds
+from ..durations import Duration, in_words, seconds
+from ..settings import Flags, Settings, faults_of
 
 LONGEST_AGE_S = 400 * 86_400.0
 """Browsers keep no cookie longer."""

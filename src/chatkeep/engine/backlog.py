@@ -17,8 +17,8 @@ from ..conversation.codec import record_from
 from ..conversation.housekeeping import may_wait
 from ..conversation.keys import RESERVED
 from ..drivers.base import AT_ONCE, Key, Row, row_at
+from ..durations import seconds
 from ..errors import ChatkeepError, Unavailable, Uncertain
-from ..settings import seconds
 from ..storage.store import Store
 from .high_water import HighWater
 from .housekeeper import Housekeeper

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
+from ..durations import seconds
 from ..errors import Misconfigured, Moved, Unavailable
 from ..kinds import refuse_other
 from ..model import State
-from ..settings import Settings, seconds
+from ..settings import Settings
 from ..storage.store import Store
 from .backlog import Backlog
 from .changes import Changes

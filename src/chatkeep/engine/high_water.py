@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..settings import in_words
+from ..durations import in_words
 from ..storage.records import Records
 from ..storage.store import Store, fresh_token
 

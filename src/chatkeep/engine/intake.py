@@ -20,6 +20,7 @@ from ..conversation.codec import entry_for
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
 from ..drivers.base import AT_ONCE, Key, Lease
+from ..durations import seconds
 from ..errors import (
     BadMessage,
     Conflict,
@@ -36,7 +37,6 @@ from ..errors import (
     Unsupported,
 )
 from ..model import ASKING, Content, Message, Receipt, Role
-from ..settings import seconds
 from ..storage.store import InLog, blank, fresh_token
 from .instruments import surround_arrival
 from .journal import Journal

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from ..conversation.codec import record_from
+from ..durations import seconds
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
-from ..settings import seconds
 from .backlog import Backlog
 from .housekeeper import Housekeeper
 from .indexer import Indexer

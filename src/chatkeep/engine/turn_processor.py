@@ -21,9 +21,9 @@ from ..conversation.record import Reminder, Said
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..conversation.state import Before
 from ..drivers.base import Key
+from ..durations import seconds
 from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
-from ..settings import seconds
 from .hooks import STREAMING, Handler, Streamed, collect_replies
 from .reply_stream import Ended, ReplyStream, Unaware
 from .runner import Fate, Run, Runner, describe_fault

@@ -21,8 +21,8 @@ from ..conversation.once import mark_of_call
 from ..conversation.record import Reminder
 from ..conversation.shapes import STORABLE, Unfit, encoded
 from ..drivers.base import Key
+from ..durations import Duration, seconds
 from ..errors import BadMessage, TooLarge, UsageError
-from ..settings import Duration, seconds
 from ..storage.confinement import Confinement
 
 STEPS_MOST = 100

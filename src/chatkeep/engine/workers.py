@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from ..drivers.base import Key
+from ..durations import seconds
 from ..errors import ChatkeepError, Corrupt, StoreError, Unavailable, Uncertain, Unsupported
-from ..settings import seconds
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .runner import Runner

@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.accounts import list_accounts, may_look_after
 from ..auth.credentials import EVERYWHERE
-from ..settings import Settings, given
+from ..settings import Settings
+from ..sources import given
 from . import bulk, canned, presence, story, views, wire
 from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
 from .audit import audited

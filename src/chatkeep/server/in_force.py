@@ -9,7 +9,10 @@ from msgspec import Struct
 
 from ..app import Chatkeep
 from ..drivers.base import Finding
-from ..settings import DURATIONS, PLAUSIBLE, PREFIX, SECRETS, GivenValue, Settings, given, in_words, seconds, shown
+from ..durations import in_words, seconds
+from ..secrecy import SECRETS, shown
+from ..settings import DURATIONS, PLAUSIBLE, Settings
+from ..sources import PREFIX, GivenValue, given
 from .settings import PERIODS, ServerSettings
 
 ELSEWHERE = ("flags",)

@@ -29,11 +29,11 @@ from ..channels.accounts import Accounts
 from ..channels.base import Channel, weak_secrets
 from ..drivers.base import Ability
 from ..drivers.url import is_loopback
+from ..durations import seconds
 from ..errors import ChatkeepError, Misconfigured, UsageError
 from ..extras import from_extra
 from ..loading import check_handler, loaded
 from ..secrecy import MAKE_ONE, weakness_of
-from ..settings import seconds
 from . import logs, telemetry
 from .access import allows
 from .admin import PUBLIC, set_apart

@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from ..auth.credentials import SCOPES
+from ..durations import Duration, duration_fault
 from ..errors import Misconfigured
 from ..extras import from_extra
-from ..settings import Duration, Settings, duration_fault, from_source, given, settings_given, strangers
+from ..settings import Settings, settings_given
+from ..sources import from_source, given, strangers
 from .appearance import appearance_of, is_origin
 
 with from_extra("server", "A rate limit"):
