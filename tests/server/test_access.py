@@ -36,7 +36,7 @@ from chatkeep.auth.credentials import (
 )
 from chatkeep.errors import Unavailable
 from chatkeep.server import create_app
-from chatkeep.server.access import Access
+from chatkeep.server.known_credentials import KnownCredentials
 
 from ..support.serving import Answer, Client, served, serving
 from ..support.stores import FAST
@@ -318,9 +318,9 @@ async def test_noting_a_last_use_brings_no_grant_back(house: House) -> None:
     held = await stored_credentials(house.keep).get(name)
     assert held is not None
     await forget(house.keep, "salon", "ada")
-    access = Access(house.keep)
-    access._note_use(name, held)
-    await asyncio.gather(*access._tasks)
+    known = KnownCredentials(house.keep)
+    known.note_use(name, held)
+    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep access"])
 
     assert await stored_credentials(house.keep).get(name) is None
 

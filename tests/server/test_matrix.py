@@ -18,7 +18,7 @@ from starlette.routing import Route
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_token, list_tokens, revoke, revoke_key
 from chatkeep.server import create_app
-from chatkeep.server.access import AccessPolicy
+from chatkeep.server.principals import AccessPolicy
 
 from ..support.serving import Answer, answer_from, serving
 from ..support.stores import FAST

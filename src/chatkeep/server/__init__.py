@@ -3,8 +3,8 @@
 from ..extras import from_extra
 
 with from_extra("server", "chatkeep.server"):
-    from .access import KnownUser
     from .app import create_app
     from .jwts import jwt_users
+    from .principals import KnownUser
 
 __all__ = ["KnownUser", "create_app", "jwt_users"]

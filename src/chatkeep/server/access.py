@@ -27,16 +27,12 @@ Before the endpoint runs, `request.state` has `principal`, `tenant` (the `Tenant
 conversation is the route's path parameter `id`, in that one place for the check and for the work; nothing is decided
 by `request.url`, which a Host header can bend. The endpoint's `policy` tells a test what was declared.
 
-A credential is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds, and a busy
-token costs one read a second.
+A revocation is effective everywhere within two seconds: see `known_credentials`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import nullcontext
 from functools import wraps
 from hmac import compare_digest
@@ -46,87 +42,47 @@ from urllib.parse import unquote
 
 import msgspec
 from cachetools import TTLCache
-from msgspec import Struct, structs
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
     GUEST,
-    USER_SCOPES,
-    Holder,
     Issued,
     Scope,
     StoredCredential,
     checked,
     digest_of,
-    end_reused,
     forget,
     id_of,
     issue_token,
-    mistyped,
     new_guest,
-    stored_credentials,
     subject_of,
 )
 from ..auth.rights import Right, rights_of
 from ..conversation.keys import key_for
-from ..errors import BadKey, Misconfigured, OtherOwner, StoreError, UsageError
+from ..errors import BadKey, Misconfigured, OtherOwner, UsageError
 from ..model import Content
 from ..tenant import Tenant
 from . import wire
+from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_of, refuse_other_pages, same_origin
+from .known_credentials import FRESH_S, HELD, NOTED_S, KnownCredentials
 from .masking import Masker
+from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
 from .reads import Reads
-from .signed_in import PROOF, TENANT, Operator, SignedIn
-
-log = logging.getLogger("chatkeep.server")
-
-T = TypeVar("T")
-
-
-class KnownUser(Struct, frozen=True, kw_only=True):
-    """A user whom the application knows. expires_at: until when, in seconds since 1970; scopes: what the user may do."""
-
-    user: str
-    tenant: str = ""
-    expires_at: float | None = None
-    scopes: tuple[Scope, ...] = USER_SCOPES
-
-
-Found = str | tuple[str, str] | KnownUser | None
-Users = Callable[[Request], Found | Awaitable[Found]]
-"""Says which user has sent a request: the user's name, tenant and name, or a `KnownUser`; None: nobody that the application knows."""
+from .refusals import forbidden, not_found, unauthorized
+from .signed_in import PROOF, TENANT, SignedIn
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
 VISITOR_SCOPES: tuple[Scope, ...] = ("read", "send", "share")
-
-FRESH_S = 1.0
-"""What is known of a credential is looked at again after this long."""
-
-NOTED_S = 3600.0
-"""`last_used_at` is no finer than this: a write for each request would cost more than it tells."""
-
-HELD = 10_000
-TASKS_MOST = 100
-COOKIE = "__Host-chatkeep"
-"""Holds the token of the browser's own chat; what was shared with it is in cookies of their own, whose names begin like that."""
-
-SHARED_MOST = 20
-"""Shared chats that one browser keeps in cookies: all of them travel with each request."""
 
 SUBJECT = "chatkeep-subject"
 """The header that names whose credential the sender means to use, as /v1/me tells it."""
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-NOT_FOUND = "There is nothing at this address."
-"""The words for what is not there, and for what somebody else's token must not learn of."""
-
-ELSEWHERE = (
-    "This request does not come from a page of this host, as `Sec-Fetch-Site` or `Origin` would say; nothing was done. A program sends a "
-    "service key instead: `Authorization: Bearer ck_k_...`."
-)
 OTHER = "The credential is another subject's than `Chatkeep-Subject` says; nothing was done. Ask /v1/me whose it is."
 SIGNED_OUT = "Nobody is signed in here, or the session has ended; nothing was done. Sign in again."
 
@@ -135,75 +91,6 @@ JSON_KINDS = ("application/json", "application/problem+json")
 IDLE_S = 30 * 60.0
 LONGEST_S = 12 * 3600.0
 """When a session of a person ends: after so long without doing anything, and after so long at all."""
-
-REFUSED = (
-    "Send a valid credential as `Authorization: Bearer ...`: there is none here, or it is unknown, expired or revoked."
-)
-
-
-class Principal(Struct, frozen=True, kw_only=True):
-    """Who asks: a service key, a conversation's token, a user, or a visitor without any. *name* is that of its stored credential, "" of a
-    user whom the application knows; *cookie* that of the cookie which has brought it. *user*: its name, as the conversations have it;
-    *conversation*: the one of a token, or that a user asks for."""
-
-    kind: Literal["service", "token", "user", "visitor", "operator"]
-    user: str = ""
-    tenant: str = ""
-    conversation: str = ""
-    scopes: frozenset[str] = frozenset()
-    id: str = ""
-    name: str = ""
-    expires_at: float | None = None
-    cookie: str = ""
-    stored: StoredCredential | None = None
-    operator: Operator | None = None
-
-    @property
-    def masked(self) -> bool:
-        """Whether it must not see what is personal."""
-        return self.kind == "operator" and "reveal" not in self.scopes
-
-    @property
-    def rules(self) -> bool:
-        """Whether it stands for a whole tenant: a service key, or a person who is signed in."""
-        return self.kind in ("service", "operator")
-
-    @property
-    def label(self) -> str:
-        """What people call it: the label of a credential, the name of a person that customers see."""
-        return self.operator.shown if self.operator else self.stored.label if self.stored else ""
-
-    @property
-    def subject(self) -> str:
-        """Names who asks, as `credentials.subject_of`; "" without credentials. Made only where it is asked for."""
-        return "" if self.stored is None else subject_of(self.stored)
-
-    @property
-    def holder(self) -> Holder:
-        """What kind of holder asks."""
-        return "visitor" if self.stored is None else self.stored.holder
-
-
-VISITOR = Principal(kind="visitor")
-
-
-class AccessPolicy(Struct, frozen=True, kw_only=True):
-    """Whom an endpoint lets in; see `allows`."""
-
-    scope: str = ""
-    right: str = ""
-    own: bool = False
-    user: bool = False
-    visitor: bool = False
-    anyone: bool = False
-    counted: bool = True
-    creates: bool = False
-    masks: bool = False
-
-    @property
-    def rulers_only(self) -> bool:
-        """Whether no token and no user is let in."""
-        return bool(self.right) and not (self.scope or self.own or self.user)
 
 
 def allows(
@@ -324,22 +211,15 @@ class Access:
             self.visitor_scopes = checked(visitor_scopes)
         except UsageError as fault:
             raise Misconfigured(f"visitor_scopes: {fault}") from None
-        self._records = stored_credentials(keep)
+        self._credentials = KnownCredentials(keep)
         self._clock = core_of(keep).clock
-        self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
-        self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._seen: TTLCache[tuple[str, str, str], bool] = TTLCache(HELD, NOTED_S)
-        self._tasks: set[asyncio.Task[Any]] = set()
         self.reads = Reads()
         """Held while an answer to a customer's read is made, and not while it is sent."""
 
     async def close(self) -> None:
         """End what is still being looked up or noted down."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._looked.clear()
+        await self._credentials.close()
 
     async def who(self, request: Request) -> Principal:
         """Who sent *request*; VISITOR without credentials, or with a cookie that says nothing any more.
@@ -354,20 +234,20 @@ class Access:
         ours = bool(given) and digest_of(bearer(given)) is not None
         user = None if ours or self._users is None else await self._ask_application(request)
         if user is not None:
-            if not given and request.method not in SAFE and not same_origin(request):
-                raise forbidden(ELSEWHERE)
+            if not given and request.method not in SAFE:
+                refuse_other_pages(request)
             return user
         if given:
-            name, stored = await self._valid(bearer(given), ("service", "token", "user"))
+            name, stored = await self._credentials.find_valid(bearer(given), ("service", "token", "user"))
         else:
             cookie, name, stored = await self._by_cookie(request)
         if stored is None:
             if given:
                 raise unauthorized()
             return VISITOR
-        if not given and request.method not in SAFE and not same_origin(request):
-            raise forbidden(ELSEWHERE)
-        self._note_use(name, stored)
+        if not given and request.method not in SAFE:
+            refuse_other_pages(request)
+        self._credentials.note_use(name, stored)
         if stored.kind == "user" and not await self._stands(stored):
             raise unauthorized()
         kinds: dict[str, Literal["service", "user"]] = {"service": "service", "user": "user"}
@@ -487,23 +367,9 @@ class Access:
         stored = principal.stored
         return stored is None or (not stored.over(self._clock()) and await self._stands(stored))
 
-    async def _valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
-        """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*."""
-        name = digest_of(text)
-        stored = await self._find(name, text) if name else None
-        if name is None or stored is None or stored.kind not in kinds:
-            return "", None
-        if not stored.over(self._clock()):
-            return name, stored
-        if stored.reused(self._clock()):
-            log.warning("The rotated token %s was used after its grace; its family is ended.", id_of(name))
-            await end_reused(self.keep, stored)
-            self.look_again()
-        return "", None
-
     async def find_guest(self, text: str) -> StoredCredential | None:
         """Return what is stored of a guest's token: of a visitor, or a user whose name is a guest's; None of anything else."""
-        _, stored = await self._valid(text, ("token", "user"))
+        _, stored = await self._credentials.find_valid(text, ("token", "user"))
         known = (
             stored is not None and stored.subject.startswith(GUEST) and not stored.ancestors and "send" in stored.scopes
         )
@@ -513,7 +379,7 @@ class Access:
         """Return the names of the cookies of shared chats whose right has ended."""
         pairs = [pair.strip().partition("=") for line in request.headers.getlist("cookie") for pair in line.split(";")]
         shared = [(name, text) for name, _, text in pairs if name.startswith(f"{COOKIE}-")][: 2 * SHARED_MOST]
-        return [name for name, text in shared if (await self._valid(text, ("token",)))[1] is None]
+        return [name for name, text in shared if (await self._credentials.find_valid(text, ("token",)))[1] is None]
 
     async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:
         """Return the cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
@@ -521,7 +387,7 @@ class Access:
         wanted = request.headers.get(SUBJECT)
         best: tuple[str, str, StoredCredential | None] = "", "", None
         for cookie, text in cookies_of(request, asked := request.path_params.get("id")):
-            name, stored = await self._valid(text, ("token",))
+            name, stored = await self._credentials.find_valid(text, ("token",))
             if stored is None:
                 continue
             if asked in (None, stored.conversation) and wanted in (None, subject_of(stored)):
@@ -547,7 +413,7 @@ class Access:
                     VISITOR  # this browser has the cookie of another chat, and begins one more
                 )
             absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
-            self._judge(principal, policy, conversation, absent=absent)
+            judge(principal, policy, conversation, visitors=self.anonymous, absent=absent)
             if principal.masked and conversation is not None:
                 conversation = self.masker.unseal(principal.tenant, conversation)
                 if conversation is None:
@@ -604,42 +470,6 @@ class Access:
             raise not_found()
         return owned is None
 
-    def _judge(
-        self, principal: Principal, policy: AccessPolicy, conversation: str | None, *, absent: bool = False
-    ) -> None:
-        if principal.kind == "visitor":
-            if not (policy.visitor and self.anonymous):
-                raise unauthorized()
-        elif policy.user and not policy.right and principal.kind != "user":
-            raise forbidden("This takes a user's token: it is about all conversations of one user.")
-        elif principal.rules:
-            self._judge_ruler(principal, policy)
-        elif principal.kind == "user":
-            if absent and not policy.creates:
-                raise not_found()
-            if policy.rulers_only:
-                raise forbidden("This takes a service key; a user cannot do it.")
-            if policy.scope and policy.scope not in principal.scopes:
-                raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
-        elif principal.kind == "token":
-            # First of all whose it is: who holds no right to it learns nothing, not even what it would take.
-            if conversation is not None and conversation != principal.conversation:
-                raise not_found()
-            if policy.rulers_only or policy.user:
-                raise forbidden("This takes a service key; a conversation's token cannot do it.")
-            if policy.scope and policy.scope not in principal.scopes:
-                raise forbidden(f"This token has not the scope {policy.scope!r}, which this takes.")
-
-    def _judge_ruler(self, principal: Principal, policy: AccessPolicy) -> None:
-        needed = policy.right or policy.scope
-        if principal.kind == "operator" and not needed:
-            raise forbidden("This takes a credential; who is signed in asks /v1/session.")
-        if needed and needed not in principal.scopes:
-            who = "This key" if principal.kind == "service" else f"The role of {principal.id}"
-            raise forbidden(f"{who} has not the right {needed!r}, which this takes; nothing was done.")
-        if principal.masked and not policy.masks:
-            raise forbidden(f"{principal.id} may not see what is personal, and this would show it.")
-
     async def holds(self, principal: Principal) -> bool:
         """Tell whether the credential behind *principal* still stands, for streams that stay open. Cheap; ask every second or so."""
         if principal.operator is not None:
@@ -650,7 +480,7 @@ class Access:
         if principal.kind == "user" and not principal.name:
             # Whether the application still knows the user is asked with each request.
             return await self._stands_for(principal)
-        stored = await self._find(principal.name) if principal.name else None
+        stored = await self._credentials.find(principal.name) if principal.name else None
         return (
             stored is not None
             and not stored.over(self._clock())
@@ -670,122 +500,13 @@ class Access:
 
     def look_again(self) -> None:
         """Let go of what is known of credentials and users, after one was ended here."""
-        self._looked.clear()
+        self._credentials.look_again()
         self._owners.clear()
         self._standing.clear()
         self.desk.look_again()
-
-    async def _find(self, name: str, text: str = "") -> StoredCredential | None:
-        """Return the credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
-        *text* needs none."""
-        try:
-            task = self._looked[name]  # (`get` asks for the time twice)
-        except KeyError:
-            task = None
-            if text and mistyped(text):
-                return None
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._looked[name] = self._start(self._records.get(name))
-        return task.result() if task.done() else await asyncio.shield(task)
-
-    def _note_use(self, name: str, stored: StoredCredential) -> None:
-        now = self._clock()
-        if now - (stored.last_used_at or 0.0) < NOTED_S or name in self._noted or len(self._tasks) >= TASKS_MOST:
-            return
-        self._noted[name] = True
-
-        def note(held: StoredCredential | None) -> StoredCredential | None:
-            return held and structs.replace(held, last_used_at=max(now, held.last_used_at or 0.0))
-
-        async def write() -> None:
-            try:
-                await self._records.change(name, note)
-            except StoreError as fault:
-                log.info("The last use of token %s could not be noted: %s", id_of(name), type(fault).__name__)
-
-        self._start(write())
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name="chatkeep access")
-        self._tasks.add(task)  # the loop alone would let go of it
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def bearer(given: list[str]) -> str:
     """Return the credential in the Authorization headers; "" if there is not exactly one that is of this kind."""
     scheme, _, text = given[0].partition(" ")
     return text.strip() if len(given) == 1 and scheme.lower() == "bearer" else ""
-
-
-def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, str]]:
-    """Return the names and texts of the cookies that may be meant, where *conversation* is asked for: those of that shared chat, then the
-    browser's own. What is there twice is not there."""
-    cookies = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
-    found = [(name, text) for name, _, text in (cookie.partition("=") for cookie in cookies) if name.startswith(COOKIE)]
-    names = [name for name, _ in found]
-    if any(name != COOKIE for name in names):
-        conversation = conversation or request.query_params.get("conversation")
-    prefix = f"{COOKIE}-{mark(conversation)}-" if conversation else ""
-    own = [pair for pair in found if pair[0] == COOKIE]
-    shared = [pair for pair in found if prefix and pair[0].startswith(prefix)]
-    return [pair for pair in shared + own if names.count(pair[0]) == 1]
-
-
-def mark(text: str) -> str:
-    """*text* as a part of a cookie's name."""
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
-def shared_cookie(tenant: str, conversation: str) -> str:
-    """Return the name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
-    return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
-
-
-def cookies_named(request: Request) -> list[str]:
-    """Return the names of the cookies with tokens that a browser sends, oldest first."""
-    pairs = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
-    return [name for pair in pairs if (name := pair.partition("=")[0]).startswith(COOKIE)]
-
-
-def holds_many(request: Request) -> bool:
-    """Tell whether the browser keeps as many shared chats as it may."""
-    return sum(line.count(f"{COOKIE}-") for line in request.headers.getlist("cookie")) >= SHARED_MOST
-
-
-def same_origin(request: Request) -> bool:
-    """Tell whether a browser says that a page of this very host sent *request*."""
-    sites, origins = request.headers.getlist("sec-fetch-site"), request.headers.getlist("origin")
-    if sites:
-        return sites == ["same-origin"]
-    host = request.headers.get("host", "").lower()
-    # (Compared as text: what is no address at all is not this host either, and cannot be taken apart.)
-    return len(origins) == 1 and bool(host) and origins[0].lower().partition("://")[2] == host
-
-
-def set_cookie(request: Request, response: Response, issued: Issued, cookie: str) -> None:
-    """Put a token into a cookie, where no script reads it. Raises 403 unless a page of this host asks for it."""
-    if not same_origin(request):
-        raise forbidden(ELSEWHERE)
-    age = max(int((issued.expires_at or 0.0) - access_of(request)._clock()), 0)
-    response.set_cookie(cookie, issued.token, max_age=age, path="/", secure=True, httponly=True, samesite="lax")
-
-
-def clear_cookie(response: Response, cookie: str) -> None:
-    """Have the browser forget a cookie."""
-    response.delete_cookie(cookie, path="/", secure=True, httponly=True, samesite="lax")
-
-
-def unauthorized() -> wire.Refused:
-    """401, the same whatever was asked for."""
-    return wire.Refused(401, "unauthorized", REFUSED, {"www-authenticate": "Bearer"})
-
-
-def forbidden(detail: str) -> wire.Refused:
-    """403."""
-    return wire.Refused(403, "forbidden", detail)
-
-
-def not_found() -> wire.Refused:
-    """404, the same for what is not there and for what is somebody else's."""
-    return wire.Refused(404, "not-found", NOT_FOUND)

@@ -16,7 +16,7 @@ from ..conversation.outbox import Delivery
 from ..conversation.snapshots import is_answered
 from ..model import AnsweringStatus, Content, Failing, OffBy, Status
 from ..storage.audit import Act
-from .access import Principal
+from .principals import Principal
 from .telemetry import TRACEPARENT
 
 

@@ -23,23 +23,10 @@ from ..conversation.shapes import Shape
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
 from . import answers, people, state, wire
-from .access import (
-    COOKIE,
-    ELSEWHERE,
-    NOT_FOUND,
-    access_of,
-    allows,
-    clear_cookie,
-    conversation_asked,
-    forbidden,
-    keep_of,
-    not_found,
-    principal_of,
-    same_origin,
-    set_cookie,
-    tenant_of,
-)
+from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
+from .cookies import COOKIE, clear_cookie, refuse_other_pages, set_cookie
+from .refusals import NOT_FOUND, forbidden, not_found
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -155,8 +142,8 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
     """Begin a conversation for somebody whom nobody knows."""
     if asked.id is not None or asked.owner is not None:
         raise HTTPException(400, "Without a service key the server chooses id and owner; nothing was begun.")
-    if asked.cookie and not same_origin(request):
-        raise forbidden(ELSEWHERE)
+    if asked.cookie:
+        refuse_other_pages(request)
     id, access = fresh_id(), access_of(request)
     await core_of(keep_of(request)).create_for_visitor(tenant_of(request).name, id)
     issued = await access.visit(id)
@@ -165,7 +152,7 @@ async def visit(request: Request, asked: wire.NewConversation) -> Response:
         told = msgspec.structs.replace(told, token=issued.token)
     answer = as_json(told, status=201, headers={"location": location(request, id)})
     if asked.cookie:
-        set_cookie(request, answer, issued, COOKIE)
+        set_cookie(answer, COOKIE, issued, now=core_of(keep_of(request)).clock())
     return answer
 
 

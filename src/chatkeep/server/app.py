@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import errors
 from ..app import Chatkeep, core_of
 from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
-from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, Users, allows
+from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, allows
 from .appearance import Appearance, appearance_of
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, WIDGET, static, static_bytes, version_of
 from .audit import Trail
@@ -30,6 +30,7 @@ from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
 from .presence import Presence
+from .principals import Users
 from .protocols import routes_of
 from .sample_users import routes_of as sample_user_routes
 from .samples import Samples

@@ -29,7 +29,8 @@ from ..app import Chatkeep, core_of
 from ..errors import ChatkeepError
 from ..storage.audit import Act
 from . import answers, wire
-from .access import Principal, allows, keep_of, principal_of
+from .access import allows, keep_of, principal_of
+from .principals import Principal
 
 log = logging.getLogger("chatkeep.audit")
 

@@ -16,12 +16,13 @@ from ..auth.credentials import EVERYWHERE
 from ..settings import Settings
 from ..sources import given
 from . import bulk, canned, presence, story, views, wire
-from .access import access_of, allows, conversation_asked, forbidden, keep_of, not_found, principal_of, tenant_of
+from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
 from .filters import Filter
 from .health import trouble_of
 from .in_force import findings, in_force
 from .listing import Item, Place, find_page, place_as_text, place_from_text
+from .refusals import forbidden, not_found
 from .samples import Instance, Sample, Samples
 
 SMALL = 16 * 1024

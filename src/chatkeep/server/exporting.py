@@ -16,8 +16,9 @@ from ..conversation.keys import key_for
 from ..drivers.base import Ability
 from ..storage.archive import Exported
 from . import wire
-from .access import allows, keep_of, not_found, principal_of
+from .access import allows, keep_of, principal_of
 from .audit import audited
+from .refusals import not_found
 
 log = logging.getLogger("chatkeep.server")
 

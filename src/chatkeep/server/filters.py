@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from . import wire
-from .access import Principal, forbidden
 from .listing import Show, Wanted
+from .principals import Principal
+from .refusals import forbidden
 
 Text = Annotated[str, Meta(max_length=200)]
 

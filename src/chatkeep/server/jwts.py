@@ -16,7 +16,8 @@ from ..auth.credentials import USER_SCOPES, Scope, checked
 from ..conversation.keys import key_for
 from ..errors import Misconfigured, Unavailable, UsageError
 from ..extras import from_extra
-from .access import KnownUser, bearer
+from .access import bearer
+from .principals import KnownUser
 from .wire import Refused
 
 log = logging.getLogger("chatkeep.server")

@@ -29,8 +29,9 @@ from ..drivers.base import Driver
 from ..errors import ChatkeepError
 from ..extras import from_extra
 from . import wire
-from .access import SAFE, Principal
+from .access import SAFE
 from .counters import HELD, Counters, InMemory, Window, counters_for
+from .principals import Principal
 
 with from_extra("server", "A rate limit"):
     from limits import RateLimitItem, parse

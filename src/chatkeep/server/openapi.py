@@ -38,7 +38,9 @@ from . import (
     views,
     wire,
 )
-from .access import COOKIE, AccessPolicy, allows
+from .access import allows
+from .cookies import COOKIE
+from .principals import AccessPolicy
 
 SCHEMAS = "#/components/schemas/{name}"
 METHODS = ("get", "put", "post", "patch", "delete")

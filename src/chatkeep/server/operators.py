@@ -16,9 +16,10 @@ from ..conversation.assignments import NAME_MOST
 from ..conversation.snapshots import Snapshot
 from ..model import Content
 from . import answers, wire
-from .access import NOT_FOUND, allows, conversation_asked, keep_of, not_found, principal_of, tenant_of
+from .access import allows, conversation_asked, keep_of, principal_of, tenant_of
 from .api import conversation, room
 from .audit import audited, call
+from .refusals import NOT_FOUND, not_found
 
 SMALL = 16 * 1024
 

@@ -27,9 +27,10 @@ from ..people.claims import UNDO_S
 from ..people.lists import Summary
 from ..people.surface import Lost
 from ..people.user import CHANGED_MOST, User
-from . import access, answers, wire
+from . import answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
+from .refusals import forbidden, not_found
 from .streams import BEAT_S, RETRY, Stream, event
 from .wire import Refused
 
@@ -320,7 +321,7 @@ class MyClaim(wire.Resource):
         with wire.refusing(409, "too-late"):
             undone = await user_of(request).undo_claim(request.path_params["guest"], by=principal_of(request).id)
         if not undone:
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         return Response(status_code=204)
 
@@ -346,7 +347,7 @@ class MyToken(wire.Resource):
         principal = principal_of(request)
         id = own_token(request)
         if not await credentials.revoke_user_token(keep_of(request), principal.tenant, principal.user, id):
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         return Response(status_code=204)
 
@@ -361,12 +362,12 @@ class MyTokenRotated(wire.Resource):
         asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
         principal, id = principal_of(request), own_token(request)
         if id != principal.id:
-            raise access.forbidden("A token can rotate only itself.")
+            raise forbidden("A token can rotate only itself.")
         place = keep_of(request), principal.tenant, principal.user, id
         with wire.refusing(409, "rotated"):
             issued = await credentials.rotate_user_token(*place, grace=asked.grace)
         if issued is None:
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         return wire.as_json(credential_of(issued), status=201)
 
@@ -414,7 +415,7 @@ class UserToken(wire.Resource):
         """End one of a user's tokens."""
         place = keep_of(request), principal_of(request).tenant, request.path_params["user"]
         if not await credentials.revoke_user_token(*place, request.path_params["token"]):
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         return Response(status_code=204)
 
@@ -437,7 +438,7 @@ class ConversationLoss(wire.Resource):
         """Put back what gave way, as a change of now."""
         number = request.path_params["number"]
         if not (number.isascii() and number.isdecimal() and len(number) < 16):
-            raise access.not_found()
+            raise not_found()
         with wire.refusing(409, "no-loss"):
             await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
         return Response(status_code=204)
@@ -450,14 +451,14 @@ async def save(request: Request, *, creates: bool) -> Response:
     if asked.owner is not None and not principal.rules:
         raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
     if asked.messages and "save" not in principal.scopes:
-        raise access.forbidden("This token has not the scope 'save', which it takes to save messages.")
+        raise forbidden("This token has not the scope 'save', which it takes to save messages.")
     match = wire.tags(request, "if-match")
     force = asked.force or match == {"*"}
 
     def look(there: Snapshot) -> None:
         row = there.row
         if not row.revision and not creates:
-            raise access.not_found()
+            raise not_found()
         checksum = find_checksum(there) if row.revision else ""
         known = match is None or match == {"*"} or f'"{row.revision}"' in match
         if not known and not (row.revision and any(is_checksum(there, tag.strip('"')) for tag in match or ())):
@@ -477,7 +478,7 @@ async def save(request: Request, *, creates: bool) -> Response:
     except errors.OtherOwner:  # somebody was faster, and has it now
         if principal.rules:
             raise
-        raise access.not_found() from None
+        raise not_found() from None
     shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
     return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
 
@@ -503,7 +504,7 @@ async def merge(request: Request) -> Response:
             id=key,
         )
     except errors.OtherOwner:  # somebody was faster, and has it now
-        raise access.not_found() from None
+        raise not_found() from None
     shows = "state:read" in principal_of(request).scopes
     told = MergedValue(
         value=UNSET if merged.value is MISSING or not shows else merged.value,
@@ -527,7 +528,7 @@ def compressed(request: Request, answer: Response) -> Response:
 def readable(request: Request) -> None:
     """Refuse a token that may not read."""
     if "read" not in principal_of(request).scopes:
-        raise access.forbidden("This token has not the scope 'read', which this takes.")
+        raise forbidden("This token has not the scope 'read', which this takes.")
 
 
 def own_token(request: Request) -> str:

@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute
 
 from ..auth import credentials
 from ..errors import Misconfigured
-from . import access, wire
-from .access import ELSEWHERE, allows, keep_of, same_origin
+from . import wire
+from .access import allows, keep_of
+from .cookies import refuse_other_pages
 from .people import credential_of
+from .refusals import not_found
 
 BROWSERS = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}
 SYSTEMS = {
@@ -36,9 +38,8 @@ class SampleUser(wire.Resource):
         """Sign in as a sample user: make a token for a new device of theirs."""
         user = request.path_params["user"]
         if user not in request.app.state.sample_users:
-            raise access.not_found()
-        if not same_origin(request):
-            raise access.forbidden(ELSEWHERE)
+            raise not_found()
+        refuse_other_pages(request)
         label = describe_device(request.headers.get("user-agent", ""))
         issued = await credentials.issue_user_token(keep_of(request), "", user, label=label)
         return wire.as_json(credential_of(issued), status=201)

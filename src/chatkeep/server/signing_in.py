@@ -19,17 +19,11 @@ from ..auth.credentials import digest_of, mistyped, stored_credentials
 from ..auth.passwords import Busy
 from ..errors import UsageError
 from . import audit, wire
-from .access import (
-    ELSEWHERE,
-    Principal,
-    access_of,
-    allows,
-    forbidden,
-    keep_of,
-    principal_of,
-    same_origin,
-)
+from .access import access_of, allows, keep_of, principal_of
 from .audit import audited
+from .cookies import refuse_other_pages
+from .principals import Principal
+from .refusals import forbidden
 from .signed_in import Operator, SignInRefused, cookie_name, is_local, token_of
 
 if TYPE_CHECKING:
@@ -104,8 +98,7 @@ class Session(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Begin a session, and put it into a cookie that no script reads."""
         asked = await wire.body(request, SigningIn, limit=SMALL)
-        if not same_origin(request):
-            raise forbidden(ELSEWHERE)
+        refuse_other_pages(request)
         key = account = ""
         host = not asked.key and not asked.name
         if asked.key:

@@ -14,8 +14,9 @@ from ..auth.credentials import EVERYWHERE
 from ..conversation.keys import key_for
 from ..engine.parts import Stats
 from . import answers, wire
-from .access import allows, forbidden, keep_of, principal_of, tenant_of
+from .access import allows, keep_of, principal_of, tenant_of
 from .audit import audited, call
+from .refusals import forbidden
 
 SMALL = 16 * 1024
 

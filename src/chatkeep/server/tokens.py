@@ -9,13 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..app import core_of
 from ..auth import credentials
 from ..auth.credentials import Issued, Scope
-from . import access, answers, wire
+from . import answers, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .api import conversation
 from .audit import audited
+from .cookies import (
+    SHARED_MOST,
+    clear_cookie,
+    holds_many,
+    refuse_other_pages,
+    set_cookie,
+    shared_cookie,
+)
 from .people import Rotation
+from .refusals import forbidden, not_found, unauthorized
 
 BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
@@ -64,7 +74,7 @@ class Me(wire.Resource):
         """Who the credential stands for, and what it allows."""
         principal, asked = principal_of(request), wire.query(request, MeQuery).conversation
         if principal.kind == "token" and asked not in (None, principal.conversation):
-            raise access.not_found()
+            raise not_found()
         return wire.as_json(answers.me(principal))
 
 
@@ -106,13 +116,13 @@ class Token(wire.Resource):
         if principal.kind == "token" and principal.stored is not None and id != principal.id:
             related = await credentials.list_related(keep, principal.stored)
             if id not in [found.id for found in related]:
-                raise access.forbidden("A token can end itself, the others of its holder, and what comes from these.")
+                raise forbidden("A token can end itself, the others of its holder, and what comes from these.")
         if not await credentials.revoke(keep, principal.tenant, conversation_asked(request), id):
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         answer = Response(status_code=204)
         if principal.cookie and not await access_of(request).holds(principal):
-            access.clear_cookie(answer, principal.cookie)
+            clear_cookie(answer, principal.cookie)
         return answer
 
 
@@ -128,7 +138,7 @@ class Rotated(wire.Resource):
         with wire.refusing(409, "rotated"):
             issued = await credentials.rotate(keep_of(request), *place, grace=asked.grace)
         if issued is None:
-            raise access.not_found()
+            raise not_found()
         access_of(request).look_again()
         return answered(request, issued, cookie=principal_of(request).cookie)
 
@@ -146,7 +156,7 @@ class Shares(wire.Resource):
         if scopes is None:
             scopes = [scope for scope in credentials.TOKEN_SCOPES if scope in maker.scopes]
         if more := [scope for scope in scopes if scope not in maker.scopes]:
-            raise access.forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
+            raise forbidden(f"This token has not the scope {more[0]!r}, so it cannot share it.")
         with wire.refusing(403, "forbidden"):
             issued = await credentials.issue_share(
                 keep_of(request),
@@ -158,7 +168,7 @@ class Shares(wire.Resource):
                 uses=asked.uses,
             )
         if issued is None:
-            raise access.unauthorized()
+            raise unauthorized()
         # Behind the #: that part of an address is never sent to a server, so no log has it.
         url = f"{request.scope.get('root_path', '')}/#share={issued.token}"
         return wire.as_json(answers.Share(issued.id, issued.token, url, issued.expires_at or 0.0), status=201)
@@ -172,15 +182,15 @@ class Redeemed(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Exchange a share for a token of its conversation."""
         asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
-        if asked.cookie and not access.same_origin(request):  # before the share is used up
-            raise access.forbidden(access.ELSEWHERE)
-        full = asked.cookie and access.holds_many(request)
+        if asked.cookie:  # before the share is used up
+            refuse_other_pages(request)
+        full = asked.cookie and holds_many(request)
         ended = await access_of(request).find_ended_cookies(request) if full else []
         if full and not ended:
             raise wire.Refused(
                 409,
                 "too-many-chats",
-                f"This browser keeps {access.SHARED_MOST} shared chats in its cookies; the share was not used. Leave one of them "
+                f"This browser keeps {SHARED_MOST} shared chats in its cookies; the share was not used. Leave one of them "
                 "(`DELETE .../tokens/current`), or redeem the share without `cookie`.",
             )
         found = await credentials.redeem(keep_of(request), asked.share)
@@ -188,11 +198,11 @@ class Redeemed(wire.Resource):
             raise wire.Refused(404, "not-found", "This share is unknown, expired or used up; ask for a new one.")
         tenant, joined, issued = found
         request.state.conversation, request.state.joined = joined, tenant
-        cookie = access.shared_cookie(tenant, joined) if asked.cookie else ""
+        cookie = shared_cookie(tenant, joined) if asked.cookie else ""
         answer = answered(request, issued, cookie=cookie, conversation=joined)
         for name in ended:
             if name != cookie:
-                access.clear_cookie(answer, name)
+                clear_cookie(answer, name)
         return answer
 
 
@@ -202,7 +212,7 @@ def answered(request: Request, issued: Issued, *, cookie: str, conversation: str
     if not cookie:
         return wire.as_json(structs.replace(told, token=issued.token), status=201)
     answer = wire.as_json(told, status=201)
-    access.set_cookie(request, answer, issued, cookie)
+    set_cookie(answer, cookie, issued, now=core_of(keep_of(request)).clock())
     return answer
 
 
@@ -211,7 +221,7 @@ def rotated_asked(request: Request) -> str:
     principal, asked = principal_of(request), request.path_params["token"]
     own = asked == OWN or asked == principal.id
     if principal.kind == "token" and not own:
-        raise access.forbidden("This takes a service key; a token can rotate only itself.")
+        raise forbidden("This takes a service key; a token can rotate only itself.")
     return principal.id if own else str(asked)
 
 

@@ -17,8 +17,9 @@ from starlette.routing import BaseRoute
 
 from ..auth.views import SavedViews, stored_views
 from . import wire
-from .access import allows, forbidden, keep_of, principal_of
+from .access import allows, keep_of, principal_of
 from .filters import Filter
+from .refusals import forbidden
 
 MOST = 50
 NAME_MOST = 60

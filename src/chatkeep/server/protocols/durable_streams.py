@@ -32,7 +32,7 @@ from ...engine.watch import Watch
 from ...errors import StoreError
 from ...model import ASKING, Erased, Failing, Message, Role
 from .. import answers, wire
-from ..access import not_found
+from ..refusals import not_found
 from ..streams import BEAT_S, RETRY, Stream, gone, listed_open
 from .answer_stream import AnswerStream, BlockBegan, BlockGrew, Ended, write_time
 from .entrance import Authorize, Caller, Entrance, Refusal

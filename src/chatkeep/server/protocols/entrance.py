@@ -28,22 +28,11 @@ from ...errors import ChatkeepError, Conflict, NotOpen, NotWaiting
 from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
 from .. import api, wire
-from ..access import (
-    COOKIE,
-    SHARED_MOST,
-    Access,
-    AccessPolicy,
-    Principal,
-    bearer,
-    clear_cookie,
-    cookies_named,
-    forbidden,
-    not_found,
-    same_origin,
-    shared_cookie,
-    unauthorized,
-)
+from ..access import Access, bearer
+from ..cookies import COOKIE, SHARED_MOST, clear_cookie, cookies_named, same_origin, set_cookie, shared_cookie
 from ..limits import is_forwarded
+from ..principals import AccessPolicy, Principal
+from ..refusals import forbidden, not_found, unauthorized
 from .answer_stream import AnswerStream, Ended
 
 log = logging.getLogger("chatkeep.server")
@@ -168,16 +157,7 @@ class Caller(Struct, frozen=True):
         held = [name for name in cookies_named(request) if name not in (COOKIE, mine)]
         for name in held[: max(len(held) + 1 - SHARED_MOST, 0)]:  # all of them travel with each request: the oldest go
             clear_cookie(response, name)
-        left_s = (self.issued.expires_at or 0.0) - core_of(self.access.keep).clock()
-        response.set_cookie(
-            mine,
-            self.issued.token,
-            max_age=max(int(left_s), 0),
-            path="/",
-            secure=True,
-            httponly=True,
-            samesite="lax",
-        )
+        set_cookie(response, mine, self.issued, now=core_of(self.access.keep).clock())
 
 
 class Refusal(Struct, frozen=True):

@@ -27,7 +27,7 @@ from ...auth.credentials import Scope
 from ...errors import ChatkeepError
 from ...model import Failing, Message, Part
 from .. import wire
-from ..access import not_found
+from ..refusals import not_found
 from ..streams import event
 from .answer_stream import (
     BlockGrew,

@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute
 from ...app import Chatkeep
 from ...model import Content, Failing, Message, Part
 from .. import wire
-from ..access import forbidden, not_found
+from ..refusals import forbidden, not_found
 from ..streams import event
 from .answer_stream import (
     BlockBegan,

@@ -1,0 +1,110 @@
+"""What is stored of credentials, as it was a second ago: a busy token costs one read a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from cachetools import TTLCache
+from msgspec import structs
+
+from ..app import Chatkeep, core_of
+from ..auth.credentials import StoredCredential, digest_of, end_reused, id_of, mistyped, stored_credentials
+from ..errors import StoreError
+
+log = logging.getLogger("chatkeep.server")
+
+T = TypeVar("T")
+
+FRESH_S = 1.0
+"""What is known of a credential is looked at again after this long."""
+
+NOTED_S = 3600.0
+"""`last_used_at` is no finer than this: a write for each request would cost more than it tells."""
+
+HELD = 10_000
+TASKS_MOST = 100
+
+
+class KnownCredentials:
+    """
+    The credentials of the store of *keep* that were used lately.
+
+    One is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds.
+    """
+
+    def __init__(self, keep: Chatkeep[Any]) -> None:
+        self._keep = keep
+        self._records = stored_credentials(keep)
+        self._clock = core_of(keep).clock
+        self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
+        self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """End what is still being looked up or noted down."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Let go of what is known, after one was ended here."""
+        self._looked.clear()
+
+    async def find_valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
+        """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*.
+
+        One that was used after its rotation ends with its family.
+        """
+        name = digest_of(text)
+        stored = await self.find(name, text) if name else None
+        if name is None or stored is None or stored.kind not in kinds:
+            return "", None
+        if not stored.over(self._clock()):
+            return name, stored
+        if stored.reused(self._clock()):
+            log.warning("The rotated token %s was used after its grace; its family is ended.", id_of(name))
+            await end_reused(self._keep, stored)
+            self.look_again()
+        return "", None
+
+    async def find(self, name: str, text: str = "") -> StoredCredential | None:
+        """Return the credential, as it was at most FRESH_S ago; those who ask meanwhile wait for the same look. What is mistyped in
+        *text* needs none."""
+        try:
+            task = self._looked[name]  # (`get` asks for the time twice)
+        except KeyError:
+            task = None
+            if text and mistyped(text):
+                return None
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._looked[name] = self._start(self._records.get(name))
+        return task.result() if task.done() else await asyncio.shield(task)
+
+    def note_use(self, name: str, stored: StoredCredential) -> None:
+        """Note down, once in a while, that a credential was used; nobody waits for it."""
+        now = self._clock()
+        if now - (stored.last_used_at or 0.0) < NOTED_S or name in self._noted or len(self._tasks) >= TASKS_MOST:
+            return
+        self._noted[name] = True
+
+        def note(held: StoredCredential | None) -> StoredCredential | None:
+            return held and structs.replace(held, last_used_at=max(now, held.last_used_at or 0.0))
+
+        async def write() -> None:
+            try:
+                await self._records.change(name, note)
+            except StoreError as fault:
+                log.info("The last use of token %s could not be noted: %s", id_of(name), type(fault).__name__)
+
+        self._start(write())
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name="chatkeep access")
+        self._tasks.add(task)  # the loop alone would let go of it
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,27 @@
+"""Refusals of who may not: the same words wherever somebody is turned away, so that they tell nothing of what is there."""
+
+from __future__ import annotations
+
+from . import wire
+
+NOT_FOUND = "There is nothing at this address."
+"""The words for what is not there, and for what somebody else's token must not learn of."""
+
+REFUSED = (
+    "Send a valid credential as `Authorization: Bearer ...`: there is none here, or it is unknown, expired or revoked."
+)
+
+
+def unauthorized() -> wire.Refused:
+    """401, the same whatever was asked for."""
+    return wire.Refused(401, "unauthorized", REFUSED, {"www-authenticate": "Bearer"})
+
+
+def forbidden(detail: str) -> wire.Refused:
+    """403."""
+    return wire.Refused(403, "forbidden", detail)
+
+
+def not_found() -> wire.Refused:
+    """404, the same for what is not there and for what is somebody else's."""
+    return wire.Refused(404, "not-found", NOT_FOUND)
