@@ -27,7 +27,7 @@ import chatkeep
 import chatkeep.channels
 import chatkeep.drivers
 import chatkeep.testing
-from chatkeep import Chatkeep, Turn
+from chatkeep import Chatkeep
 from chatkeep.cli import main
 from chatkeep.errors import NotOpen
 from chatkeep.server.settings import KNOWN
@@ -99,7 +99,8 @@ def test_no_python_is_hidden_from_these_tests() -> None:
 @pytest.mark.parametrize("page", RUN)
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block after block, in an empty folder. A block that decorates a handler, or awaits, and makes no Chatkeep of its own is
-    given a fresh one; if it awaits, an open one with a conversation "ada" in it."""
+    given a fresh one; if it awaits, an open one with a conversation "ada" in it. Whatever else a page uses it imports, so that it can be
+    copied."""
     monkeypatch.chdir(tmp_path)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -108,7 +109,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
 
 def run(page: str) -> dict[str, Any]:
     """Runs the blocks of a page, and returns the names that they have made."""
-    names: dict[str, Any] = {"__name__": "__main__", "Chatkeep": Chatkeep, "Turn": Turn}
+    names: dict[str, Any] = {"__name__": "__main__"}
     for block in ALL:
         if block.page != page or block.mark:
             continue
@@ -146,7 +147,7 @@ def test_what_is_not_run_here_compiles_and_imports_what_there_is(block: Block) -
         assert (ROOT / block.mark.removeprefix("run by ")).exists()
 
 
-LEFT_TO_READERS = {"SECRET", "charge", "database"}
+LEFT_TO_READERS = {"SECRET"}
 """Names that the pages take for the reader's own."""
 
 
@@ -161,10 +162,10 @@ def test_a_plain_type_checker_is_content_with_every_block(tmp_path: Path) -> Non
         tree, module = ast.parse(block.code), re.sub(r"\W", "_", f"{block.page}_{block.line}")
         named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         own = made_by(tree.body)
-        lines = ["from typing import Any", "from chatkeep import Chatkeep, Turn"]
+        lines = ["from typing import Any"]
         lines += [f"{name}: Any" for name in LEFT_TO_READERS & named - own]
         if "keep" not in own and ("@keep.on_" in block.code or (block.page, "keep") not in made):
-            lines.append('keep = Chatkeep("memory://")')
+            lines += ["import chatkeep", 'keep = chatkeep.Chatkeep("memory://")']
             own.add("keep")
         lines += [f"from {made[key]} import {key[1]}" for name in named - own if (key := (block.page, name)) in made]
         (tmp_path / f"{module}.py").write_text("\n".join([*lines, block.code]))
