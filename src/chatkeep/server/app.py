@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, exporting, holds, people, running, signing_in, switches, tokens, wire
+from . import api, audit, desk, exporting, holds, people, problems, running, signing_in, switches, tokens, wire
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, allows
 from .appearance import Appearance, appearance_of
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, WIDGET, static, static_bytes, version_of
@@ -241,8 +241,8 @@ def create_app(
             Middleware(Hosts, allowed_hosts=list(hosts), www_redirect=False),
         ],
         exception_handlers={
-            HTTPException: api.on_refused_request,
-            errors.ChatkeepError: api.on_error,
+            HTTPException: problems.on_refused_request,
+            errors.ChatkeepError: problems.on_error,
             Exception: on_crash,
         },
         lifespan=life,
@@ -278,7 +278,7 @@ def framed_routes(look: Appearance, words: Mapping[str, str]) -> list[BaseRoute]
 
 async def on_crash(request: Request, fault: Exception) -> Response:
     """Return what a bug is answered with; Starlette does that outside of all middleware."""
-    answer = await api.on_crash(request, fault)
+    answer = await problems.on_crash(request, fault)
     answer.headers.update(HEADERS | {"cache-control": "no-store"})
     return answer
 
@@ -293,7 +293,7 @@ def is_number(host: str) -> bool:
 
 async def refuse_host(scope: Scope, receive: Receive, send: Send, detail: str) -> None:
     """Answer a request that is for another server, as every other error is told."""
-    await api.problem(Request(scope), "bad-request", 400, detail)(scope, receive, send)
+    await problems.problem(Request(scope), "bad-request", 400, detail)(scope, receive, send)
 
 
 class Hosts(TrustedHostMiddleware):

@@ -27,7 +27,7 @@ from ...drivers.url import is_loopback
 from ...errors import ChatkeepError, Conflict, NotOpen, NotWaiting
 from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
-from .. import api, wire
+from .. import api, problems, wire
 from ..access import Access, bearer
 from ..cookies import COOKIE, SHARED_MOST, clear_cookie, cookies_named, same_origin, set_cookie, shared_cookie
 from ..limits import is_forwarded
@@ -340,10 +340,10 @@ class Entrance:
         if isinstance(fault, NotOpen):
             self._tell("not-open", logging.CRITICAL, f"{type(fault).__name__}: {fault}")
         if isinstance(fault, ChatkeepError):
-            told = api.tell_error(fault)
+            told = problems.tell_error(fault)
             return Refusal(told.status, told.word, told.detail, told.headers)
         assert isinstance(fault, HTTPException)
-        word = fault.word if isinstance(fault, wire.Refused) else api.WORDS.get(fault.status_code, "refused")
+        word = fault.word if isinstance(fault, wire.Refused) else problems.WORDS.get(fault.status_code, "refused")
         return Refusal(fault.status_code, word, fault.detail, dict(fault.headers or {}))
 
     def _tell(self, what: str, level: int, text: str) -> None:
