@@ -244,3 +244,12 @@ async def test_what_was_saved_answers_nobody(store: Path) -> None:
     found = chatkeep("list", store.name, "--show", "waiting", "--json", folder=store.parent)[1]
 
     assert ["c1"] == [json.loads(line)["conversation"] for line in found.splitlines()]
+
+
+def test_a_list_without_a_row_says_whether_it_is_the_store_that_is_empty(store: Path) -> None:
+    """Where only some conversations were asked for, others may be there."""
+    asked = ("--owner", "nobody"), ("--tenant", "nobody"), ("--since", "1ms")
+
+    told = {chatkeep("list", store.name, *one, folder=store.parent)[1] for one in asked}
+
+    assert {"There are none like that.\n"} == told

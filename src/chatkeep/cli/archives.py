@@ -104,7 +104,7 @@ def export_person(store: str, tenant: str, owner: str, output: str) -> None:
             target.flush()
             os.fsync(target.fileno())
         if not said.conversations and not said.damaged:
-            raise ChatkeepError(f"Nothing here is {plain(owner, line=True)!r}'s; nothing was written.")
+            raise ChatkeepError(f"The store has nothing of user {plain(owner, line=True)!r}; nothing was written.")
         os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)

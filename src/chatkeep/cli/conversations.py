@@ -97,9 +97,8 @@ def list_(
                 break
         if not as_json:
             names = ("conversation", "messages", "unread", "changed", "", "last words")
-            columns(
-                names, rows, nothing="There are no conversations." if show == "all" else "There are none like that."
-            )
+            any_at_all = show == "all" and tenant is owner is since is None
+            columns(names, rows, nothing="There are no conversations." if any_at_all else "There are none like that.")
 
     on_target(store, work)
 

@@ -61,7 +61,7 @@ def words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name in SECRETS and isinstance(value, tuple):
-        return f"{len(value)} secrets"
+        return f"{len(value)} secret{'s' * (len(value) != 1)}"
     if isinstance(value, tuple):
         return ", ".join(value)
     if isinstance(value, int) and name not in ("port",):
