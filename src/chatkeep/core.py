@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
-from .conversation.outbox import Outlet, number_of
+from .conversation.outbox import Outlet, is_of_another, number_of
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
@@ -439,7 +439,7 @@ class Core(Generic[State]):
         """
         place, store = key_for(tenant, conversation), self._opened.store
         there = store.cached(place) or await store.load(place)
-        while there is not None:
+        while there is not None and not is_of_another(key, there.row.incarnation):
             number = None if id else number_of(key, there.row.incarnation)
             told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
             metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
