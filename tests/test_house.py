@@ -38,7 +38,7 @@ FLOORS: dict[str, set[str]] = {
     "storage": {"bounded", "conversation", "drivers", "errors", "extras", "model", "secrecy"},
     "engine": {"bounded", "conversation", "drivers", "durations", "errors", "kinds", "model", "settings", "storage"},
     "people": {"conversation", "drivers", "engine", "errors", "model", "storage"},
-    "core": {"conversation", "drivers", "engine", "model", "people", "storage"},
+    "core": {"conversation", "drivers", "engine", "errors", "model", "people", "storage"},
     "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings"},
     "app": {
         "conversation",

@@ -23,7 +23,7 @@ from .durations import Duration, duration_fault, seconds
 from .engine.engine import Engine, describe
 from .engine.hooks import Handler, check_handler, handler_for, unnamed
 from .engine.instruments import Instrument
-from .engine.once import Ledger, Tool, make_once
+from .engine.once import Ledger, OnceTool, Tool, make_once
 from .engine.parts import Stats
 from .engine.statistics import EngineStatistics, Tended
 from .engine.turn import Turn
@@ -213,7 +213,7 @@ class Chatkeep(Surface[State]):
         return hook
 
     @overload
-    def once(self, function: Tool[P, T], /) -> Tool[P, T]: ...
+    def once(self, function: Tool[P, T], /) -> OnceTool[P, T]: ...
 
     @overload
     def once(
@@ -223,7 +223,7 @@ class Chatkeep(Surface[State]):
         *,
         done: Callable[[Call], Any] | None = None,
         failed: tuple[type[Exception], ...] = (),
-    ) -> Callable[[Tool[P, T]], Tool[P, T]]: ...
+    ) -> Callable[[Tool[P, T]], OnceTool[P, T]]: ...
 
     def once(
         self,
@@ -232,7 +232,7 @@ class Chatkeep(Surface[State]):
         *,
         done: Callable[[Call], Any] | None = None,
         failed: tuple[type[Exception], ...] = (),
-    ) -> Tool[P, T] | Callable[[Tool[P, T]], Tool[P, T]]:
+    ) -> OnceTool[P, T] | Callable[[Tool[P, T]], OnceTool[P, T]]:
         """
         Decorate a tool that must not run twice, such as a charge: any async function that is called in a turn, by the handler or by a
         framework that it uses.
@@ -247,7 +247,8 @@ class Chatkeep(Surface[State]):
         is raised, unless *done* settles it. The message is set aside then; `doubts` lists it, `settle` says how it has ended, `replay`
         answers the message.
 
-        Not promised: anything between runs that call the tool with other arguments, as a model may; those are other calls.
+        Not promised: anything between runs that call the tool with other arguments, as a model may; those are other calls. A call that is
+        not awaited is not made, and the turn fails with `UsageError`; under Python 3.11 only type checkers and Python's own warning tell.
 
         Args:
             done: Settles a call in doubt by asking the other side: takes the `Call`, returns the result if it was done, raises
@@ -256,7 +257,7 @@ class Chatkeep(Surface[State]):
             failed: Exceptions of the tool that say for certain that nothing was done, beside `NotDone`.
         """
 
-        def decorated(tool: Tool[P, T]) -> Tool[P, T]:
+        def decorated(tool: Tool[P, T]) -> OnceTool[P, T]:
             return make_once(Ledger(self._engine.shared), tool, done, failed)
 
         return decorated if function is None else decorated(function)

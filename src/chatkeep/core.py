@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from msgspec import Struct, structs
 
 from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
-from .conversation.outbox import Outlet, number_of
+from .conversation.outbox import Outlet, is_of_another, number_of
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
@@ -19,6 +19,7 @@ from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
 from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
 from .engine.watch import ShownReply, Watch
+from .errors import Corrupt
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
 from .people.claims import Claims
 from .people.saving import save
@@ -26,6 +27,7 @@ from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
 from .storage.records import Records
+from .storage.selection import find_row
 from .storage.text_index import TextIndex
 
 if TYPE_CHECKING:
@@ -250,9 +252,14 @@ class Core(Generic[State]):
         where there is no such conversation."""
         return await Assignments(self._opened.shared).assign(key_for(tenant, conversation), to, by=by, was=was)
 
-    async def find_owner(self, tenant: str, conversation: str) -> str | None:
-        """Return whose a conversation is, as the store has it; None when there is none."""
-        row = await self._opened.store.row(key_for(tenant, conversation))
+    async def find_owner(self, tenant: str, conversation: str, *, user: str) -> str | None:
+        """Return whose a conversation is, as the store has it; None when there is none. Of one that cannot be read it is only told where it
+        is *user*'s; else raises `Corrupt`."""
+        store, key = self._opened.store, key_for(tenant, conversation)
+        try:
+            row = await store.row(key)
+        except Corrupt:
+            row = await find_row(store, key, await self.find_names(tenant, user))
         return None if row is None else row.owner
 
     async def find_user(self, tenant: str, name: str) -> str:
@@ -432,7 +439,7 @@ class Core(Generic[State]):
         """
         place, store = key_for(tenant, conversation), self._opened.store
         there = store.cached(place) or await store.load(place)
-        while there is not None:
+        while there is not None and not is_of_another(key, there.row.incarnation):
             number = None if id else number_of(key, there.row.incarnation)
             told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
             metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}

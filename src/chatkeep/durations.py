@@ -58,8 +58,8 @@ def duration_fault(duration: object, source: str) -> str:
 
 
 def in_words(duration: Duration) -> str:
-    """Return a duration as people say it, by its two largest units: "8 hours 20 minutes"."""
-    left = round(seconds(duration) * 1000)
+    """Return a duration as people say it, by its two largest units: "8 hours 20 minutes"; one in seconds may be as long as it is."""
+    left = round((duration if isinstance(duration, int | float) else seconds(duration)) * 1000)
     parts: list[str] = []
     for size, unit in (
         (86_400_000, "day"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -18,7 +19,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn
+from chatkeep import Chatkeep, Corrupt, HandlerFailed, Turn, UsageError
+from chatkeep.cli.archives import whole_file
 from chatkeep.testing.servers import RedisServer
 
 from ..support.counting import count
@@ -378,18 +380,32 @@ STEERS = set("\x1b\x07\u202e\x9b\u2028")
 
 
 def test_an_export_is_for_its_owner_alone(store: Path) -> None:
-    """Also where somebody has put a link in the place of the file that it is written into first."""
-    (store.parent / "all.jsonl.part").symlink_to(store.parent / "victim")
-    (store.parent / "victim").write_text("mine")
-    code, _, said = chatkeep("export", "chat.db", "-o", "all.jsonl", folder=store.parent)
-    made = store.parent / "all.jsonl"
+    """Also where somebody has put a link in its place."""
+    made, victim = store.parent / "all.jsonl", store.parent / "victim"
+    made.symlink_to(victim)
+    victim.write_text("mine")
+    code, _, said = chatkeep("export", "chat.db", "-o", "all.jsonl", "--replace", folder=store.parent)
 
     assert 0 == code, said
-    assert ("mine", False, 0o600) == (
-        (store.parent / "victim").read_text(),
-        made.is_symlink(),
-        made.stat().st_mode & 0o777,
-    )
+    assert ("mine", False, 0o600) == (victim.read_text(), made.is_symlink(), made.stat().st_mode & 0o777)
+
+
+def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> None:
+    """The last one that ends wins, if it may replace what is there; else it is refused, and leaves nothing."""
+    made, late = tmp_path / "all.jsonl", contextlib.ExitStack()
+    late.enter_context(whole_file(str(made), replace=False)).write(b"the first")
+    with whole_file(str(made), replace=False) as second:
+        second.write(b"the second")
+    with pytest.raises(UsageError, match="is there by now"):
+        late.close()
+    kept = made.read_bytes()
+    with whole_file(str(made), replace=True) as first:
+        first.write(b"the first")
+        with contextlib.suppress(KeyError), whole_file(str(made), replace=True) as second:
+            second.write(b"half of the sec")
+            raise KeyError
+
+    assert (b"the second", b"the first", ["all.jsonl"]) == (kept, made.read_bytes(), os.listdir(tmp_path))
 
 
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:

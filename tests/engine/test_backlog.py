@@ -83,6 +83,30 @@ async def test_ended_sessions_hold_no_reminder_up(opened: Any) -> None:
     assert left[0] > sessions / 2
 
 
+async def test_a_reminder_that_was_overdue_when_the_store_was_opened_waits_for_no_ended_session(opened: Any) -> None:
+    """It is brought when the first walk has come to it, and no session is ended before that is over."""
+    clock, sessions = Clock(), 3 * PAGE
+    left: list[int] = []
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        if turn.reminder:
+            left.append(await due(keep, clock.now))
+        elif turn.text == "remind":
+            turn.remind("31m", "later")
+        return "ok"
+
+    keep = await opened(bot, clock=clock, session_ttl="30m", background=False)
+    for start in range(0, sessions, 250):
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 250)))
+    await keep.receive("zoe", "remind")
+    clock.now += 2000
+    keep = await opened(bot, clock=clock, session_ttl="30m")
+    await until(lambda: left, within=20)
+
+    assert left[0] >= sessions - 2 * ENDING_BESIDE
+
+
 async def test_a_reminder_that_comes_due_while_sessions_are_looked_after_is_not_held_up(opened: Any) -> None:
     """The sweep is in the middle of many ended sessions, when a reminder comes due whose place is behind all of them."""
     clock, sessions = Clock(), 20 * TIDYING

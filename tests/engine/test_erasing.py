@@ -14,8 +14,10 @@ from msgspec import structs
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, OnHold, Turn, Unavailable, UsageError
 from chatkeep.app import core_of
 from chatkeep.conversation.snapshots import Commit
-from chatkeep.drivers.base import Append, Erase, Key, Read, Write
+from chatkeep.drivers.base import Append, Erase, Key, Write
 from chatkeep.storage.store import Store
+
+from ..support.damaged import Damaged
 
 ADA = Key("", "ada")
 
@@ -140,32 +142,15 @@ async def test_what_is_read_anew_for_an_act_may_be_another_conversation(opened: 
     assert await keep.conversation("ada") is None
 
 
-class Damaged:
-    """A driver that cannot read the row of ada, as that of a store of one's own may."""
-
-    def __init__(self, driver: Any) -> None:
-        self._driver = driver
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._driver, name)
-
-    async def read(self, act: Read) -> Any:
-        """Read any other."""
-        found = await self._driver.read(act)
-        if found is not None and act.key == ADA:
-            raise Corrupt(f"{ADA}: its row cannot be read. Nothing was changed.")
-        return found
-
-
 async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever has the right can have it erased; who must show that it is theirs cannot, and a hold that it may be under stands."""
+    """Whoever has the right can have it erased, a user whose list does not have it cannot, and a hold that it may be under stands."""
     keep = await opened(Bot())
     await keep.create("ada", owner="u1")
     await keep.receive("ada", "hi")
     store = keep._engine.store
-    store.driver = Damaged(store.driver)
+    store.driver = Damaged(store.driver, ADA)
     with pytest.raises(Corrupt, match="cannot be read"):
-        await keep.user("u1").delete("ada")
+        await keep.user("u2").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")
     with pytest.raises(
         OnHold, match=r"nobody knows whose it is.*all that 'u2' owns is on legal hold.*nothing was changed"

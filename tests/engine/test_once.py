@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -297,3 +298,31 @@ async def test_a_process_that_dies_inside_leaves_a_doubt(url: str, tmp_path: Pat
     assert there is not None
     assert ("charged 12", []) == (there.messages[-1].text, till.charged)
     assert ["5", "7"] == charges.read_text().split()
+
+
+async def test_a_call_that_nobody_awaits_fails_its_turn(url: str) -> None:
+    """The bot must not say that it was done; and a tool is a coroutine function for whoever asks, as it was before."""
+    charged: list[int] = []
+    keep: Chatkeep[Any] = Chatkeep(url, **FAST)
+
+    @keep.once
+    async def charge(amount: int) -> int:
+        charged.append(amount)
+        return amount
+
+    @keep.on_message
+    async def bot(turn: Turn) -> str:
+        charge(int(turn.text))  # type: ignore[unused-coroutine]
+        return "charged"
+
+    async with keep:
+        if sys.version_info >= (3, 12):
+            with pytest.raises(HandlerFailed, match=r"charge\(\.\.\.\) without awaiting it.*await charge"):
+                await keep.receive("ada", "5")
+        else:
+            with pytest.warns(RuntimeWarning, match="charge' was never awaited"):
+                await keep.receive("ada", "5")
+
+    assert [] == charged
+    assert inspect.iscoroutinefunction(charge)
+    assert asyncio.iscoroutinefunction(charge)

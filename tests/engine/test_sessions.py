@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import BadKey, HandlerFailed, Turn, UsageError
+from chatkeep import BadKey, BadMessage, HandlerFailed, Turn, UsageError
 from chatkeep.drivers.base import Read
 
 from ..support.clock import Clock
@@ -159,6 +159,31 @@ async def test_a_failing_hook_is_an_error_and_an_unread_message_never_an_empty_s
     await until(lambda: answered(keep, "ada", 1))
 
     assert ["hello", "cart of 1"] == await texts(keep, "ada")
+
+
+async def test_a_change_that_is_refused_leaves_no_session_that_was_rebuilt_for_it(opened: Any) -> None:
+    """Nor a conversation; one that is not is made on the rebuilt state."""
+    clock = Clock()
+
+    def refuse(state: dict[str, Any]) -> None:
+        raise PermissionError(f"not with {state['cart']}")
+
+    keep = await opened(count, on_missing=lambda turn: {"cart": [1]}, clock=clock, session_ttl="30m")
+    with pytest.raises(PermissionError, match=r"not with \[1\]"):
+        await keep.change("ada", refuse)
+    with pytest.raises(BadMessage):
+        await keep.change("ada", lambda state: state.update(what=object()))
+
+    assert await keep.conversation("ada") is None
+
+    await keep.change("ada", lambda state: state["cart"].append(2))
+    clock.now += 1801
+    before = await keep.conversation("ada")
+    with pytest.raises(PermissionError):
+        await keep.change("ada", refuse)
+
+    assert [1, 2] == (await keep.change("bob", lambda state: state["cart"].append(2))).state["cart"]
+    assert before == await keep.conversation("ada")
 
 
 async def test_a_stateless_bot_gets_its_state_from_the_hook_on_every_message(opened: Any) -> None:

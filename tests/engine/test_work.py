@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from datetime import date
@@ -334,3 +335,24 @@ async def test_a_step_that_nobody_awaits_is_refused(opened: Any, kind: str) -> N
     assert {"begun"} == set(ran)
     assert 1 == len(ran)
     assert ["buy"] == [message.text async for message in keep.history("ada") if message.role != "system"]
+
+
+async def test_a_step_that_was_cancelled_before_it_began_is_no_mistake(opened: Any) -> None:
+    """As those beside a task of a group that fails, where the handler answers all the same."""
+    paid: list[int] = []
+
+    async def pay() -> None:
+        paid.append(1)
+
+    async def bot(turn: Turn[Any]) -> str:
+        asked = asyncio.create_task(turn.step("charge", pay))
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+        return "not charged"
+
+    keep = await opened(bot)
+    receipt = await keep.receive("ada", "buy")
+
+    assert ["not charged"] == [reply.text for reply in receipt.replies]
+    assert [] == paid

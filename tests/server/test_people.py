@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
+from chatkeep.drivers.base import Key
 from chatkeep.server import create_app
 
 from ..support.counting import count
+from ..support.damaged import Damaged
 from ..support.serving import Answer, Client, serving
 from ..support.stores import FAST
 
@@ -392,6 +394,23 @@ async def test_an_operator_erases_a_user(house: House) -> None:
 
     assert (403, 200, 401, 404) == (refused.status, done.status, after.status, there.status)
     assert ("ada", ["a"], 1) == (done.json["user"], done.json["conversations"], done.json["tokens"])
+
+
+async def test_what_cannot_be_read_is_shown_as_that_and_deleted_by_its_owner(house: House) -> None:
+    """At the desk too; it was shown as an empty one, and answered with 500."""
+    token = await house.token("ada")
+    for name in ("a", "b"):
+        await house.ask("PUT", f"/v1/conversations/{name}", {"title": name}, token=token)
+    store = house.keep._engine.store
+    store.driver = Damaged(store.driver, Key("", "a"))
+    listed = (await house.list(token))["conversations"]
+    desk = (await house.ask("GET", "/v1/desk/conversations")).json["conversations"]
+    gone = await house.ask("DELETE", "/v1/conversations/a", token=token)
+
+    for shown in (listed, desk):
+        assert {"a": True, "b": False} == {one["id"]: "cannot be read" in one.get("fault", "") for one in shown}
+    assert 204 == gone.status
+    assert ["b"] == [one["id"] for one in (await house.list(token))["conversations"]]
 
 
 async def test_the_application_says_who_the_user_is(url: str) -> None:

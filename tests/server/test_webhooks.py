@@ -274,6 +274,25 @@ async def test_a_status_belongs_to_the_reply_whatever_the_platform_calls_the_cus
         assert ["whatsapp:1550:4917"] == [found.id async for found in pizza.conversations()]
 
 
+async def test_a_status_of_a_reply_that_was_erased_is_nobodys() -> None:
+    """Under an id of the platform's and the reply's key: it begins no conversation, and leaves nothing in one that was begun since."""
+    async with platform() as there, connected("memory://", there) as (client, keep):
+        pizza = keep.tenant("pizza")
+        await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+        await until(lambda: len(there.sent) == 1)
+        read = whatsapp_status("4917", "wamid.out1", "read", key=there.sent[0]["biz_opaque_callback_data"])
+        await pizza.erase("whatsapp:1550:4917")
+        await post_whatsapp(client, read)
+        begun = await pizza.conversation("whatsapp:1550:4917")
+        await post_whatsapp(client, whatsapp_message("4917", "hi again", "wamid.2"))
+        await until(lambda: len(there.sent) == 2)
+        await post_whatsapp(client, read)
+        log = [message.metadata.get("kind") async for message in pizza.history("whatsapp:1550:4917")]
+
+    assert begun is None
+    assert "status" not in log
+
+
 async def test_an_account_that_nobody_knows_does_not_hold_up_the_others() -> None:
     """What comes for it is kept as a note in the tenant "", and answered by nobody."""
     async with platform() as there:

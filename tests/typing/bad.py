@@ -55,8 +55,15 @@ async def rebuilt(turn: Turn[Order]) -> dict[str, Any]:
     return {}
 
 
+@keep.once
+async def charge(amount: int) -> str:
+    """A tool that must not run twice."""
+    return f"{amount}"
+
+
 async def use() -> None:
     """Names and kinds of the words themselves."""
+    charge(5)  # error: unused-coroutine
     await keep.receive("ada", 7)  # error: arg-type
     await keep.change("ada", lambda state: state.total)  # error: attr-defined
     await keep.recieve("ada", "hello")  # error: attr-defined

@@ -7,14 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+from contextlib import contextmanager, nullcontext, suppress
 from typing import IO, Literal
 
 import click
 
 from ..app import core_of
 from ..drivers.base import Driver
+from ..drivers.whole_files import part_of, put
 from ..errors import ChatkeepError, Corrupt, UsageError
 from ..people.handing_out import HandedOut
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
@@ -63,25 +63,14 @@ def export(
                 "`chatkeep export --owner` is not possible over HTTP: the archive for a person is put together where the store is. "
                 "Nothing was done. Name the store, on a machine that reaches it."
             )
-        export_person(store, tenant or "", owner, output)
+        export_person(store, tenant or "", owner, output, replace=replace)
         return
-    target = open_target(store)
-    partial = None if output is None else f"{output}.part"
-    file = sys.stdout.buffer if partial is None else new_file(Path(partial))
-    said = Exported()
+    target, said = open_target(store), Exported()
     try:
-        asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
-        if output is not None and partial is not None:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(partial, output)
+        with nullcontext(sys.stdout.buffer) if output is None else whole_file(output, replace=replace) as file:
+            asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
     except BrokenPipeError:
         sys.exit(1)
-    finally:
-        if partial is not None:
-            file.close()
-            Path(partial).unlink(missing_ok=True)
     what = "conversations and records" if tenant is None and conversation is None else "conversations"
     click.echo(f"{said.conversations:,} {what} with {said.entries:,} entries are exported.", err=True)
     if said.damaged:
@@ -89,25 +78,19 @@ def export(
         raise Corrupt(f"{len(said.damaged)} conversations could not be read and are not in the export: {reasons}")
 
 
-def export_person(store: str, tenant: str, owner: str, output: str) -> None:
+def export_person(store: str, tenant: str, owner: str, output: str, *, replace: bool) -> None:
     """Write the archive of one person, and note in the audit log that it was."""
-    keep, partial = existing(store), Path(f"{output}.part")
+    keep = existing(store)
 
     async def work(target: IO[bytes]) -> HandedOut:
         said = await core_of(keep).hand_out(tenant, owner, target)
         await note_act(keep, tenant, "export", f"owner {owner}")
         return said
 
-    try:
-        with new_file(partial) as target:
-            said = asyncio.run(opened(keep, lambda: work(target)))
-            target.flush()
-            os.fsync(target.fileno())
+    with whole_file(output, replace=replace) as target:
+        said = asyncio.run(opened(keep, lambda: work(target)))
         if not said.conversations and not said.damaged:
             raise ChatkeepError(f"The store has nothing of user {plain(owner, line=True)!r}; nothing was written.")
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
     names = ", ".join(plain(name, line=True) for name in said.names)
     click.echo(
         f"{said.conversations:,} conversations with {said.messages:,} entries of {names} are in {output}.", err=True
@@ -118,10 +101,25 @@ def export_person(store: str, tenant: str, owner: str, output: str) -> None:
         )
 
 
-def new_file(path: Path) -> IO[bytes]:
-    """Open a file that nobody else may read, in place of what an export that was killed has left, or anybody has put there."""
-    path.unlink(missing_ok=True)
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+@contextmanager
+def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
+    """Open a file that nobody else may read, and that stands at *path* when it is complete, or never."""
+    made = part_of(path)
+    file = os.fdopen(os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            put(made, path, replace=replace)
+        except FileExistsError:
+            raise UsageError(
+                f"{path} is there by now, and stays as it is. Choose another name, or --replace."
+            ) from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(made)
 
 
 async def write_export(

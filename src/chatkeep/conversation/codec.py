@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct, structs
 
-from ..drivers.base import Entry, Key
+from ..drivers.base import Entry, Key, Row
 from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
 from .keys import RESERVED
@@ -202,6 +202,13 @@ def record_from(key: Key, body: bytes) -> Record:
         record = _decode_carrying(key, rest)
     _refuse_newer(key, record.format)
     return record
+
+
+def record_of(row: Row) -> Record:
+    """As `record_from`, of a row that a scan has found: `Corrupt` also where it only stands for one that cannot be read."""
+    if not row.revision:
+        raise Corrupt(f"{row.key}: its row cannot be read. Nothing was changed; restore it or erase the conversation.")
+    return record_from(row.key, row.body)
 
 
 def _refuse_newer(key: Key, format: int) -> None:

@@ -85,8 +85,19 @@ def key_of(row: Row, number: int) -> str:
 
 def number_of(key: str, incarnation: str) -> int | None:
     """Return the number of the reply that was sent under *key*, or under one made of it; None if it is none of this incarnation's."""
+    life, number = _take_apart(key)
+    return number if life == incarnation else None
+
+
+def is_of_another(key: str, incarnation: str) -> bool:
+    """Tell whether *key* is that of a reply of another incarnation, such as one that was erased."""
+    life, number = _take_apart(key)
+    return number is not None and life != incarnation
+
+
+def _take_apart(key: str) -> tuple[str, int | None]:
     life, _, number = key.partition("@")[0].rpartition(".")
-    return int(number) if life == incarnation and re.fullmatch("[0-9]{1,18}", number) else None
+    return life, int(number) if re.fullmatch("[0-9]{1,18}", number) else None
 
 
 def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:

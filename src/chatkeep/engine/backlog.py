@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.housekeeping import may_wait
 from ..conversation.keys import RESERVED
 from ..drivers.base import AT_ONCE, Key, Row, row_at
@@ -301,7 +301,7 @@ class Backlog:
 
     def _may_wait(self, row: Row, now: float) -> bool:
         try:
-            return bool(row.revision) and may_wait(row, record_from(row.key, row.body), soon=now + 2 * AFRESH_S)
+            return may_wait(row, record_of(row), soon=now + 2 * AFRESH_S)
         except ChatkeepError:  # the worker says what is wrong with it
             return False
 

@@ -382,17 +382,10 @@ class Changes(Generic[State]):
         refuse_own_turn(key, "would throw its own turn away; change turn.state")
         token = fresh_token()
         note = commits.make_note("change", token if id is None else message_id(key, id))
-        snapshot, now = self._store.cached(key) or await self._store.reload(key, owner=owner), self._shared.clock()
-        while self._turns.on_missing and (number := self._session_start(snapshot, now)):
-            stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
-            rebuilt = await self._turns.rebuild(snapshot, [stand_in])
-            if rebuilt is not None:
-                snapshot = rebuilt
-                break
-            snapshot = await self._store.reload(key, owner=owner)
+        now, states = self._shared.clock(), self._shared.states
 
         def decide(there: Snapshot) -> Commit | None:
-            record, states = there.record, self._shared.states
+            record = there.record
             if token in record.changes:
                 return None  # an earlier run of this very act was written
             if look is not None:
@@ -411,8 +404,27 @@ class Changes(Generic[State]):
             own = structs.replace(note, metadata={**note.metadata, **made.told})
             return commits.commit_note(there, record, own, self._shared.policy, at=now, more=notes)
 
-        try:
+        async def write(snapshot: Snapshot) -> Snapshot:
+            while self._turns.on_missing and (number := self._session_start(snapshot, now)):
+                stand_in = Message(id=note.id, number=number, role="system", content="", created_at=now)
+
+                def look_at(raw: Raw, there: Snapshot = snapshot) -> None:
+                    # A change that is refused leaves no session, and no conversation, that was begun for it.
+                    if look is not None:
+                        look(there)
+                    rewritten(there, raw, states.schema)
+
+                rebuilt = await self._turns.rebuild(snapshot, [stand_in], look=look_at)
+                if rebuilt is not None:
+                    snapshot = rebuilt
+                    break
+                snapshot = await self._store.reload(key, owner=owner)
             after, _ = await self._shared.commit(snapshot, decide, begins=True)
+            return after
+
+        snapshot = self._store.cached(key) or await self._store.reload(key, owner=owner)
+        try:
+            return await write(snapshot)
         except StoreError:
             raise
         except Exception:
@@ -420,8 +432,7 @@ class Changes(Generic[State]):
             newest = await self._store.reload(key, owner=owner)
             if newest.row.revision == snapshot.row.revision:
                 raise
-            after, _ = await self._shared.commit(newest, decide, begins=True)
-        return after
+            return await write(newest)
 
     def _session_start(self, there: Snapshot, now: float) -> int:
         """Tell with which entry the session of a change begins that finds none; 0 where a session is live.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..conversation.state import StateCodec
@@ -25,7 +25,7 @@ from ..settings import Settings
 from ..storage.store import Store
 from .backlog import Backlog
 from .changes import Changes
-from .erasing import LookAtRow, erase_conversation
+from .erasing import erase_conversation
 from .high_water import HighWater
 from .housekeeper import Housekeeper
 from .indexer import Indexer
@@ -214,9 +214,9 @@ class Engine(Generic[State]):
         async with self._one_at_a_time():
             await self._end()
 
-    async def erase(self, key: Key, *, look: LookAtRow | None = None) -> None:
+    async def erase(self, key: Key, *, owners: Collection[str] | None = None) -> None:
         """Remove everything of *key*, here and in the store: see `erase_conversation`."""
-        await erase_conversation(self.shared, self.journal, key, look=look)
+        await erase_conversation(self.shared, self.journal, key, owners=owners)
 
     def _one_at_a_time(self) -> asyncio.Lock:
         """Give what one who opens or closes holds; each loop has its own, because a lock belongs to the loop that waited for it."""

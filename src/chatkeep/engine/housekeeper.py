@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..conversation import housekeeping, snapshots
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key, Row
@@ -115,7 +115,7 @@ class Housekeeper:
         for row in rows:
             if row.due_at is None and not row.key.tenant.startswith(RESERVED):
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
-                    if housekeeping.may_schedule(row, record_from(row.key, row.body), policy, at=now):
+                    if housekeeping.may_schedule(row, record_of(row), policy, at=now):
                         await self._schedule(row.key)
         self.unscheduled = rows[-1] if len(rows) == PAGE else False
 

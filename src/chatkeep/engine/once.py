@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -22,12 +23,14 @@ from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, Too
 from ..model import Message, State
 from .runner import RUNNING
 from .shared import Shared
+from .turn import Turn
 from .work import RESULT_LIMIT, Work, replace_tuples
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Tool = Callable[P, Awaitable[T]]
+OnceTool = Callable[P, Coroutine[Any, Any, T]]
 Hook = Callable[[Call], Any]
 
 
@@ -88,7 +91,7 @@ class Ledger(Generic[State]):
 
 def make_once(
     ledger: Ledger[Any], function: Tool[P, T], done: Hook | None, failed: tuple[type[Exception], ...]
-) -> Tool[P, T]:
+) -> OnceTool[P, T]:
     """Return *function*, which then runs once for each of its calls in a turn; see `Chatkeep.once`."""
     if not inspect.iscoroutinefunction(function):
         raise Misconfigured(
@@ -97,8 +100,7 @@ def make_once(
         )
     tool, signature = function.__name__, inspect.signature(function)
 
-    @wraps(function)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         run = RUNNING.get()
         turn = None if run is None or run.over else run.turn
         if turn is None or (turn.work is None and turn.begin_work is None):
@@ -107,6 +109,9 @@ def make_once(
             )
         if turn.work is None and turn.begin_work is not None:
             turn.work = turn.begin_work()
+        return cast(Work, turn.work).ask(f"{tool}(...)", guarded, turn, args, kwargs)
+
+    async def guarded(turn: Turn[Any], args: Any, kwargs: Any) -> T:
         work = cast(Work, turn.work)
         key, incarnation = work.place
         work.begin_call()
@@ -127,7 +132,16 @@ def make_once(
             raise InDoubt(_doubt(key, call), call=call.name, again=True)
         return cast(T, await _run(ledger, key, call, function, args, kwargs, failed))
 
-    return guarded
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(wraps(function)(begin))
+
+    # Frameworks ask whether a tool is a coroutine function. Here only one of Python's own is, and nobody hears of a call before it is
+    # awaited: of one that never is only Python warns.
+    @wraps(function)
+    async def awaited(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await begin(*args, **kwargs)
+
+    return awaited
 
 
 async def _run(

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from ..conversation import assignments, commits, housekeeping, sessions, turns
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Policy, Snapshot
@@ -245,7 +245,7 @@ class Pauses:
         """Do *act* to each conversation of a tenant that is *wanted*; those that cannot be read are told and passed over."""
         async for row in self._store.walk("key", tenant=tenant):
             try:
-                if row.key != PAUSES and wanted(row, record_from(row.key, row.body)):
+                if row.key != PAUSES and wanted(row, record_of(row)):
                     await act(row.key)
             except (Corrupt, Unsupported) as unreadable:
                 log.error("%s", unreadable)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..durations import seconds
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from .backlog import Backlog
@@ -224,7 +224,7 @@ class Sweeper:
             over = []
             for row in rows:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
-                    read = record_from(row.key, row.body).cursor >= row.head
+                    read = record_of(row).cursor >= row.head
                     if read and row.key != PAUSES and row.key not in self._workers.by_key:
                         over.append(row)
             for row in await self._housekeeper.end_sessions(over, ends):

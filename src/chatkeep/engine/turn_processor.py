@@ -351,8 +351,16 @@ class TurnProcessor(Generic[State]):
         _, said = await shared.commit(shared.store.cached(started.row.key) or started, decide)
         return said is not None
 
-    async def rebuild(self, snapshot: Snapshot, messages: list[Message], *, admitted: bool = False) -> Snapshot | None:
-        """Open a session with the state that the application's hook rebuilds, committed before the handler runs.
+    async def rebuild(
+        self,
+        snapshot: Snapshot,
+        messages: list[Message],
+        *,
+        admitted: bool = False,
+        look: Callable[[Raw], None] | None = None,
+    ) -> Snapshot | None:
+        """Open a session with the state that the application's hook rebuilds, committed before the handler runs. *look* is given that
+        state before, and refuses by raising.
 
         None when another instance went ahead with this session: then what was rebuilt here is thrown away. Raises `HookFailed`
         and `NotBegun`.
@@ -376,6 +384,8 @@ class TurnProcessor(Generic[State]):
                 f"{key}: on_missing could not rebuild the state ({describe_fault(cause)}). Nothing was changed; the message stays "
                 f"unread and is tried again in {HOOK_PAUSE_S:g} s."
             ) from cause
+        if look is not None:
+            look(raw)
         session = snapshot.record.session + 1
         note = commits.make_note("rebuilt", f"{snapshot.row.incarnation}.{session}")
 

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -24,6 +24,8 @@ from ..drivers.base import Key
 from ..durations import Duration, seconds
 from ..errors import BadMessage, TooLarge, UsageError
 from ..storage.confinement import Confinement
+
+T = TypeVar("T")
 
 STEPS_MOST = 100
 RESULT_LIMIT = 64 * 1024
@@ -61,7 +63,7 @@ class Work:
         self._clock = clock
         self._limit = limit
         self._confinement = confinement
-        self._unawaited: dict[object, Coroutine[Any, Any, Any]] = {}  # steps that were asked for and have not begun
+        self._asked: list[tuple[str, Coroutine[Any, Any, Any]]] = []  # what has to be awaited
         self.reminders = {reminder.name: reminder for reminder in reminders}
         self.refused = False
         """Something was asked for that needs the message in the log."""
@@ -76,6 +78,17 @@ class Work:
     def place(self) -> tuple[Key, str]:
         """The conversation, and its incarnation."""
         return self._key, self._name.rpartition(".")[0]
+
+    def ask(self, what: str, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Coroutine[Any, Any, T]:
+        """Give what *function* does, to be awaited; the turn is refused if nobody does."""
+        if not self._confinement.is_inside:
+            raise UsageError(
+                f"{self._key}: {what} has to be awaited in the event loop of the Chatkeep, and this is a thread of a plain function; it "
+                f"was not done. Make the handler `async def` and write `await {what}`."
+            )
+        asked = function(*args)
+        self._asked.append((what, asked))
+        return asked
 
     def begin_call(self) -> None:
         """Refuse a call that must not be made twice where the turn is over, or has no message in the log."""
@@ -106,28 +119,24 @@ class Work:
 
         A step that has begun is recorded also if its turn was given up meanwhile: it has been done.
         """
-        if not self._confinement.is_inside:
-            raise UsageError(
-                f"{self._key}: turn.step has to be awaited in the event loop of the Chatkeep, and this is a thread of a plain "
-                f"function; step {name!r:.60} was not done. Make the handler `async def` and write `await turn.step(...)`."
-            )
         self._check(name)
-        asked = object()
-        step = self._unawaited[asked] = self._step(asked, name, function, args, kwargs)
-        return step
+        return self.ask(f"turn.step({name!r}, ...)", self._step, name, function, args, kwargs)
 
     def refuse_unawaited(self) -> None:
-        """Refuse a turn that has asked for a step and did not await it. Raises `UsageError`."""
-        if self._unawaited:
-            for step in self._unawaited.values():
-                step.close()
+        """Refuse a turn that has asked for something and did not await it. Raises `UsageError`."""
+        # (What was cancelled before it began is closed.)
+        left = [
+            (what, asked) for what, asked in self._asked if inspect.getcoroutinestate(asked) == inspect.CORO_CREATED
+        ]
+        for _, asked in left:
+            asked.close()
+        if left:
             raise UsageError(
-                f"{self._key}: the handler has called turn.step {len(self._unawaited)} times without awaiting it, so nothing was done "
-                "for that. Write `await turn.step(...)`."
+                f"{self._key}: the handler has called {left[0][0]} without awaiting it ({len(left)} such calls), so nothing was done for "
+                f"that. Write `await {left[0][0]}`."
             )
 
-    async def _step(self, asked: object, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        self._unawaited.pop(asked, None)
+    async def _step(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self._check(name)
         if self._record is None:
             self.refused = True

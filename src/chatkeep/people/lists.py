@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct, structs
 
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import OUTWARD
 from ..conversation.versions import checksum_before, checksum_from, find_version
@@ -108,7 +108,7 @@ class Cursor(Struct, frozen=True, array_like=True):
 def listed_from(row: Row) -> Listed:
     """Return *row* as a list needs it."""
     try:
-        record, fault = record_from(row.key, row.body), ""
+        record, fault = record_of(row), ""
     except (Corrupt, Unsupported) as unreadable:
         record, fault = Record(), str(unreadable)
     checksum = (

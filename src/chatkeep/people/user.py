@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Generic
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..conversation.keys import check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
-from ..drivers.base import Key, Row
+from ..drivers.base import Row
 from ..engine.engine import Engine, describe
-from ..errors import OtherOwner, UsageError
-from ..model import Message, State
+from ..errors import Corrupt, OtherOwner, Unsupported, UsageError
+from ..model import State
 from ..storage.erasures import KEPT_S, find_erasures
+from ..storage.selection import find_row
 from ..storage.store import PAGE, fresh_token
 from .claims import Claim, Claims
 from .erasing import ErasedUser, erase_user
@@ -149,14 +150,12 @@ class User(Generic[State]):
 
     async def conversation(self, id: str) -> Summary | None:
         """Return one of the user's conversations as the list shows it; None when the user has none of that id."""
-        row = await self._opened.store.row(key_for(self._tenant, id))
-        _, owners = await self._owners()
-        return (await self._summarize([listed_from(row)]))[0] if row is not None and row.owner in owners else None
+        row = await self._find_row(id)
+        return None if row is None else (await self._summarize([listed_from(row)]))[0]
 
     async def owns(self, id: str) -> bool:
         """Tell whether the conversation is this user's."""
-        row = await self._opened.store.row(key_for(self._tenant, id))
-        return row is not None and row.owner in (await self._owners())[1]
+        return await self._find_row(id) is not None
 
     async def create(self, id: str | None = None, *, title: str = "") -> Saved:
         """
@@ -195,12 +194,7 @@ class User(Generic[State]):
     async def delete(self, id: str) -> None:
         """Erase one of the user's conversations; who keeps a copy of the list is told by `changes`. Twice is fine. There is no way back."""
         _, owners = await self._owners()
-        key = key_for(self._tenant, id)
-
-        def look(row: Row) -> None:
-            _refuse_other(key, row.owner, owners)
-
-        await self._opened.erase(key, look=look)
+        await self._opened.erase(key_for(self._tenant, id), owners=owners)
 
     async def save(
         self,
@@ -262,6 +256,12 @@ class User(Generic[State]):
             return user, {}
         return user, await self._claims.find_owners(user)
 
+    async def _find_row(self, id: str) -> Row | None:
+        """Return the row of one of the user's conversations; None when the user has none of that id."""
+        _, owners = await self._owners()
+        row = await find_row(self._opened.store, key_for(self._tenant, id), owners)
+        return row if row is not None and row.owner in owners else None
+
     def _mark(self, user: str) -> str:
         """Name the list of *user* in this store, for cursors."""
         place = f"{self._engine.store.driver.epoch}:{len(self._tenant)}:{self._tenant}{user}"
@@ -283,13 +283,17 @@ class User(Generic[State]):
         )
 
     async def _summarize(self, found: Sequence[Listed]) -> list[Summary]:
-        async def last(one: Listed) -> list[Message]:
+        async def summary(one: Listed) -> Summary:
             if not one.head or one.fault:
-                return []
+                return summarize(one, ())
             count = min(max(one.head - one.record.seen, 1), LOOKED_AT)
-            return await self._opened.store.page(one.key, one.incarnation, before=one.head + 1, limit=count)
+            try:
+                log = await self._opened.store.page(one.key, one.incarnation, before=one.head + 1, limit=count)
+            except (Corrupt, Unsupported) as unreadable:
+                return summarize(structs.replace(one, fault=str(unreadable)), ())
+            return summarize(one, log)
 
-        return [summarize(one, log) for one, log in zip(found, await asyncio.gather(*map(last, found)), strict=True)]
+        return await asyncio.gather(*map(summary, found))
 
     async def _change(
         self,
@@ -308,12 +312,8 @@ class User(Generic[State]):
             )
 
         def check(there: Snapshot) -> None:
-            if there.row.revision or not creates:
-                _refuse_other(key, there.row.owner if there.row.revision else None, owners)
+            owner = there.row.owner if there.row.revision else None
+            if owner not in owners and not (owner is None and creates):
+                raise OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner or "")
 
         return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
-
-
-def _refuse_other(key: Key, owner: str | None, owners: Mapping[str, Any]) -> None:
-    if owner is None or owner not in owners:
-        raise OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner or "")

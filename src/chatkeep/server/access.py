@@ -352,7 +352,7 @@ class Access:
         """Tell whether a conversation is the user's; None where nobody has it. As it was at most FRESH_S ago."""
         place = principal.tenant, conversation
         if place not in self._owners:
-            self._owners[place] = await core_of(self.keep).find_owner(*place)
+            self._owners[place] = await core_of(self.keep).find_owner(*place, user=principal.user)
         owner = self._owners.get(place)
         if owner is None:
             self._owners.pop(place, None)  # created in the next moment, perhaps

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, structs
 
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED, SAVED, key_for
 from ..conversation.marks import FAILING, OFF, UNDELIVERED, assignee_mark, channel_mark, is_of_row
 from ..conversation.outbox import list_deliveries
@@ -249,7 +249,10 @@ async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequenc
         return item
     if hit.number == 0:
         return item if has_words(called(item.id, item.title), terms_in(wanted.text)) else None
-    said = await core.read_tail(row, before=hit.number + 1, limit=1)
+    try:
+        said = await core.read_tail(row, before=hit.number + 1, limit=1)
+    except (Corrupt, Unsupported) as fault:
+        return structs.replace(item, fault=str(fault))
     if not said or said[0].number != hit.number or said[0].redacted:
         return None
     return structs.replace(item, found=around(said[0].text, *find_in(said[0].text, wanted.text)), found_in=hit.number)
@@ -346,7 +349,7 @@ async def find_named(core: Core[Any], tenant: str, text: str, *, limit: int) -> 
 async def look(core: Core[Any], row: Row, wanted: Wanted) -> Item | None:
     """Return what is shown of a conversation; None where the row alone says that it is not wanted."""
     try:
-        record = record_from(row.key, row.body)
+        record = record_of(row)
     except (Corrupt, Unsupported) as fault:
         return Item(id=row.key.id, tenant=row.key.tenant, owner=row.owner, updated_at=row.updated_at, fault=str(fault))
     off_by = core.find_reasons(*row.key, record.paused)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ..conversation.keys import RESERVED
 from ..drivers.base import Row
 from .records import Records
-from .store import Store
+from .store import Store, fresh_token
 
 SPACE = "erased:"
 """Begins the space of a tenant's erasures."""
@@ -32,7 +32,8 @@ async def note_erasure(store: Store, row: Row, *, clock: Callable[[], float]) ->
     if row.owner and not row.key.tenant.startswith(RESERVED):
         made = Erasure(row.key.id, clock())
         records = Records(store, SPACE + row.key.tenant, Erasure, clock=clock)
-        await records.change(row.incarnation, lambda held: made, owner=row.owner)
+        # (Of a row that cannot be read nobody knows the incarnation.)
+        await records.change(row.incarnation or fresh_token(), lambda held: made, owner=row.owner)
 
 
 async def find_erasures(

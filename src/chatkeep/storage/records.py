@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct, structs
 
 from ..conversation import commits
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED, key_for
 from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Snapshot
@@ -121,7 +121,7 @@ class Records(Generic[Kind]):
     async def owned_records(self, owner: str) -> AsyncGenerator[tuple[str, Kind], None]:
         """As `owned`, with the records, which come in the same answers."""
         async for row in self._store.walk("owner", tenant=self._tenant, owner=owner):
-            held = self._held(row.key, record_from(row.key, row.body))
+            held = self._held(row.key, record_of(row))
             if held is not None:
                 yield row.key.id, held
 

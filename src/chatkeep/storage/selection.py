@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from ..conversation.codec import record_from
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED
 from ..conversation.record import Record
 from ..drivers.base import Key, Row, row_at
@@ -48,6 +48,19 @@ async def select_page(
 
 def _is_wanted(row: Row, wanted: Callable[[Record], bool]) -> bool:
     try:
-        return wanted(record_from(row.key, row.body))
+        return wanted(record_of(row))
     except (Corrupt, Unsupported):  # the list of conversations shows it, with the fault
         return False
+
+
+async def find_row(store: Store, key: Key, owners: Collection[str]) -> Row | None:
+    """Return the row of *key*, undecoded, as it is now; None when there is none. Of one that cannot be read it is what stands for it in the
+    lists of *owners*; raises `Corrupt` where none of them has it."""
+    try:
+        return await store.row(key)
+    except Corrupt:
+        for owner in owners:
+            async for row in store.walk("owner", tenant=key.tenant, owner=owner):
+                if row.key == key and not row.revision:
+                    return row_at(key, owner=owner)
+        raise

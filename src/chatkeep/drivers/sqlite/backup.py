@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 
 import apsw
 
 from ...errors import ChatkeepError, Unavailable, UsageError
+from ..whole_files import part_of, put
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
 from .seam import Transport
 
@@ -24,8 +24,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
     """Copy the store to *path*, unless *slot* is broken off."""
     file = connections.file
     path = _target(file, path, replace)
-    folder, name = os.path.split(path)
-    made = os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
+    made = part_of(path)
     try:
         with connections.looking(slot) as db:
             # Nobody may read in the copy what they may not read in the store.
@@ -38,11 +37,8 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
                 if slot.broken_off:
                     raise apsw.InterruptError("interrupted")
                 copy.pragma("journal_mode", "delete")  # one file, whole as it is
-        if replace:
-            with replacing(path):
-                os.replace(made, path)
-        else:
-            _put(made, path)
+        with replacing(path) if replace else contextlib.nullcontext():
+            put(made, path, replace=replace)
         sync_folder(path)
     except ChatkeepError:
         raise
@@ -86,15 +82,3 @@ def _target(file: OpenFile, path: str, replace: bool) -> str:
     if wrong:
         raise UsageError(f"{path} {wrong}; nothing was written. Name another file.")
     return path
-
-
-def _put(made: str, path: str) -> None:
-    """Rename, and replace nothing."""
-    try:
-        os.link(made, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError(path) from None
-        os.rename(made, path)
