@@ -431,8 +431,8 @@ class Core(Generic[State]):
         at: float | None = None,
     ) -> None:
         """
-        Record what a channel's platform says of a reply that was sent: the one it knows as *id* or, where it tells no id, the one
-        that was sent under *key*, or all *until* a time.
+        Record what a channel's platform says of a reply that was sent: the one it knows as *id* or, where no sending is known by
+        that id, the one that was sent under *key*, or all *until* a time.
 
         The same again has no second effect, and what is told of a conversation that was erased has none at all.
         `Tenant.deliveries` shows it.
@@ -440,7 +440,7 @@ class Core(Generic[State]):
         place, store = key_for(tenant, conversation), self._opened.store
         there = store.cached(place) or await store.load(place)
         while there is not None and not is_of_another(key, there.row.incarnation):
-            number = None if id else number_of(key, there.row.incarnation)
+            number = number_of(key, there.row.incarnation)
             told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
             metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
             which = id or (f"until:{until}" if number is None else f"{number}:{at}")

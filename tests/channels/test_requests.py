@@ -149,7 +149,7 @@ def test_requests_go_to_the_account_with_its_token() -> None:
                             "button": "Sizes",
                             "sections": [
                                 {"title": "Cups", "rows": [{"id": "s", "title": "Small", "description": "0.2 l"}]},
-                                {"rows": [{"id": "l", "title": "Large"}]},
+                                {"title": "Sizes", "rows": [{"id": "l", "title": "Large"}]},
                             ],
                         },
                     },
@@ -291,6 +291,49 @@ def test_more_choices_than_fit_become_a_list_and_then_text() -> None:
     assert kinds[3]["text"]["body"].endswith("11. No. 10")
     assert ["quick_replies", "text"] == [
         max(sent("messenger", buttons(number))[0]["message"].keys() - {"metadata"}, key=len) for number in (13, 14)
+    ]
+
+
+LONG = [{"id": "1", "text": "The first of the long ones"}, {"id": "2", "text": "The first of the long two"}]
+
+
+@pytest.mark.parametrize(
+    ("choices", "text", "tappable"),
+    [
+        ([], "Which?", ""),
+        ([{"id": "1", "text": " "}], "Which?\n1. 1", ""),
+        ([{"id": "", "text": "One"}], "Which?\n1. One", "telegram"),
+        ([{"id": "i" * 1001, "text": "One"}], "Which?\n1. One", "telegram"),
+        ([{"id": "i" * 201, "text": "One"}], "Which?\n1. One", "whatsapp messenger telegram"),
+        ([{"id": " 1", "text": "One"}], "Which?\n1. One", "messenger telegram"),
+        ([{"id": "1", "text": "Yes"}, {"id": "1", "text": "No"}], "Which?\n1. Yes\n2. No", "messenger telegram"),
+        (LONG, f"Which?\n1. {LONG[0]['text']}\n2. {LONG[1]['text']}", "telegram"),
+    ],
+    ids=["none", "no title", "no id", "long id", "id too long for a list", "spaces", "same ids", "alike when cut"],
+)
+def test_choices_that_the_platform_would_refuse_are_text(
+    choices: list[dict[str, Any]], text: str, tappable: str
+) -> None:
+    """And those that nobody could tell apart as they are shown, in every channel."""
+    for name, taps in (("whatsapp", "interactive"), ("messenger", "quick_replies"), ("telegram", "reply_markup")):
+        (body,) = sent(name, [{"type": "buttons", "text": "Which?", "buttons": choices}])
+        message = body["message"] if name == "messenger" else body
+        said = message.get("text")
+
+        assert (name in tappable) == (taps in message)
+        assert name in tappable or text == (said["body"] if name == "whatsapp" else said)
+
+
+def test_sections_are_as_whatsapp_takes_them() -> None:
+    """None is empty, each of several has a title, and so has the button that they are behind."""
+    rows = [[], [{"id": "s", "text": "Small"}], [{"id": "l", "text": "Large"}]]
+    menu = {**MENU, "button": "", "sections": [{"rows": row} for row in rows]}
+    (message,) = sent("whatsapp", [menu])
+    action = message["interactive"]["action"]
+
+    assert "Choose" == action["button"]
+    assert [("Choose", "Small"), ("Choose", "Large")] == [
+        (section["title"], section["rows"][0]["title"]) for section in action["sections"]
     ]
 
 

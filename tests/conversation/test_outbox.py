@@ -82,6 +82,28 @@ def test_a_status_under_the_key_of_a_reply_is_told_of_it() -> None:
         assert [stands] == [one.status for one in list_deliveries(log(REPLY, *entries))]
 
 
+def test_a_status_under_the_key_counts_where_its_id_was_never_noted() -> None:
+    """The platform's answer with the id was lost, by a silence or with a process; a failure is not told of another sending."""
+    silence = {"reply_to": 1, "metadata": {"kind": "delivery", "status": "uncertain", "ids": []}}
+    echo, read, bounced = (told(status, "m0", number=1) for status in ("sent", "read", "failed"))
+    again = {"reply_to": 1, "metadata": {"kind": "resend"}}
+    for entries, stands in (
+        ([silence, echo], "delivered"),
+        ([silence, read], "read"),
+        ([read, silence], "read"),
+        ([silence, bounced], "failed"),
+        ([silence, echo, bounced], "failed"),
+        ([silence, told("read", "m0"), echo], "read"),
+        ([silence, read, again, sent(1, "m1")], "delivered"),
+        ([read, sent(1, "m1")], "read"),
+        ([bounced, sent(1, "m1")], "delivered"),
+        ([sent(1, "m1"), told("failed", "m1", number=1)], "failed"),
+        ([sent(1, "m1"), told("failed", "m1", number=1), sent(1, "m2")], "delivered"),
+        ([silence, told("read", "m9")], "uncertain"),
+    ):
+        assert [stands] == [one.status for one in list_deliveries(log(REPLY, *entries))]
+
+
 def test_a_key_names_a_reply_of_its_own_incarnation_only() -> None:
     """Also with what a reply of several requests adds; a number that is none names nothing."""
     key = key_of(Row(key=Key("", "mail:list:a@b"), revision="r2", incarnation="r.1"), 12)

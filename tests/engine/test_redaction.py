@@ -328,6 +328,7 @@ class Loft:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.key = ""  # of the first one
         self.answer = Sent(status="failed", reason=f"no such number: {CARD}", ids=("p1",))
 
     def takes(self, tenant: str, conversation: str) -> bool:
@@ -343,6 +344,7 @@ class Loft:
     async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
         """Sends one."""
         self.sent.append(content)
+        self.key = self.key or key
         return self.answer
 
 
@@ -355,6 +357,8 @@ async def test_a_reply_that_waits_is_not_sent_and_reasons_of_failures_go(url: st
     async with keep:
         await keep.receive("ada", "hello")
         await until(lambda: delivered(keep, "failed"))
+        for told in ({"id": "p1"}, {"id": "p0", "key": loft.key}, {"key": loft.key}):
+            await core_of(keep).note_status("", "ada", "failed", reason=f"no such number: {CARD}", **told)
         loft.answer = Sent(status="retry", reason="later")
         waits = await keep.accept("ada", f"charged {CARD}", role="operator")
         await until(lambda: len(loft.sent) == 2)

@@ -312,6 +312,23 @@ async def test_a_status_under_the_key_alone_finds_its_reply(sending: Any) -> Non
     assert 2 == len([m async for m in keep.history(ADA) if m.metadata.get("kind") == "status"])
 
 
+async def test_the_platform_s_status_settles_a_reply_of_which_no_id_came_back(sending: Any) -> None:
+    """Its answer was lost; the status has an id that nothing here has seen, and the key."""
+    loft = Loft(Sent(status="uncertain", reason="no answer"), Sent(status="uncertain", reason="no answer"))
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["uncertain", "uncertain"]
+
+    await until(settled)
+    first, second = (key for key, _, _ in loft.sent)
+    await core_of(keep).note_status("", ADA, "read", id="seen1", key=first)
+    await core_of(keep).note_status("", ADA, "failed", id="seen2", key=second, reason="blocked")
+
+    assert ["read", "failed"] == [status for _, status in await statuses(keep)]
+
+
 async def test_an_instrument_is_told_how_long_a_reply_took(sending: Any) -> None:
     """With what became of the attempt; one that was delivered has no cause."""
 

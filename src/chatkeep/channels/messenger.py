@@ -25,8 +25,8 @@ from .base import (
 )
 from .bodies import each, filled, items, name, unknown
 
-REPLIES_MOST = 13
 TITLE = parts.TextLimit(20)
+REPLIES = parts.Tappable(13, TITLE, parts.TextLimit(1000), strict=False)
 
 MEDIA = {
     "image": "image",
@@ -395,7 +395,7 @@ def _messages(part: parts.Part, room: parts.TextLimit) -> list[dict[str, Any]]:
             )
         case parts.Buttons() | parts.Choices():
             rows = part.rows
-            if len(rows) > REPLIES_MOST:
+            if not REPLIES.takes(rows):
                 return _messages(parts.Text(parts.numbered(part.text, rows)), room)
             *before, last = list(room.pieces(part.text)) or ["…"]
             replies = [{"content_type": "text", "title": TITLE.short(row.text), "payload": row.id} for row in rows]

@@ -13,6 +13,9 @@ from ..errors import Unsupported
 from ..model import Content
 from .graphemes import is_boundary, last_boundary
 
+LABEL = "Choose"
+"""What the button says behind which choices are, when nothing else is said."""
+
 MediaType = Literal["image", "video", "audio", "voice", "document", "sticker", "animation"]
 
 
@@ -76,7 +79,7 @@ class Choices(Struct, tag_field="type", tag="list"):
 
     text: str
     sections: list[Section]
-    button: str = "Choose"
+    button: str = LABEL
 
     @property
     def rows(self) -> list[Choice]:
@@ -202,6 +205,23 @@ class TextLimit(Struct, frozen=True):
         return text if self.holds(text) else next(TextLimit(self.most - 3, self.measure).pieces(text), "") + "…"
 
 
+class Tappable(Struct, frozen=True):
+    """Which choices a platform takes as something to tap. strict: ids have to differ, with no spaces around them."""
+
+    most: int
+    title: TextLimit
+    id: TextLimit
+    strict: bool
+
+    def takes(self, choices: list[Choice]) -> bool:
+        """Tell whether all of them can be tapped, and told from each other as they are shown."""
+        titles = {self.title.short(one.text) for one in choices}
+        ids = {one.id for one in choices}
+        whole = all(one.text.strip() and one.id and self.id.holds(one.id) for one in choices)
+        exact = len(ids) == len(choices) and all(id == id.strip() for id in ids)
+        return whole and 0 < len(choices) <= self.most and len(titles) == len(choices) and (exact or not self.strict)
+
+
 def _last(mark: str, piece: str, text: str) -> int:
     """Return the last place of *mark* in *piece*, with which *text* begins, where no symbol goes on behind it; -1 for none."""
     end = piece.rfind(mark)
@@ -212,7 +232,7 @@ def _last(mark: str, piece: str, text: str) -> int:
 
 def numbered(text: str, choices: list[Choice]) -> str:
     """Return the choices as text, for where there is nothing to tap."""
-    lines = [f"{number}. {choice.text}" for number, choice in enumerate(choices, 1)]
+    lines = [f"{number}. {choice.text.strip() or choice.id}" for number, choice in enumerate(choices, 1)]
     return "\n".join([text, *lines]).strip()
 
 

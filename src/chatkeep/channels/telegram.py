@@ -429,13 +429,15 @@ def _calls(part: parts.Part) -> list[tuple[str, dict[str, Any]]]:
         case parts.Template():
             return _calls(part.fallback)
         case parts.Buttons() | parts.Choices():
+            if not part.rows or not all(row.text.strip() for row in part.rows):
+                return _calls(parts.Text(parts.numbered(part.text, part.rows)))
             *before, last = list(TEXT.pieces(part.text)) or ["…"]
             texts = [("sendMessage", {"text": piece}) for piece in before]
             return [*texts, ("sendMessage", {"text": last, "reply_markup": _keyboard(part.rows)})]
 
 
 def _keyboard(rows: list[parts.Choice]) -> dict[str, Any]:
-    """Return buttons that send their id; or, where an id is too long for Telegram, that send their text."""
-    if all(DATA.holds(row.id) for row in rows):
+    """Return buttons that send their id; or, where Telegram does not take an id, that send their text."""
+    if all(row.id and DATA.holds(row.id) for row in rows):
         return {"inline_keyboard": [[{"text": row.text, "callback_data": row.id}] for row in rows]}
     return {"keyboard": [[{"text": row.text}] for row in rows], "one_time_keyboard": True, "resize_keyboard": True}

@@ -29,7 +29,8 @@ from .bodies import each, filled, items, name, storable, unknown
 
 TEXT, BODY, CAPTION = parts.TextLimit(4096), parts.TextLimit(1024), parts.TextLimit(1024)
 BUTTON, ROW, DESCRIPTION = parts.TextLimit(20), parts.TextLimit(24), parts.TextLimit(72)
-BUTTONS_MOST, ROWS_MOST = 3, 10
+BUTTONS = parts.Tappable(3, BUTTON, parts.TextLimit(256), strict=True)
+ROWS = parts.Tappable(10, ROW, parts.TextLimit(200), strict=True)
 
 MEDIA: dict[str, str] = {"voice": "audio", "animation": "video"}
 """How WhatsApp calls our kinds of media, where the names differ."""
@@ -504,18 +505,21 @@ def _bodies(part: parts.Part) -> list[dict[str, Any]]:
             template = {"name": part.name, "language": {"code": part.language}, **filled(components=components)}
             return [{"type": "template", "template": template}]
         case parts.Buttons():
-            if len(part.buttons) > BUTTONS_MOST:
+            if not BUTTONS.takes(part.buttons):
                 return _bodies(parts.Choices(part.text, [parts.Section(part.buttons)]))
             buttons = [
                 {"type": "reply", "reply": {"id": one.id, "title": BUTTON.short(one.text)}} for one in part.buttons
             ]
             return _interactive("button", part.text, {"buttons": buttons})
         case parts.Choices():
-            if len(part.rows) > ROWS_MOST:
+            if not ROWS.takes(part.rows):
                 return _bodies(parts.Text(parts.numbered(part.text, part.rows)))
-            sections = [
+            label = BUTTON.short(part.button.strip() or parts.LABEL)
+            sections = [section for section in part.sections if section.rows]
+            untitled = label if len(sections) > 1 else ""  # of several, each needs a title
+            shown = [
                 {
-                    **filled(title=ROW.short(section.title)),
+                    **filled(title=ROW.short(section.title.strip() or untitled)),
                     "rows": [
                         {
                             "id": row.id,
@@ -525,9 +529,9 @@ def _bodies(part: parts.Part) -> list[dict[str, Any]]:
                         for row in section.rows
                     ],
                 }
-                for section in part.sections
+                for section in sections
             ]
-            return _interactive("list", part.text, {"button": BUTTON.short(part.button), "sections": sections})
+            return _interactive("list", part.text, {"button": label, "sections": shown})
 
 
 def _interactive(kind: str, text: str, action: dict[str, Any]) -> list[dict[str, Any]]:

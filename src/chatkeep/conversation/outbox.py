@@ -244,13 +244,19 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
         elif kind == "status":
             statuses.append(message)
     since |= _platform_times(found, owner, statuses)
+    lacking = {
+        number for number, one in found.items() if one.status == "uncertain"
+    }  # not all of the platform's ids are noted
+    keyed = {id: number for number, id in map(_named, statuses) if number is not None and id and id not in owner}
     for status in statuses:
-        id, upto = status.metadata.get("id"), status.metadata.get("until")
-        numbers = (
-            [owner[id]] if id in owner and (status.number > noted[owner[id]] or id in found[owner[id]].ids) else []
-        )
-        named = status.metadata.get("number")
-        numbers += [named] if named in noted and status.number > asked.get(named, 0) else []
+        (named, id), upto = _named(status), status.metadata.get("until")
+        numbers = list[int]()
+        if id in owner:
+            numbers += [owner[id]] if status.number > noted[owner[id]] or id in found[owner[id]].ids else []
+        elif (of_key := keyed.get(id, named)) in noted and status.number > asked.get(of_key, 0):
+            # That a sending has failed says nothing of another one, whose id was noted.
+            counts = not id or status.metadata["status"] != "failed" or of_key in lacking
+            numbers += [of_key] if counts else []
         numbers += [n for n, one in found.items() if upto is not None and since[n] <= upto and one.status in REACHED]
         for number in numbers:
             found[number] = _after_status(found[number], status)
@@ -258,6 +264,11 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
     if outbox is not None and tried is not None and tried.status == "waiting":
         found[tried.number] = structs.replace(tried, reason=outbox.reason, tries=outbox.tries)
     return [found[number] for number in sorted(found)]
+
+
+def _named(status: Message) -> tuple[int | None, str]:
+    """Return which reply the platform tells of: by the key, its number; and the platform's id."""
+    return status.metadata.get("number"), status.metadata.get("id", "")
 
 
 def _platform_times(found: dict[int, Delivery], owner: dict[str, int], statuses: Iterable[Message]) -> dict[int, float]:

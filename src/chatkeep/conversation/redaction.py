@@ -42,7 +42,8 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
     notes = [note for note in messages if note.role == "system" and not note.redacted]
     about = [note for note in notes if not numbers.isdisjoint(range(note.reply_from or 0, (note.reply_to or -1) + 1))]
     ids = {id for note in about for id in note.metadata.get("ids", ())}
-    about += [note for note in notes if note.metadata.get("kind") == "status" and note.metadata.get("id") in ids]
+    statuses = [note for note in notes if note.metadata.get("kind") == "status"]
+    about += [note for note in statuses if note.metadata.get("id") in ids or note.metadata.get("number") in numbers]
     return [note for note in about if note.content or note.metadata.get("reason")][-NOTES_MOST:]
 
 
