@@ -109,6 +109,9 @@ NOTED_S = 3600.0
 
 HELD = 10_000
 TASKS_MOST = 100
+EXPORTS = 2
+"""So many exports are read at the same time; the others wait in their order."""
+
 COOKIE = "__Host-chatkeep"
 """Holds the token of the browser's own chat; what was shared with it is in cookies of their own, whose names begin like that."""
 
@@ -332,6 +335,8 @@ class Access:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.reads = Reads()
         """Held while an answer to a customer's read is made, and not while it is sent."""
+        self.exports = asyncio.Semaphore(EXPORTS)
+        """The same for exports, which read whole conversations."""
 
     async def close(self) -> None:
         """End what is still being looked up or noted down."""
