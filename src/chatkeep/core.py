@@ -26,6 +26,7 @@ from .people.saving import save
 from .storage.audit import AuditLog
 from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
+from .storage.paging import walk_back
 from .storage.records import Records
 from .storage.selection import find_row
 from .storage.text_index import TextIndex
@@ -217,6 +218,11 @@ class Core(Generic[State]):
         """Return the last entries of a conversation, or those before a number, oldest first, with chatkeep's own notes."""
         end = row.head + 1 if before is None else before
         return await self._opened.store.page(row.key, row.incarnation, before=end, limit=limit)
+
+    def walk_back(self, row: Row, *, before: int | None = None, limit: int) -> AsyncIterator[list[Message]]:
+        """As `read_tail`, a page at a time, the last page first."""
+        end = row.head + 1 if before is None else before
+        return walk_back(self._opened.store, row.key, row.incarnation, before=end, limit=limit)
 
     async def find_names(self, tenant: str, owner: str) -> list[str]:
         """Return the owners whose conversations are *owner*'s: itself, and whoever was claimed for it."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import msgspec
 from msgspec import structs
 
-from .conversation.edits import StateAsOf, find_state, may_move
+from .conversation.edits import StateAsOf
 from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
@@ -18,7 +17,7 @@ from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row, row_at
 from .engine.engine import Engine, describe
 from .engine.once import Ledger
-from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays
+from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays, read_state_as_of
 from .engine.watch import Watch
 from .errors import BadMessage, Corrupt, Replaced, Unavailable, Unsupported, UsageError
 from .model import (
@@ -341,18 +340,7 @@ class Surface(PeopleSurface[State]):
         It is told from the state of now and the notes of people's changes. What turns have changed is not known of before, and changes
         that the application made outside of turns leave no trace.
         """
-        key = self._key(conversation)
-        snapshot = await self._opened.store.load(key)
-        if snapshot is None:
-            return None
-        entries = list[Message]()
-        async for entry in self.history(conversation, after=max(number - PAGE, 0)):
-            entries.append(entry)
-            if entry.number > number and may_move(entry):
-                break  # what comes behind it tells nothing of before
-        return find_state(
-            msgspec.json.decode(snapshot.record.state), entries, number, begun=snapshot.record.since > number
-        )
+        return await read_state_as_of(self._opened.store, self._key(conversation), number)
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """

@@ -426,14 +426,42 @@ async def test_no_refusal_is_said_into_another_answer(bad: bytes) -> None:
     assert said.endswith(b"begunended")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"2\r\n{}\r\n0\r\n" + b"X-A: b\r\n" * 20_000,
+        b"2;" + b"a" * 200_000,
+        b"junk\r\n",
+        b"2\r\n{}\r\n0\r\nContent-Length: 5\r\n\r\n",
+        b"1100000\r\n" + b" " * 0x1100000 + b"\r\n",
+    ],
+    ids=["trailers", "an extension", "junk", "a trailer that the parser obeys", "a body without an end"],
+)
+async def test_a_request_is_answered_once(rest: bytes) -> None:
+    """Where a request was answered before its body came, what is wrong with that body ends the connection without a word."""
+    async with served(parrot()) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(WAITS + b"Transfer-Encoding: chunked\r\n\r\n")
+        refused, said = await answer_from(reader), b""
+        with suppress(ConnectionError):
+            writer.write(rest)
+            await writer.drain()
+            async with asyncio.timeout(5):
+                said = await reader.read()
+        writer.close()
+
+    assert (401, b"") == (refused.status, said)
+
+
 async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline ends with the request: one that was refused before its body came does not take the next one along."""
     monkeypatch.setattr(protocol, "HEAD_S", 0.3)
     async with served(parrot()) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-        writer.write(WAITS + b"Content-Type: application/json\r\nContent-Length: 4\r\n\r\n")
+        body = b" " * 8_000_000
+        writer.write(WAITS + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
         refused = await answer_from(reader)
-        writer.write(b"1234")
+        writer.write(body)
         await nothing_happens_for(0.6)
         writer.write(WHOLE)
         next_one = await answer_from(reader)

@@ -22,7 +22,8 @@ from ..drivers.base import Key
 from ..errors import NotWaiting, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.holds import refuse_held
-from ..storage.store import PAGE, fresh_token
+from ..storage.paging import walk_log
+from ..storage.store import fresh_token
 from .notifier import Notifier
 from .outcomes import read_outcome
 from .pauses import Pauses
@@ -325,7 +326,7 @@ class Changes(Generic[State]):
         if snapshot is None or not found:
             return False
         notes, seen = list[Message](), min(message.number for message in found)
-        while page := await self._store.page(key, snapshot.row.incarnation, after=seen, limit=PAGE):
+        async for page in walk_log(self._store, key, snapshot.row.incarnation, after=seen):
             notes, seen = notes + [entry for entry in page if entry.role == "system"], page[-1].number
         if all(message.redacted for message in found):
             return True

@@ -21,6 +21,7 @@ from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key
 from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, TooLarge, UsageError
 from ..model import Message, State
+from ..storage.paging import walk_log
 from .runner import RUNNING
 from .shared import Shared
 from .turn import Turn
@@ -43,9 +44,9 @@ class Ledger(Generic[State]):
     async def read(self, key: Key) -> list[Call]:
         """Return the calls in the log that have begun and not ended."""
         snapshot, notes = await self._shared.store.reload(key), list[Message]()
-        seen = snapshot.record.dropped
-        while page := await self._shared.store.page(key, snapshot.row.incarnation, after=seen, limit=200):
-            notes, seen = notes + [entry for entry in page if entry.id.startswith(once.ONCE)], page[-1].number
+        log = walk_log(self._shared.store, key, snapshot.row.incarnation, after=snapshot.record.dropped)
+        async for page in log:
+            notes += [entry for entry in page if entry.id.startswith(once.ONCE)]
         return once.find_doubts(notes)
 
     async def find(self, key: Key, incarnation: str, ids: list[str]) -> list[Message]:

@@ -1,20 +1,26 @@
-"""What became of a message: read from its conversation, and told to the call of `receive` that waits for it; and which messages
-were set aside. Knows nothing of how messages are answered."""
+"""What became of a message: read from its conversation, and told to the call of `receive` that waits for it; which messages were set
+aside; and how a state was. Knows nothing of how messages are answered."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from msgspec import Struct, structs
 
 from ..conversation import dead_letters, snapshots, streams
+from ..conversation.edits import StateAsOf, find_state, may_move
 from ..conversation.snapshots import Outcome, Snapshot
 from ..drivers.base import Key, settle
 from ..model import Answering, DeadLetter, Message
+from ..storage.paging import outline, walk_log
 from ..storage.selection import select_page
-from ..storage.store import PAGE, Store, blank
+from ..storage.store import Store, blank
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
+
+NOTES_BEFORE = 100
+"""So many entries before a number are looked through for what people have changed."""
 
 
 class Waiter(Struct, eq=False):
@@ -38,10 +44,8 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
         found = snapshots.messages_after(snapshot, number)
     else:
         # Replies stand in the order of what they answer: the first to something later ends the search.
-        seen = number
-        while page := await store.page(snapshot.row.key, snapshot.row.incarnation, after=seen, limit=PAGE):
+        async for page in walk_log(store, snapshot.row.key, snapshot.row.incarnation, after=number):
             found += page
-            seen = page[-1].number
             if any((message.reply_from or 0) > number for message in page):
                 break
     return snapshots.find_outcome(snapshot.record, number, found)
@@ -62,6 +66,20 @@ async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: Leas
     if asked and asked[-1] in snapshot.record.dead:
         return Answering("set aside", asked[-1])
     return Answering("idle")
+
+
+async def read_state_as_of(store: Store, key: Key, number: int) -> StateAsOf | None:
+    """Read what is known of the state as it was when entry *number* was the last one; None where there is no such conversation."""
+    snapshot = await store.load(key)
+    if snapshot is None:
+        return None
+    row, entries = snapshot.row, list[Message]()
+    after = max(number - NOTES_BEFORE, 0)
+    async for page in walk_log(store, key, row.incarnation, after=after, before=row.head + 1):
+        entries += outline(page)
+        if any(entry.number > number and may_move(entry) for entry in page):
+            break  # what comes behind it tells nothing of before
+    return find_state(msgspec.json.decode(snapshot.record.state), entries, number, begun=snapshot.record.since > number)
 
 
 async def read_dead_letters(store: Store, key: Key) -> list[DeadLetter]:

@@ -17,7 +17,7 @@ from ..drivers.base import Key
 from ..engine.engine import Engine
 from ..errors import Corrupt, Unsupported
 from ..model import Message
-from ..storage.store import PAGE
+from ..storage.paging import walk_log
 from .claims import Claim, Claims
 
 README = """This archive has what {store} knows of {user}, as of {when}.
@@ -102,10 +102,9 @@ async def _write(engine: Engine[Any], archive: ZipFile, snapshot: Snapshot, said
 
 
 async def _messages(engine: Engine[Any], key: Key, incarnation: str, seen: int, head: int) -> AsyncIterator[Message]:
-    while found := await engine.store.page(key, incarnation, after=seen, before=head + 1, limit=PAGE):
-        for message in found:
+    async for page in walk_log(engine.store, key, incarnation, after=seen, before=head + 1):
+        for message in page:
             yield message
-        seen = found[-1].number
 
 
 def _told(message: Message) -> str:

@@ -18,10 +18,13 @@ from ..drivers.base import Key
 from ..engine.engine import Engine
 from ..errors import OtherOwner, UsageError
 from ..model import Message, State
-from ..storage.store import PAGE
+from ..storage.paging import walk_back
 from .claims import Claims
 from .saving import save
 from .user import User
+
+LOSSES_AMONG = 2000
+"""So many of the last entries of a log are looked through for what gave way."""
 
 
 class MergedSlot(Struct, frozen=True, kw_only=True):
@@ -176,13 +179,12 @@ class PeopleSurface(Generic[State]):
         """Return what gave way in merges and saves, as far as it is among the last 2,000 entries of the log, the newest first."""
         key, store = key_for(self._tenant, conversation), self._opened.store
         row = await store.row(key)
-        before, found = (0 if row is None else row.head + 1), list[Lost]()
-        for _ in range(10):
-            if row is None or before <= 1 or len(found) >= limit:
-                break
-            page = await store.page(key, row.incarnation, before=before, limit=PAGE)
-            found += [_lost(message) for message in reversed(page) if saves.is_loss(message)]
-            before = page[0].number if page else 0
+        found = list[Lost]()
+        if row is not None:
+            async for page in walk_back(store, key, row.incarnation, before=row.head + 1, limit=LOSSES_AMONG):
+                found += [_lost(message) for message in reversed(page) if saves.is_loss(message)]
+                if len(found) >= limit:
+                    break
         return found[:limit]
 
     async def restore(self, conversation: str, number: int, *, by: str = "") -> Saved | MergedSlot:

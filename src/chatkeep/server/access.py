@@ -78,6 +78,9 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]
 
 VISITOR_SCOPES: tuple[Scope, ...] = ("read", "send", "share")
 
+EXPORTS = 2
+"""So many exports are read at the same time; the others wait in their order."""
+
 SUBJECT = "chatkeep-subject"
 """The header that names whose credential the sender means to use, as /v1/me tells it."""
 
@@ -216,6 +219,8 @@ class Access:
         self._seen: TTLCache[tuple[str, str, str], bool] = TTLCache(HELD, NOTED_S)
         self.reads = Reads()
         """Held while an answer to a customer's read is made, and not while it is sent."""
+        self.exports = asyncio.Semaphore(EXPORTS)
+        """The same for exports, which read whole conversations."""
 
     async def close(self) -> None:
         """End what is still being looked up or noted down."""

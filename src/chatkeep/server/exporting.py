@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -16,7 +17,7 @@ from ..conversation.keys import key_for
 from ..drivers.base import Ability
 from ..storage.archive import Exported
 from . import wire
-from .access import allows, keep_of, principal_of
+from .access import access_of, allows, keep_of, principal_of
 from .audit import audited
 from .refusals import not_found
 
@@ -56,16 +57,24 @@ class Export(wire.Resource):
         elif Ability.SCAN not in core.abilities:
             raise wire.Refused(422, "unsupported", f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}).")
         said = Exported()
-        lines = together(core.export(tenant, asked.conversation, said), said)
+        lines = together(core.export(tenant, asked.conversation, said), said, access_of(request).exports)
         return StreamingResponse(lines, media_type="application/jsonl", headers={"x-accel-buffering": "no"})
 
 
-async def together(lines: AsyncIterator[bytes], said: Exported) -> AsyncIterator[bytes]:
-    """Give *lines*, many at a time; behind the last one what could not be read, if anything."""
-    held = bytearray()
-    async for line in lines:
-        held += line
-        if len(held) >= TOGETHER:
+async def together(lines: AsyncIterator[bytes], said: Exported, places: asyncio.Semaphore) -> AsyncIterator[bytes]:
+    """Give *lines*, many at a time; behind the last one what could not be read, if anything.
+
+    One of *places* is held while lines are read, and not while they are sent."""
+    held, goes_on = bytearray(), True
+    while goes_on:
+        async with places:
+            goes_on = False
+            async for line in lines:
+                held += line
+                if len(held) >= TOGETHER:
+                    goes_on = True
+                    break
+        if goes_on:
             yield bytes(held)
             held.clear()
     if said.damaged:

@@ -47,7 +47,6 @@ ROWS_LOOKED_AT = 20_000
 SEARCHED = 2000
 """So many of its last entries are searched for words, in each conversation; and about so many are read at once, of several."""
 
-ENTRIES = 200
 AROUND = 40
 """So many characters are shown before and behind the words that were found."""
 
@@ -367,17 +366,23 @@ async def look(core: Core[Any], row: Row, wanted: Wanted) -> Item | None:
 
 async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message], text: str) -> Item:
     """Return *item* with where *text* was said last; as it is where that was not in the last SEARCHED entries."""
-    wanted, left = text.casefold(), SEARCHED
-    while tail:
-        for message in reversed(tail):
-            if message.role != "system" and wanted in message.text.casefold():
-                found = around(message.text, *find_in(message.text, text))
-                return structs.replace(item, found=found, found_in=message.number)
-        left -= len(tail)
-        if left <= 0 or tail[0].number <= 1:
-            break
-        tail = await core.read_tail(row, before=tail[0].number, limit=min(ENTRIES, left))
-    return item
+    found = shown_in(item, tail, text)
+    if found is None and tail and tail[0].number > 1:
+        async for page in core.walk_back(row, before=tail[0].number, limit=SEARCHED - len(tail)):
+            found = shown_in(item, page, text)
+            if found is not None:
+                break
+    return found or item
+
+
+def shown_in(item: Item, messages: Sequence[Message], text: str) -> Item | None:
+    """Return *item* with where *text* was said last in *messages*; None where it was not."""
+    wanted = text.casefold()
+    for message in reversed(messages):
+        if message.role != "system" and wanted in message.text.casefold():
+            found = around(message.text, *find_in(message.text, text))
+            return structs.replace(item, found=found, found_in=message.number)
+    return None
 
 
 def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -> bool:

@@ -46,6 +46,10 @@ LINGER_MOST = 1024 * 1024
 """So long, and for at most so many bytes, the rest of a refused request is read and thrown away: a connection that is closed with
 bytes unread is reset, and its client may never see why."""
 
+UNREAD_MOST = 16 * 1024 * 1024
+"""So many bytes of a body that come after its request was answered are read and thrown away, so that the client sees why and may
+use the connection again: more than any body that is taken."""
+
 TAKEN_S = 20.0
 TAKEN_LEAST = 64 * 1024
 """A client must take what it is answered: all that waits for it, or at least so many bytes, in each such time. Else its connection
@@ -87,7 +91,6 @@ INNER = {
         "expected_content_length",
         "keep_alive",
         "message_event",
-        "more_body",
         "response_complete",
         "response_started",
         "scope",
@@ -118,12 +121,13 @@ class PromptProtocol(HttpToolsProtocol):
     _since: float | None = None
     _running: RequestResponseCycle | None = None
     _verdict: tuple[int, str] | None = None
-    _in_head = False
+    _in_head = _in_body = False
     _owes = True  # a connection that says nothing is late as well
     _progress = False
     _deaf = False
     _framing = 0
     _piece = 0
+    _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there, and has to say something."""
@@ -178,7 +182,7 @@ class PromptProtocol(HttpToolsProtocol):
         """Begin a request; what of this piece belongs to the one before is counted for both."""
         self._since = None
         self._in_head = self._owes = True
-        self._framing = self._piece
+        self._framing, self._unread = self._piece, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -198,7 +202,7 @@ class PromptProtocol(HttpToolsProtocol):
                 "`version(HTTP_1_1)`, curl: `--http1.1`).",
             )
         super().on_headers_complete()
-        self._in_head, self._progress = False, True
+        self._in_head, self._in_body, self._progress = False, True, True
         if upgrade:  # to the parser, what follows is another protocol; it must not become somebody's request
             self.cycle.keep_alive, self._deaf = False, True
         self.headers = []  # of the scope no more: the parser reports trailers as further headers
@@ -209,13 +213,17 @@ class PromptProtocol(HttpToolsProtocol):
         """Take a part of the body."""
         self._framing -= len(body)
         self._progress = True
+        if self.cycle.response_complete:
+            self._unread += len(body)
+            if self._unread > UNREAD_MOST:
+                self._stop_parser(413, f"More than {UNREAD_MOST:,} bytes of a body came after the answer.")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request, which is there with its trailers; they are dropped."""
         if self.headers and not CONTROL.isdisjoint(name for name, _ in self.headers):
             self._stop_parser(400, "A trailer says how the request or its connection is to be read.")
-        self._owes = False
+        self._in_body = self._owes = False
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -272,7 +280,7 @@ class PromptProtocol(HttpToolsProtocol):
             running.keep_alive = False
             self.pipeline.clear()
             self.flow.resume_reading()
-        elif receiving and self.cycle.response_started:
+        elif self._in_body and self.cycle.response_started:  # a second answer would be taken for the next request's
             self.transport.close()
         else:
             if receiving:
@@ -284,7 +292,7 @@ class PromptProtocol(HttpToolsProtocol):
     def _receiving(self) -> bool:
         """Tell whether the body of a request that is not answered yet is still to come."""
         cycle = self.cycle
-        return cycle is not None and not self._in_head and cycle.more_body and not cycle.response_complete
+        return cycle is not None and self._in_body and not cycle.response_complete
 
     def _answer(self, status: int, detail: str) -> bytes:
         title = HTTPStatus(status).phrase

@@ -18,6 +18,7 @@ from ..conversation.record import Record
 from ..drivers.base import AT_ONCE, Row
 from ..model import ASKING, Message
 from ..storage.audit import Act
+from ..storage.paging import outline
 from . import wire
 from .access import allows, conversation_asked, keep_of, tenant_of
 from .audit import Trail
@@ -115,7 +116,9 @@ class StoryAsked(wire.Resource):
         row = await core.read_row(key)
         if row is None:
             raise HTTPException(404)
-        entries = await core.read_tail(row, limit=ENTRIES)
+        entries = list[Message]()
+        async for page in core.walk_back(row, limit=ENTRIES):
+            entries[:0] = outline(page)
         trail: Trail = request.app.state.trail
         await trail.write()
         acts = [act for act in await core.audit.read(key.tenant, limit=ACTS) if act.conversation in (key.id, "")]

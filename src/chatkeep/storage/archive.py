@@ -39,6 +39,7 @@ from .relocation import NOTE
 PAGE = 50
 TOGETHER = 64  # conversations that are written at the same time, at most
 HELD_BYTES = 1 << 20  # of one conversation, in memory; what is more goes to a temporary file
+TURN_BYTES = 256 * 1024
 TRIES = 20
 LONGEST_LINE = 64 << 20
 
@@ -118,13 +119,16 @@ async def _write_lines(driver: Driver, reader: LogReader, key: Key, block: IO[by
     if found is None:
         return None
     row, tail = found
-    number = (first := await reader.first(row, tail)) - 1
+    number, written = (first := await reader.first(row, tail)) - 1, 0
     block.write(line_of_row(row, first) + b"\n")
     async for entry in reader.entries(row, tail, first - 1):
         if entry.number != number + 1:
             raise Gone
         number = entry.number
-        block.write(line_of_entry(key, entry) + b"\n")
+        written += block.write(line_of_entry(key, entry) + b"\n")
+        if written > TURN_BYTES:
+            written = 0
+            await asyncio.sleep(0)  # what else the process does goes on between pages that are all there
     now = await do(driver.read, Read(key, tail=0)) if row.head - first >= TAIL else found
     if number != row.head or now is None or not (now[0] == row or goes_on(now[0], row, first)):
         raise Gone

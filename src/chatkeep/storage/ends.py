@@ -12,7 +12,8 @@ from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Policy, Snapshot
 from ..errors import Corrupt, Unsupported
 from .holds import find_hold
-from .store import PAGE, Store
+from .paging import walk_log
+from .store import Store
 
 
 class End(Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ async def _count_old(store: Store, snapshot: Snapshot, policy: Policy, *, at: fl
     row, seen = snapshot.row, snapshot.record.dropped
     if policy.retention_s is None or snapshot.record.cursor < row.head:
         return 0
-    while found := await store.page(row.key, row.incarnation, after=seen, limit=PAGE):
+    async for found in walk_log(store, row.key, row.incarnation, after=seen):
         for message in found:
             if message.created_at + policy.retention_s > at:
                 return message.number - 1 - snapshot.record.dropped

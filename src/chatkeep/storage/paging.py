@@ -1,10 +1,14 @@
-"""How many entries of a log are read at a time for somebody outside: as many as make a page, by their size and not by their number."""
+"""How many entries of a log are read at a time: as many as make a page, by their size and not by their number.
+
+A number alone says little: two hundred messages may be 50 MB, and sixteen who ask for them at the same time a gigabyte.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
+from msgspec import structs
 
 from ..drivers.base import Key
 from ..model import Message
@@ -47,6 +51,33 @@ async def read_page(store: Store, key: Key, incarnation: str, *, after: int) -> 
         if len(more) < limit or paging.fit(found) < len(found):
             break
     return found
+
+
+async def walk_log(
+    store: Store, key: Key, incarnation: str, *, after: int, before: int | None = None
+) -> AsyncIterator[list[Message]]:
+    """Yield the log behind number *after*, a page at a time."""
+    paging = Paging()
+    while page := await store.page(key, incarnation, after=after, before=before, limit=paging.limit):
+        yield page
+        paging.fit(page)
+        after = page[-1].number
+
+
+async def walk_back(
+    store: Store, key: Key, incarnation: str, *, before: int, limit: int
+) -> AsyncIterator[list[Message]]:
+    """Yield the last *limit* entries before a number, a page at a time, the last page first; each is in the order of the log."""
+    paging = Paging()
+    while limit > 0 and (page := await store.page(key, incarnation, before=before, limit=min(limit, paging.limit))):
+        yield page
+        paging.fit(page)
+        before, limit = page[0].number, limit - len(page)
+
+
+def outline(messages: Iterable[Message]) -> list[Message]:
+    """Return *messages* without what people and the bot have said, for who goes through many and wants to know what happened."""
+    return [message if message.role == "system" else structs.replace(message, content="") for message in messages]
 
 
 def fitting(messages: Iterable[Message]) -> int:
