@@ -233,8 +233,10 @@ def copy_messages(messages: Sequence[Message]) -> list[Message]:
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
     """Return the number from which on *messages* are plain; *otherwise* if all are."""
-    odd = [message.number for message in messages if not is_plain(message)]
-    return odd[-1] + 1 if odd else otherwise
+    for message in reversed(messages):
+        if not is_plain(message):
+            return message.number + 1
+    return otherwise
 
 
 def delivery_of(snapshot: Snapshot) -> OutboxState:
