@@ -11,11 +11,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import apsw
+from msgspec import Struct
 
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ..base import WAITING, Pool, settle
@@ -26,7 +28,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Job(NamedTuple):
+class Job(Struct):
     """An act that somebody waits for, and what does it."""
 
     do: Callable[[apsw.Connection, Any], Any]
@@ -34,6 +36,8 @@ class Job(NamedTuple):
     answered: asyncio.Future[Any]
     durable: bool
 
+
+_is_durable: Callable[[Job], bool] = attrgetter("durable")
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
@@ -320,7 +324,7 @@ class ConnectionThreads:
                 if slot.db is not None:
                     rollback(slot.db)
                 raise
-            if any(isinstance(found, Uncertain) for found in answers):
+            if Uncertain in map(type, answers):
                 # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
                 slot.close(tidies=True)
             return answers
@@ -371,7 +375,7 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Run acts in one transaction; each is checked and answered, or refused, on its own."""
-    if any([job.durable for job in batch]):
+    if any(map(_is_durable, batch)):
         return _committed(db, batch)
     # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
     db.execute("pragma synchronous = normal")
