@@ -11,7 +11,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar, cast
@@ -36,8 +35,6 @@ class Job(Struct):
     answered: asyncio.Future[Any]
     durable: bool
 
-
-_is_durable: Callable[[Job], bool] = attrgetter("durable")
 
 APPLICATION_ID = 0x63686B70  # "chkp": says whose file this is
 BATCH = 256
@@ -375,7 +372,7 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Run acts in one transaction; each is checked and answered, or refused, on its own."""
-    if any(map(_is_durable, batch)):
+    if any([job.durable for job in batch]):
         return _committed(db, batch)
     # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
     db.execute("pragma synchronous = normal")
