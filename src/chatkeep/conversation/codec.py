@@ -75,20 +75,20 @@ def entry_for(
 ) -> Entry:
     """Return a log entry, ready to be stored; *number*: its place, 0 where the store gives it; *channel*: as `Message` has it. Raises
     `BadMessage` or `TooLarge`, naming the key."""
-    if not isinstance(content, str) and not (
-        isinstance(content, list) and all(isinstance(part, dict) for part in content)
-    ):
+    if type(content) is str:
+        said = json_of(key, content, "content")
+    elif isinstance(content, str) or (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
+        said = json_of(key, content, "content", _allowed_in(role, id))
+    else:
         raise BadMessage(
             f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
         )
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")
-    # (Browsers do not write chatkeep's own entries, which hold what a platform has sent, or a reminder that was set before.)
-    allowed: Container[int] = STORABLE if role == "system" or id.startswith(RESERVED) else ()
-    said = json_of(key, content, "content", allowed)
     extra = b""
     if metadata or channel:
-        extra = b",%d,%d,%s" % (reply_to, reply_from, json_of(key, metadata or {}, "metadata", allowed))
+        told = json_of(key, metadata or {}, "metadata", _allowed_in(role, id))
+        extra = b",%d,%d,%s" % (reply_to, reply_from, told)
         extra += b"," + json_of(key, channel, "channel") if channel else b""
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
@@ -98,6 +98,12 @@ def entry_for(
             f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
     return Entry(number, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
+
+
+def _allowed_in(role: Role, id: str) -> Container[int]:
+    """Return which integers an entry may hold although a browser would change them: it does not write chatkeep's own, which hold what
+    a platform has sent, or a reminder that was set before."""
+    return STORABLE if role == "system" or id.startswith(RESERVED) else ()
 
 
 def make_storable(key: Key, content: Content, *, limit: int) -> Content:
@@ -258,6 +264,11 @@ def _items(raw: Raw | None) -> list[Raw]:
 
 def json_of(key: Key, value: Any, what: str, allowed: Container[int] = ()) -> bytes:
     """*value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of *what*."""
+    if type(value) is str and "\0" not in value:
+        try:
+            return _encode(value)
+        except ValueError:  # half a character
+            pass
     try:
         return encoded(value, what, allowed)
     except Unfit as unfit:

@@ -63,11 +63,6 @@ def encoded(value: Any, what: str, allowed: Container[int] = ()) -> bytes:
     *allowed*: integers that may be there although a browser would change them. Promised: decoding gives an equal value of the same
     types. Subclasses count as other types: a StrEnum would come back as a str.
     """
-    if type(value) is str and "\0" not in value:
-        try:
-            return _encode(value)
-        except ValueError:  # half a character
-            pass
     return encoded_and_read(value, what, allowed)[0]
 
 

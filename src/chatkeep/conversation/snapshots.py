@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -124,8 +123,6 @@ class Outcome(Struct, frozen=True, gc=False):
     failing: Failing | None = None
 
 
-_id_of = attrgetter("id")
-
 HELD = 200
 """So many messages that wait are held, or somewhat more; the others stay in the store until it is their turn."""
 
@@ -142,7 +139,7 @@ def is_used_up(snapshot: Snapshot) -> bool:
 
 def holds_id(snapshot: Snapshot, id: str) -> bool:
     """Tell whether a message of this *id* is among those that are held."""
-    return id in map(_id_of, snapshot.messages)
+    return id in [message.id for message in snapshot.messages]
 
 
 def shorten(snapshot: Snapshot, window: int) -> Snapshot:
@@ -233,8 +230,10 @@ def copy_messages(messages: Sequence[Message]) -> list[Message]:
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
     """Return the number from which on *messages* are plain; *otherwise* if all are."""
-    odd = [message.number for message in messages if not is_plain(message)]
-    return odd[-1] + 1 if odd else otherwise
+    for message in reversed(messages):
+        if not is_plain(message):
+            return message.number + 1
+    return otherwise
 
 
 def delivery_of(snapshot: Snapshot) -> OutboxState:

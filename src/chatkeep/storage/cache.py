@@ -7,9 +7,7 @@ revision, and what people read is always read from the store. The cache saves re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
-from operator import attrgetter
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -23,10 +21,6 @@ SNAPSHOT_BYTES = 900
 MESSAGE_BYTES = 280
 PART_BYTES = 400
 """What the objects themselves take, roughly, next to their text (measured with tracemalloc on CPython 3.11)."""
-
-
-_content_of: Callable[[Message], Any] = attrgetter("content")
-_id_of: Callable[[Message], str] = attrgetter("id")
 
 ASIDE = 4
 """Of so many times as many conversations it is known how far their logs went."""
@@ -57,36 +51,29 @@ class HeldSnapshot:
         self.weight = weigh(snapshot)
         self._ids: dict[str, None] | None = None  # in the place of a set, which takes three times as much memory
 
-    @property
-    def ids(self) -> Container[str]:
-        """The ids of its messages."""
+    def holds_id(self, id: str) -> bool:
+        """Tell whether a message of this *id* is among its messages."""
         if self._ids is None:
-            self._ids = dict.fromkeys(map(_id_of, self.snapshot.messages))
-        return self._ids
+            self._ids = dict.fromkeys([message.id for message in self.snapshot.messages])
+        return id in self._ids
 
-    def follow(self, snapshot: Snapshot) -> None:
-        """Hold *snapshot* of the same conversation instead."""
-        before, self.snapshot = self.snapshot, snapshot
+    def follow(self, snapshot: Snapshot) -> int:
+        """Hold *snapshot* of the same conversation instead; by how much heavier that is."""
+        before, self.snapshot, weight = self.snapshot, snapshot, self.weight
         old, new = before.messages, snapshot.messages
         gone = new[0].number - old[0].number if old and new else -1
         kept = len(old) - gone
-        # (Messages are dense. The same objects at both ends, and nothing redacted: the same ones between them.)
-        if not (
-            0 <= gone < len(old)
-            and kept <= len(new)
-            and old[gone] is new[0]
-            and old[-1] is new[kept - 1]
-            and before.record.redactions == snapshot.record.redactions
-        ):
+        if gone < 0 or old[gone:] != new[:kept]:  # (nearly always the same objects, which is seen at once)
             self.weight, self._ids = weigh(snapshot), None
-            return
+            return self.weight - weight
         left, came = old[:gone], new[kept:]
         self.weight += 2 * (len(snapshot.record.state) - len(before.record.state)) + _weigh_all(came) - _weigh_all(left)
-        if self._ids is not None:
+        if (ids := self._ids) is not None:
             for message in left:
-                self._ids.pop(message.id, None)
+                ids.pop(message.id, None)
             for message in came:
-                self._ids[message.id] = None
+                ids[message.id] = None
+        return self.weight - weight
 
 
 class Cache:
@@ -123,30 +110,26 @@ class Cache:
         is known of the snapshot that is held."""
         held = self._held.get(snapshot.row.key)
         if held is not None and held.snapshot is snapshot:
-            return id in held.ids
+            return held.holds_id(id)
         return snapshots.holds_id(snapshot, id)
 
     def put(self, snapshot: Snapshot) -> None:
         """Keep *snapshot*, unless a newer one of the same incarnation is held: answers may arrive out of order."""
-        new, all_held, statistics = snapshot.row, self._held, self.statistics
-        held = all_held.get(new.key)
-        if held is not None:
+        new, statistics = snapshot.row, self.statistics
+        held = self._held.get(new.key)
+        if held is None:
+            self._held[new.key] = held = HeldSnapshot(snapshot)
+            statistics.bytes += held.weight
+            statistics.entries += 1
+        else:
             old = held.snapshot.row
             if old.incarnation == new.incarnation and (old.head, old.updated_at) > (new.head, new.updated_at):
                 return
-            statistics.bytes -= held.weight
-            held.follow(snapshot)
-            all_held.move_to_end(new.key)
-        else:
-            all_held[new.key] = held = HeldSnapshot(snapshot)
-        statistics.bytes += held.weight
-        while len(all_held) > self._entries or statistics.bytes > self._bytes:
-            gone, dropped = all_held.popitem(last=False)
-            self._put_aside(gone, dropped.snapshot)
-            self._dropped(gone)
-            statistics.bytes -= dropped.weight
+            statistics.bytes += held.follow(snapshot)
+            self._held.move_to_end(new.key)
+        while statistics.entries > self._entries or statistics.bytes > self._bytes:
+            self.drop(next(iter(self._held)))
             statistics.evictions += 1
-        statistics.entries = len(all_held)
 
     def drop(self, key: Key) -> None:
         """Forget *key*: what is held may be wrong."""
@@ -194,11 +177,8 @@ def weigh(snapshot: Snapshot) -> int:
 
 
 def _weigh_all(messages: Sequence[Message]) -> int:
-    if not messages:
-        return 0
-    try:
-        said = len("".join(map(_content_of, messages)))  # by far the quickest, and nearly always right
-    except TypeError:
-        contents = map(_content_of, messages)
-        said = sum(len(content) if isinstance(content, str) else PART_BYTES * len(content) for content in contents)
+    said = 0
+    for message in messages:
+        content = message.content
+        said += len(content) if isinstance(content, str) else PART_BYTES * len(content)
     return MESSAGE_BYTES * len(messages) + said

@@ -105,12 +105,9 @@ class StoreCircuitBreaker:
             raise Unavailable(
                 f"The store does not answer ({self.trouble}); nothing was done. It is asked again within {PAUSE_S:g} s."
             )
-        began = time.monotonic()
+        failed_at = self._failed_at
         try:
-            if probes:
-                answer = await self._probe(act)
-            else:
-                answer = await act()
+            answer = await self._probe(act) if probes else await act()
         except Replaced as replaced:
             async with self._explaining:  # one asks for all
                 if self._replaced is None and opening == self._opening:
@@ -124,7 +121,7 @@ class StoreCircuitBreaker:
                 raise
             self._trouble = str(fault)
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
-            if (now := time.monotonic()) > self._failed_at + APART_S or began > self._failed_at:
+            if (now := time.monotonic()) > self._failed_at + APART_S or self._failed_at == failed_at:
                 self._failed_at = now
                 self._failures += 1
             if once or not isinstance(fault, Uncertain):

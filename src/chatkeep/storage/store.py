@@ -770,17 +770,17 @@ def fresh_token() -> str:
 
 
 def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, at: float) -> Message:
-    # An entry that was made before says itself of when it is, and 0 is a time there.
-    of_1970 = draft.entry is not None and not draft.created_at
-    if draft.metadata or not isinstance(draft.content, str) or of_1970:
-        # The caller may change these later; what is cached must stay what is stored.
+    content, created_at = draft.content, draft.created_at
+    # The caller may change what is no text later; what is cached must stay what is stored. An entry that was made before says itself
+    # of when it is, and 0 is a time there.
+    if draft.metadata or not isinstance(content, str) or not (created_at or draft.entry is None):
         return message_from(key, incarnation, entry)
     return Message(
         id=entry.id or f"{incarnation}.{entry.number}",
         number=entry.number,
         role=draft.role,
-        content=draft.content,
-        created_at=round((draft.created_at or at) * 1000) / 1000,  # as the codec does, to the bit
+        content=content,
+        created_at=round((created_at or at) * 1000) / 1000,  # as the codec does, to the bit
         reply_to=draft.reply_to or None,
         reply_from=draft.reply_from or None,
         metadata=draft.metadata,

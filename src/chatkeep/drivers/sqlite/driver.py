@@ -238,18 +238,18 @@ class SqliteDriver(Openable):
         return index_text(db, act)
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
-        self._refuse_replaced(db)
         return self._added(db, act.make_row(), act.entries, act.tail)
 
     def _added(self, db: apsw.Connection, row: Row, entries: Sequence[Entry], tail: int) -> Appended:
         key = row.key
         ids = [entry.id for entry in entries]
-        values = _values(row, b"") | {"added": len(entries), "mark": _mark(key)}
+        values = _values(row, b"") | {"added": len(entries), "mark": _mark(key), "epoch": self.epoch}
         found = db.execute(sql("append", ids=len(ids)), values | _numbered(ids)).fetchone()
         if found is not None:
             number, stored = found[0], _row(key, found[1:])
             _add(db, number, stored.head, entries)
             return Appended(stored, _tail(db, number, stored.head, tail), {})
+        self._refuse_replaced(db)
         there = self._find(db, key)
         erased = db.execute(sql("mark"), values).fetchone()
         if erased is not None:
@@ -268,10 +268,10 @@ class SqliteDriver(Openable):
         return Appended(structs.replace(row, head=head), _tail(db, number, head, tail), {})
 
     def _write(self, db: apsw.Connection, act: Write) -> Row:
-        self._refuse_replaced(db)
         row, key, replaces, entries = act.row, act.row.key, act.replaces, act.entries
         ids = [entry.id for entry in entries if entry.id]
         if replaces is None:
+            self._refuse_replaced(db)
             values = _values(row, pack(row.body)) | {"added": len(entries), "head": row.head, "mark": _mark(key)}
             found = db.execute(sql("create"), values).fetchone()
         else:
@@ -289,6 +289,7 @@ class SqliteDriver(Openable):
                 row.lease,
                 row.leased_until,
                 row.owner,
+                self.epoch,
                 *ids,
             )
             found = db.execute(sql("rewrite", ids=len(ids)), places).fetchone()
@@ -301,6 +302,7 @@ class SqliteDriver(Openable):
             for blanked in act.blank:
                 db.execute(sql("blank"), {"conversation": number, "number": blanked})
             return structs.replace(row, head=head)
+        self._refuse_replaced(db)
         there = self._find(db, key)
         if there is None:
             erased = db.execute(sql("mark"), {"mark": _mark(key), "at": -1e300}).fetchone()
@@ -409,7 +411,7 @@ def sql(name: str, *, ids: int = 0, rows: int = 0) -> str:
     """Return the named statement of queries.sql, made for that many ids or rows."""
     return (
         named("sqlite")[name]
-        .replace("{places}", ", ".join(f"?{n}" for n in range(14, 14 + ids)) or "null")
+        .replace("{places}", ", ".join(f"?{n}" for n in range(15, 15 + ids)) or "null")
         .replace("{ids}", ", ".join(f":id{n}" for n in range(ids)) or "null")
         .replace("{rows}", ", ".join(["(?, ?, ?, ?, ?)"] * rows))
     )

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import apsw
+from msgspec import Struct
 
 from ...errors import ChatkeepError, Corrupt, Misconfigured, Overloaded, Replaced, Unavailable, Uncertain
 from ..base import WAITING, Pool, settle
@@ -26,7 +27,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Job(NamedTuple):
+class Job(Struct):
     """An act that somebody waits for, and what does it."""
 
     do: Callable[[apsw.Connection, Any], Any]
@@ -320,7 +321,7 @@ class ConnectionThreads:
                 if slot.db is not None:
                     rollback(slot.db)
                 raise
-            if any(isinstance(found, Uncertain) for found in answers):
+            if Uncertain in map(type, answers):
                 # After a failed fsync the page cache may disagree with the disk: only a new connection reads what is there.
                 slot.close(tidies=True)
             return answers

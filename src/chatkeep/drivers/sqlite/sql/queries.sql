@@ -7,10 +7,11 @@ from conversation where tenant = :tenant and id = :id;
 
 -- name: rewrite
 -- The common turn: revision, head and body change, no index does. (By place: revision, added, body, at, tenant, id, replaces,
--- born, recent, due_at, claim, claimed_until, owner.)
+-- born, recent, due_at, claim, claimed_until, owner, epoch.)
 update conversation set revision = ?1, head = head + ?2, body = ?3, updated_at = ?4
 where tenant = ?5 and id = ?6 and revision = ?7 and born = ?8
   and recent = ?9 and due_at is ?10 and claim is ?11 and claimed_until = ?12 and owner = ?13
+  and exists (select 1 from meta where name = 'epoch' and value = ?14)
   and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({places}) and entry.id <> '')
 returning number, head;
 
@@ -18,6 +19,7 @@ returning number, head;
 update conversation set revision = ?1, head = head + ?2, body = ?3, updated_at = ?4, recent = ?9, due_at = ?10, claim = ?11,
                         claimed_until = ?12, owner = ?13
 where tenant = ?5 and id = ?6 and revision = ?7 and born = ?8
+  and exists (select 1 from meta where name = 'epoch' and value = ?14)
   and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({places}) and entry.id <> '')
 returning number, head;
 
@@ -34,6 +36,7 @@ update conversation set revision = :revision, head = head + :added, updated_at =
                         claim = coalesce(claim, :claim),
                         claimed_until = case when claim is null then :claimed_until else claimed_until end
 where tenant = :tenant and id = :id and revision <> :revision
+  and exists (select 1 from meta where name = 'epoch' and value = :epoch)
   and not exists (select 1 from entry where conversation = conversation.number and entry.id in ({ids}) and entry.id <> '')
   and not exists (select 1 from tombstone where key = :mark and mark >= :at)
 returning number, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until;
