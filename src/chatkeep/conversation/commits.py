@@ -106,7 +106,8 @@ def next_commit(
 ) -> Commit:
     """Return the whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
-    record = keep_outbound(snapshot, record)
+    if snapshot.row.head > snapshot.record.cursor:
+        record = keep_outbound(snapshot, record)
     if record.cursor < head:
         longest_s = max(policy.pause_most_s, policy.channel_within_s if record.paced else 0.0)
         due_at: float | None = not_before(record.retry_at, longest_s, at=at)
@@ -153,13 +154,12 @@ def forget_after(record: Record, policy: Policy) -> float | None:
 def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> float | None:
     """When an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
     since it was *touched* for so long that it is erased."""
-    dues = []
-    if (policy.forget_after_s or policy.forget_visitors_s) and (forgets := forget_after(record, policy)) is not None:
+    dues = [reminder.at for reminder in record.reminders] if record.reminders else []
+    if (record.visitor or policy.forget_after_s) and (forgets := forget_after(record, policy)) is not None:
         dues.append(touched + forgets)
     if policy.session_ttl_s is not None and record.state != NONE:
         dues.append(record.active_at + policy.session_ttl_s)
     if policy.retention_s is not None and head > record.dropped:
         # (An oldest_at of 0 is not known: the sweep finds out.)
         dues.append(record.oldest_at + policy.retention_s)
-    dues += [reminder.at for reminder in record.reminders]
-    return min(dues, default=None)
+    return min(dues) if dues else None

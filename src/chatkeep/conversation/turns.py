@@ -82,7 +82,7 @@ def held_until(record: Record, waiting: Sequence[Message], policy: Policy) -> fl
 
 def pace(record: Record, answered: Message, policy: Policy, *, at: float) -> float:
     """Return `Record.paced` after a turn that has *answered* a message."""
-    if not answered.channel or policy.channel_turns is None or not is_paced(answered, policy):
+    if policy.channel_turns is None or not is_paced(answered, policy):
         return record.paced
     return max(min(record.paced, at + policy.channel_within_s), at) + policy.channel_within_s / policy.channel_turns
 
@@ -278,7 +278,7 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        paced=pace(old, answered[0], policy, at=at),
+        paced=pace(old, answered[0], policy, at=at) if answered[0].channel else old.paced,
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
@@ -287,7 +287,8 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
-    record = end_version(record, policy)
+    if policy.pin == "session" or record.version:
+        record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
     if record.paced and (held := held_until(record, waiting, policy)) > at:
         record, keeps = structs.replace(record, retry_at=held), out and bool(replies)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from msgspec import structs
 
@@ -38,14 +39,14 @@ from ..errors import (
 )
 from ..model import ASKING, Content, Message, Receipt, Role
 from ..storage.store import InLog, blank, fresh_token
-from .instruments import surround_arrival
+from .instruments import Instrument, surround_arrival
 from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .runner import Runner, refuse_own_turn
+from .runner import RUNNING, Runner, refuse_own_turn
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import NotBegun, TurnFailed, TurnProcessor
@@ -95,7 +96,7 @@ class Intake:
         self._appending: set[asyncio.Task[Any]] = set()
         self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
-    async def receive(
+    def receive(
         self,
         key: Key,
         content: Content,
@@ -105,15 +106,13 @@ class Intake:
         metadata: dict[str, Any] | None,
         owner: str,
         wait_if_duplicate: bool = True,
-    ) -> Receipt:
+    ) -> Awaitable[Receipt]:
         """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
-        if not self._shared.instruments:
-            return await self._receive(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
-        stack, arrival = surround_arrival(self._shared.instruments, "receive", metadata)
-        with stack:
-            draft = self._draft(key, content, id, role, arrival.metadata or None)
-            arrival.receipt = await self._receive(key, draft, owner, wait_if_duplicate)
-            return arrival.receipt
+        if self._shared.instruments:
+            draft = partial(self._draft, key, content, id, role)
+            take = partial(self._receive, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
+            return _observe(self._shared.instruments, "receive", metadata, draft, take)
+        return self._receive(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
 
     async def accept(
         self,
@@ -129,13 +128,11 @@ class Intake:
     ) -> Receipt:
         """Make a message durable; a worker answers it. *channel*: the one that it came in through; *into*: only in the conversation that
         this shows, and "dropped" where that was erased."""
-        if not self._shared.instruments:
-            return await self._accept(key, self._draft(key, content, id, role, metadata, channel), owner, into)
-        stack, arrival = surround_arrival(self._shared.instruments, "accept", metadata)
-        with stack:
-            draft = self._draft(key, content, id, role, arrival.metadata or None, channel)
-            arrival.receipt = await self._accept(key, draft, owner, into)
-            return arrival.receipt
+        if self._shared.instruments:
+            draft = partial(self._draft, key, content, id, role, channel=channel)
+            take = partial(self._accept, key, owner=owner, into=into)
+            return await _observe(self._shared.instruments, "accept", metadata, draft, take)
+        return await self._accept(key, self._draft(key, content, id, role, metadata, channel), owner, into)
 
     def check(
         self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, waits: bool
@@ -160,7 +157,8 @@ class Intake:
         return True
 
     async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
-        refuse_own_turn(key, "would wait for itself; use accept")
+        if RUNNING.get() is not None:
+            refuse_own_turn(key, "would wait for itself; use accept")
         self._refuse_unanswered()
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
@@ -172,7 +170,7 @@ class Intake:
                 worker = self._workers.hold(key)
                 try:
                     snapshot, receipt = self._store.cached(key), None
-                    if snapshot is None and self._runner.may_begin:
+                    if snapshot is None and self._runner.may_begin and not self._pauses.covers(key):
                         snapshot = await self._find(key, owner)
                     if snapshot is not None and self._fits_one_trip(snapshot, draft):
                         receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
@@ -222,8 +220,9 @@ class Intake:
         metadata: dict[str, Any] | None,
         channel: str = "",
     ) -> Draft:
-        self._shared.refuse_closed(key)
         shared = self._shared
+        if not shared.open:
+            shared.refuse_closed(key)
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
         if shared.statistics.waiting >= backlog or len(self._workers.by_key) >= backlog:
             raise Overloaded(
@@ -246,10 +245,9 @@ class Intake:
             and not turns.log_first
             and not self._sender.takes(key)
             and not (runner.abandoned and runner.has_abandoned(key))
-            and not self._is_contended(key)
+            and not (self._contended and self._is_contended(key))
             and not (self._journal and self._journal.holds(key))
             and self._shared.policy.overlap != "debounce"
-            and not self._pauses.covers(key)
         )
 
     async def _find(self, key: Key, owner: str) -> Snapshot | None:
@@ -271,7 +269,7 @@ class Intake:
             and record.cursor == row.head
             and self._runner.may_begin
             and not self._pauses.is_paused(snapshot)
-            and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
+            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and not self._store.holds_id(snapshot, draft.id)
         )
@@ -322,7 +320,7 @@ class Intake:
             self._shared.statistics.dead += after.record.dead != snapshot.record.dead
         if said is None:
             self._shared.statistics.reruns += 1
-            self._note_contention(key)
+            self._contended[key] = time.monotonic() + CONTENDED_S
             return None
         number = said[0].number
         if failure is None:
@@ -334,10 +332,7 @@ class Intake:
 
     def _is_contended(self, key: Key) -> bool:
         """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
-        return bool(self._contended) and self._contended.get(key, 0.0) > time.monotonic()
-
-    def _note_contention(self, key: Key) -> None:
-        self._contended[key] = time.monotonic() + CONTENDED_S
+        return self._contended.get(key, 0.0) > time.monotonic()
 
     async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:
@@ -462,6 +457,20 @@ class Intake:
         if found.dead:
             raise HandlerFailed(describe_dead(key, id, number, found.dead)) from cause
         return _make_receipt(key, id, number, found, duplicate=duplicate)
+
+
+async def _observe(
+    instruments: Sequence[Instrument],
+    verb: Literal["receive", "accept"],
+    metadata: dict[str, Any] | None,
+    draft: Callable[[dict[str, Any] | None], Draft],
+    take: Callable[[Draft], Awaitable[Receipt]],
+) -> Receipt:
+    """Take a message in while *instruments* look on, which may add to its metadata."""
+    stack, arrival = surround_arrival(instruments, verb, metadata)
+    with stack:
+        arrival.receipt = await take(draft(arrival.metadata or None))
+        return arrival.receipt
 
 
 def _refuse_other_content(key: Key, draft: Draft, snapshot: Snapshot, number: int) -> None:

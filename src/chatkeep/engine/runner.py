@@ -105,13 +105,14 @@ class Run:
 
     # Most runs are over at once and need none of these set.
     over = ended = late = abandoned = unwanted = _pending = _dropped = False
+    gone: tuple[Callable[[], None], ...] = ()  # called when it ends, if it was abandoned before
     cancelled: asyncio.CancelledError | None = None  # of whoever waits for it
     value: Any = None
     fault: BaseException | None = None
     fate = Fate.ANSWERED
     job: Job | None = None
     waiter: asyncio.Future[None] | None = None
-    took = 0.0
+    began = took = 0.0
     task: asyncio.Task[None]
     timer: asyncio.TimerHandle
     turn: Turn[Any] | None = None
@@ -131,8 +132,6 @@ class Run:
         self.handler = handler
         self.context = context
         self.instruments = instruments
-        self.began = 0.0
-        self.gone: list[Callable[[], None]] = []  # called when it ends, if it was abandoned before
 
     @property
     def time_began(self) -> float:
@@ -146,12 +145,8 @@ class Run:
         """Whether anything of it still runs, be it in a thread."""
         return not self.ended or (self.job is not None and not self.job.over)
 
-    def begin(self, turn: Turn[Any]) -> None:
+    def call_handler(self, turn: Turn[Any]) -> None:
         """Call the handler and go on until it waits for something, or has ended."""
-        self.turn = turn
-        self._step(self._call_handler, turn)
-
-    def _call_handler(self, turn: Turn[Any]) -> None:
         RUNNING.set(self)
         try:
             found = self.handler(turn) if not self.instruments else run_surrounded(self.instruments, self.handler, turn)
@@ -161,9 +156,10 @@ class Run:
         self._awaited = self._coroutine.send(None)
         self._pending = True
 
-    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
+    def step(self, step: Callable[[Any], Any], given: Any) -> Any:
+        """Do a step in the context of the run, and take what it gives or raises; give what the handler waits for then."""
         try:
-            return self.context.run(step, *given)
+            return self.context.run(step, given)
         except StopIteration as done:
             if not self.abandoned:
                 self.value = done.value
@@ -199,7 +195,7 @@ class Run:
 
     def _go_on(self, step: Callable[..., Any], given: Any) -> Any:
         if not self._dropped:
-            awaited = self._step(step, given)
+            awaited = self.step(step, given)
             if not self.ended:
                 return awaited
             if isinstance(self.fault, SystemExit | KeyboardInterrupt):
@@ -240,7 +236,7 @@ class Run:
     def tell_gone(self) -> None:
         """Tell those who wait for its end, if it was abandoned."""
         if self.gone and not self.still_runs:
-            gone, self.gone = self.gone, []
+            gone, self.gone = self.gone, ()
             for tell in gone:
                 tell()
 
@@ -454,8 +450,8 @@ class Runner:
         instruments: Sequence[Instrument] = (),
     ) -> Run:
         """Run the handler when there is a place (who is *admitted* has one), and then make of what it returned what is to be
-        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. Where turns are *observed*, RAN
-        is set; *instruments* surround the handler."""
+        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. *instruments* surround the handler;
+        where there are any, or it is *observed* without them, RAN is set."""
         outer = RUNNING.get()
         if outer is not None and outer.over:  # nobody waits for this
             outer = None
@@ -485,7 +481,7 @@ class Runner:
             if queues:
                 self.places.give_back()
         if run.ended and not run.abandoned:
-            if observed:
+            if instruments or observed:
                 RAN.set(run.context)
             run.release()
             if run.waiter is None:
@@ -511,12 +507,12 @@ class Runner:
         if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
             shell = Shell(loop, self._context.copy())
         self._shell = None  # (a handler may begin another one)
-        current, run.task = asyncio.current_task(loop), shell.task
+        current, run.task, run.turn = asyncio.current_task(loop), shell.task, turn
         if current is not None:
             leave_task(loop, current)
         enter_task(loop, run.task)
         try:
-            run.begin(turn)
+            run.step(run.call_handler, turn)
         finally:
             leave_task(loop, run.task)
             if current is not None:
@@ -595,7 +591,7 @@ class Runner:
         self.abandoned.add(run)
         why = "after its time was over" if run.late else "though nobody waits for it any more"
         log.warning("%s: a handler still runs %s, and was given up.", run.key, why)
-        run.gone.append(partial(self._gone, run))
+        run.gone += (partial(self._gone, run),)
         self._count()
         if run.job is not None:
             run.task.cancel()  # which only waits for its thread

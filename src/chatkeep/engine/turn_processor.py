@@ -127,14 +127,18 @@ class TurnProcessor(Generic[State]):
             replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
             if turn.work is not None:
                 turn.work.refuse_unawaited()
-            starts_anew = shared.states.is_another(turn.state, before)
+            starts_anew = before.carried is not None and shared.states.is_another(turn.state, before)
             raw = shared.states.encode(key, turn.state, None if starts_anew else before)
             streamed = isinstance(said, Streamed)
             return Answer(raw, opens, replies, streamed, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
+        handler, instruments = cast("Handler[State]", self.handler), shared.instruments
         try:
-            handler = cast("Handler[State]", self.handler)
-            run = await self._run_judged(key, messages, handler, turn, answer, admitted)
+            run = await self._runner.run(
+                key, messages[0].id, handler, turn, answer, admitted=admitted, instruments=instruments
+            )
+            if run.fault is not None:
+                _refuse_not_begun(key, run)
         finally:
             turn.begin_work = None
             work = turn.work
@@ -142,18 +146,18 @@ class TurnProcessor(Generic[State]):
                 work.over = True
         shared.statistics.turns += 1
         self.pace_s = 0.8 * self.pace_s + 0.2 * run.took
-        for instrument in shared.instruments:
+        for instrument in instruments:
             instrument.measured("turn", run.took)
         if work is not None and work.refused:  # whatever the handler made of being refused a step
             self.log_first = True
             raise NotInLog
-        if run.fate is Fate.STOPPED or isinstance(run.fault, Ended):
-            raise Ended
-        if isinstance(run.fault, Unaware):
-            raise run.fault
-        if run.fault is not None:
-            shared.statistics.failures += 1
+        if run.fate is not Fate.ANSWERED:
             fault, run.fault = run.fault, None
+            if fault is None or run.fate is Fate.STOPPED or isinstance(fault, Ended):
+                raise Ended
+            if isinstance(fault, Unaware):
+                raise fault
+            shared.statistics.failures += 1
             raise await self.fail_attempt(
                 snapshot, messages, fault, still_runs=run.fate is Fate.ABANDONED, admitted=admitted
             )
@@ -203,7 +207,7 @@ class TurnProcessor(Generic[State]):
             def keep(said: Any) -> list[Content]:
                 return [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
 
-            run = await self._run_judged(key, tried, self.on_failure, turn, keep, admitted)
+            run = await self._run_hook(key, tried, self.on_failure, turn, keep, admitted)
         except (NotBegun, Corrupt, Unsupported) as fault:
             log.warning("%s: on_failure could not be called: %s", key, fault)
             return otherwise
@@ -240,7 +244,8 @@ class TurnProcessor(Generic[State]):
         None when the turn has to run again: what its handler saw was changed meanwhile, and `outside` or what was changed
         leaves no other way.
         """
-        shared, state, opens, notes = self._shared, answer.state, answer.opens, list[Draft]()
+        shared, state, opens = self._shared, answer.state, answer.opens
+        notes: Sequence[Draft] = ()
         if there is not started and not turns.has_same_input(started, there, last=tried[-1].number):
             merged = merge_outside(shared, started, there, tried[0], answer, again=again)
             if merged is None:
@@ -377,7 +382,7 @@ class TurnProcessor(Generic[State]):
             cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
         else:
             hook = cast("Handler[State]", self.on_missing)
-            run = await self._run_judged(key, messages[:1], hook, turn, state_of, admitted)
+            run = await self._run_hook(key, messages[:1], hook, turn, state_of, admitted)
             cause, raw = run.fault, run.value
         if cause is not None:
             raise HookFailed(
@@ -402,31 +407,19 @@ class TurnProcessor(Generic[State]):
             return None
         return after if said is not None else None
 
-    async def _run_judged(
+    async def _run_hook(
         self,
         key: Key,
         messages: list[Message],
-        handler: Handler[State],
+        hook: Handler[State],
         turn: Turn[State],
         then: Callable[[Any], Any],
         admitted: bool,
     ) -> Run:
-        """Run the handler, or the hook, and have it judged how the run ended. Raises `NotBegun`."""
-        instruments = self._shared.instruments
-        run = await self._runner.run(
-            key,
-            messages[0].id,
-            handler,
-            turn,
-            then,
-            admitted=admitted,
-            observed=bool(instruments),
-            instruments=instruments if handler is self.handler else (),
-        )
-        if run.fate is Fate.NOT_BEGUN:
-            raise NotBegun(
-                f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
-            ) from run.fault
+        """Run a hook, which no instrument surrounds. Raises `NotBegun`."""
+        observed = bool(self._shared.instruments)
+        run = await self._runner.run(key, messages[0].id, hook, turn, then, admitted=admitted, observed=observed)
+        _refuse_not_begun(key, run)
         return run
 
     def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Before]:
@@ -437,23 +430,21 @@ class TurnProcessor(Generic[State]):
         opens = sessions.is_session_over(record, policy, first.created_at, first.number)
         raw, schema = (states.fresh(), states.schema) if opens else (record.state, record.schema)
         state, before = states.take_apart(key, raw, schema)
+        history = [] if opens else turns.slice_plain_history(snapshot, first, policy)
+        if not (opens or history):
+            history = snapshots.copy_messages(turns.collect_history(snapshot, first, policy))
         turn = Turn(
             tenant=key.tenant,
             conversation=key.id,
             session=record.session + opens,
             state=state,
             messages=snapshots.copy_messages(messages),
-            history=[] if opens else self._collect_history(snapshot, first),
+            history=history,
         )
         if policy.version:
             begun = releases.find_version(record, policy, at=first.created_at, number=first.number)
             turn.version = begun or policy.version
         return turn, opens, before
-
-    def _collect_history(self, snapshot: Snapshot, first: Message) -> list[Message]:
-        policy = self._shared.policy
-        found = turns.slice_plain_history(snapshot, first, policy)
-        return found or snapshots.copy_messages(turns.collect_history(snapshot, first, policy))
 
     def _make_work(self, snapshot: Snapshot, number: int, record: RecordStep | None) -> Work:
         row, record_now = snapshot.row, snapshot.record
@@ -467,6 +458,14 @@ class TurnProcessor(Generic[State]):
             limit=self._shared.settings.message_limit,
             clock=self._shared.clock,
         )
+
+
+def _refuse_not_begun(key: Key, run: Run) -> None:
+    """Refuse to go on after a run for which there was no thread. Raises `NotBegun`."""
+    if run.fate is Fate.NOT_BEGUN:
+        raise NotBegun(
+            f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
+        ) from run.fault
 
 
 def merge_outside(

@@ -372,7 +372,7 @@ class WorkLoop:
             return there.row.lease == worker.lease and identify_attempt(there) == identify_attempt(snapshot)
 
         if worker.wake.set not in earlier.gone:
-            earlier.gone.append(worker.wake.set)
+            earlier.gone += (worker.wake.set,)
         async with self._leases.keep_alive(key, worker.lease, at_once=True):
             left = max(self._pause(snapshot), self._runner.time_left(earlier))
             ready = time.monotonic() + left

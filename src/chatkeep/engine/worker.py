@@ -55,36 +55,39 @@ must not have one."""
 
 
 class Worker:
-    """One conversation's work in this process: its state, who waits for it, and the task that does it, if one runs."""
+    """One conversation's work in this process: its state, who waits for it, and the task that does it, if one runs.
 
-    __slots__ = (
-        "_lease",
-        "_opening",
-        "context",
-        "key",
-        "reruns",
-        "sending",
-        "state",
-        "task",
-        "turn",
-        "waiters",
-        "wake",
-        "warm",
-    )
+    context: that of its task; which turn waits for this worker stands in it. turn: whose handler runs. sending: the message that it has
+    said it would send. warm: what the cache holds is as new as the act that started it. reruns: turns in a row that were thrown away
+    because their input had changed.
+    """
+
+    # Most are held for one trip, which needs none of these set.
+    _lease = ""
+    _wake: asyncio.Event | None = None
+    task: asyncio.Task[None] | None = None
+    context: Context | None = None
+    turn: RunningTurn | None = None
+    sending = reruns = 0
+    warm = False
 
     def __init__(self, key: Key, opening: str, state: WorkerState = IDLE) -> None:
         self.key = key
         self.state = state
         self._opening = opening
-        self._lease = ""
         self.waiters: dict[Waiter, None] = {}  # in the order in which they came
-        self.task: asyncio.Task[None] | None = None
-        self.context: Context | None = None  # that of its task; which turn waits for this worker stands in it
-        self.turn: RunningTurn | None = None  # whose handler runs
-        self.wake = asyncio.Event()  # something new is in the log
-        self.sending = 0  # the message that this worker has said it would send
-        self.warm = False  # what the cache holds is as new as the act that started this worker
-        self.reruns = 0  # turns in a row that were thrown away because their input had changed
+
+    @property
+    def wake(self) -> asyncio.Event:
+        """Set when something new is in the log."""
+        if self._wake is None:
+            self._wake = asyncio.Event()
+        return self._wake
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether something new is in the log."""
+        return self._wake is not None and self._wake.is_set()
 
     def move(self, state: WorkerState) -> None:
         """Change to *state*. Raises RuntimeError where `NEXT` has no such change: then two would work at once."""

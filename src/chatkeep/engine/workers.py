@@ -108,7 +108,7 @@ class Workers:
     def leave(self, worker: Worker) -> None:
         """End a worker that nobody works with, unless somebody has come to wait in it."""
         if worker.state is IDLE and self.by_key.get(worker.key) is worker:
-            if worker.waiters or (worker.wake.is_set() and self._shared.open):
+            if worker.waiters or (worker.is_woken and self._shared.open):
                 self.start(worker)
             else:
                 del self.by_key[worker.key]
