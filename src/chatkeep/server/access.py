@@ -32,6 +32,7 @@ A revocation is effective everywhere within two seconds: see `known_credentials`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import nullcontext
 from functools import wraps
