@@ -119,6 +119,29 @@ def test_random_histories() -> None:
     run_state_machine_as_test(fresh_store, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
 
 
+async def test_an_append_is_done_once_beside_one_with_an_older_key() -> None:
+    """Who holds the key of a conversation that was erased and begun anew seals with it, and puts it into the store behind that: who
+    finds such an entry in between waits for the key."""
+    url, key = f"memory://{secrets.token_hex(8)}", Key("", "a")
+    ours, theirs = SealedDriver(Intact(url), KeyRing([OLD])), SealedDriver(Intact(url), KeyRing([OLD]))
+
+    def said(id: str, at: float) -> Append:
+        return Append(key, [Entry(0, id, "user", b"hello")], id, at, tail=9)
+
+    await ours.open()
+    await theirs.open()
+    await ours.append(said("m1", 1.0))
+    await theirs.read(Read(key, tail=1))
+    await ours.erase(Erase(key, 2.0))
+    await ours.append(said("m2", 3.0))
+    answers = await asyncio.gather(theirs.append(said("m3", 4.0)), ours.append(said("m4", 5.0)))
+
+    assert [{}, {}] == [answer.known for answer in answers]
+    assert ["m2", "m3", "m4"] == [entry.id for entry in await ours.entries(Entries(key, after=0, limit=9))]
+    await theirs.close()
+    await ours.close()
+
+
 @pytest.fixture(params=EVERY_STORE)
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """A fresh store of every kind; one in memory is held open, or it would be gone."""

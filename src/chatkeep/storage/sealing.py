@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from msgspec import msgpack, structs
@@ -169,7 +170,9 @@ class SealedDriver:
             self._keys.drop(act.key)  # it was erased, perhaps
             await self._show(there, held)
             raise
-        return await self._after(self._appended(act, held, answer))
+        # It is done. Where somebody else's entry was sealed with a key that is not in the store yet, that one is waited for: done again, it
+        # would take what it has written itself for known.
+        return await self._after(self._settled(partial(self._appended, act, held), answer))
 
     async def _write(self, act: Write) -> Row:
         key, replaces = act.key, act.replaces
