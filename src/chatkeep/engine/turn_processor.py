@@ -132,7 +132,8 @@ class TurnProcessor(Generic[State]):
             streamed = isinstance(said, Streamed)
             return Answer(raw, opens, replies, streamed, turn.work.set if turn.work is not None else snapshots.NOTHING)
 
-        handler, instruments = cast("Handler[State]", self.handler), shared.instruments
+        handler, instruments = self.handler, shared.instruments
+        assert handler is not None
         try:
             run = await self._runner.run(
                 key, messages[0].id, handler, turn, answer, admitted=admitted, instruments=instruments
@@ -161,8 +162,9 @@ class TurnProcessor(Generic[State]):
             raise await self.fail_attempt(
                 snapshot, messages, fault, still_runs=run.fate is Fate.ABANDONED, admitted=admitted
             )
-        value, run.value = run.value, None  # (a task that the handler has left behind keeps the run)
-        return cast(Answer, value)
+        answered: Answer = run.value
+        run.value = None  # (a task that the handler has left behind keeps the run)
+        return answered
 
     async def fail_attempt(
         self,
