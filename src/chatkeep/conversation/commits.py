@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from operator import attrgetter
 
 from msgspec import structs
 
@@ -23,8 +22,6 @@ from .snapshots import (
     unread_messages,
 )
 
-_role_of = attrgetter("role")
-
 SEND_PAUSE_MOST_S = 3600.0
 """Nobody makes us wait longer before we try again to send a reply."""
 
@@ -39,9 +36,9 @@ def note_passed_over(first: int, last: int) -> Draft:
 
 def count_notes(there: Snapshot, act: Commit) -> Commit:
     """Return *act* with a record that counts the notes which it adds to the log: people do not see them."""
-    if "system" not in map(_role_of, act.drafts) or there.row.key.tenant.startswith(RESERVED):
+    made = sum([draft.role == "system" for draft in act.drafts])
+    if not made or there.row.key.tenant.startswith(RESERVED):
         return act
-    made = sum(draft.role == "system" for draft in act.drafts)
     return structs.replace(act, record=structs.replace(act.record, notes=there.record.notes + made))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 from msgspec import Raw, Struct, field, structs
 
 from ..model import Content
@@ -115,11 +113,20 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
 
 
 OF_A_TRY = ("begun", "raised", "deaths", "alone", "retry_at", "failed_at", "steps", "said")
-_of_a_try = attrgetter(*OF_A_TRY)
 # The defaults themselves: the stored form leaves these out.
-_UNTRIED = dict(zip(OF_A_TRY, _of_a_try(Record()), strict=True))
+_UNTRIED = {name: getattr(Record(), name) for name in OF_A_TRY}
 
 
 def untried(record: Record) -> Record:
     """Return *record* for a first unread message that is another one from now on: nothing was tried for it yet."""
-    return structs.replace(record, **_UNTRIED) if any(_of_a_try(record)) else record
+    was_tried = (  # (asked in each turn, and one by one in a tenth of the time of a getter for OF_A_TRY)
+        record.begun
+        or record.raised
+        or record.deaths
+        or record.alone
+        or record.retry_at
+        or record.failed_at
+        or record.steps
+        or record.said
+    )
+    return structs.replace(record, **_UNTRIED) if was_tried else record
