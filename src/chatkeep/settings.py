@@ -4,7 +4,7 @@ What is not an argument comes from the environment (session_ttl from CHATKEEP_SE
 whose content it is), else from the TOML file that CHATKEEP_CONFIG names, else it is the default.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: a TypedDict compiles each annotation that is text, a fiftieth of chatkeep's part of an import.
 
 import os
 import re

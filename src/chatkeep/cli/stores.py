@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 import click
+from msgspec import structs
 
 from ..drivers import driver_for
 from ..drivers.base import Finding
@@ -63,7 +64,7 @@ def report(findings: list[Finding], *, what: str, as_json: bool = False, strict:
     """Print what was found out about a store; ends the program when it is not fit."""
     for finding in findings:
         if as_json:
-            tell(finding._asdict())
+            tell(structs.asdict(finding))
         else:
             mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow")}
             click.echo(

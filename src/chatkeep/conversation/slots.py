@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..drivers.base import Key
 from ..errors import BadMessage, UsageError
@@ -21,7 +21,7 @@ ANY_INTEGER = range(-(1 << 63), 1 << 64)
 Stamps = dict[str, tuple[float, str, int]]
 
 
-class MergedSlot(NamedTuple):
+class MergedSlot(Struct, frozen=True):
     """A state with a slot merged into it: its stored form (None: nothing of it changes), the stamps of its slots, and what gave way."""
 
     raw: Raw | None

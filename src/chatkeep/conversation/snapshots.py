@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -59,7 +59,7 @@ class Snapshot(Struct, frozen=True, gc=False):
     beyond: tuple[Message, ...] = ()
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True, gc=False):
     """How far a log went: in which incarnation of its conversation, the number of its last entry, and of which time that is (0: not
     known)."""
 

@@ -332,7 +332,7 @@ class Fence(Act, frozen=True, gc=False):
         return "The epoch"
 
 
-class Term(NamedTuple):
+class Term(Struct, frozen=True):
     """A word that is searched for, or, where it *begins* words, the beginning of one."""
 
     text: str
@@ -376,7 +376,7 @@ class Hits(Struct, frozen=True):
     place: int | None
 
 
-class EntryWords(NamedTuple):
+class EntryWords(Struct, frozen=True):
     """The *words*, each once, of an entry that `IndexText` has handed out, which was written *at* a time; none where it has none. Of a
     row, number 0, those that it had at this *revision*; its time is that of its last change."""
 
@@ -396,7 +396,7 @@ class Unindexed(Struct, frozen=True):
     entry: Entry
 
 
-class Indexed(NamedTuple):
+class Indexed(Struct, frozen=True):
     """What `index_text` leaves. *on*: there is an index. *entries*: what it lacks next. Of the conversations that were there when it was
     made, *total*, *left* at most have not been gone through; *waiting* entries, counted up to INDEX_COUNTED, are newer, and lack too."""
 
@@ -477,7 +477,7 @@ def settle(answered: Future[Any], answer: Any) -> None:
         answered.set_result(answer)
 
 
-class Finding(NamedTuple):
+class Finding(Struct, frozen=True):
     """One thing that was found out about a store. *level* "fail": chatkeep must not be used on it like this."""
 
     level: Literal["ok", "warn", "fail"]

@@ -69,7 +69,7 @@ class MemoryTextIndex:
         """Put in the words of a row, in place of those that it had."""
         if row.revision == one.revision:
             self.remove(row.key, [0])
-            self.put(row.key, one._replace(at=row.updated_at))
+            self.put(row.key, structs.replace(one, at=row.updated_at))
             self.rows[row.key] = row.body
 
     def put(self, key: Key, one: EntryWords) -> None:

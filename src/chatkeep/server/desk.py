@@ -73,7 +73,8 @@ class DeskConversations(wire.Resource):
         place = self._place(request, asked.next) if asked.next else None
         found = await find_page(core_of(keep_of(request)), tenant, wanted, place, limit=asked.limit)
         following = access.masker.seal("", place_as_text(found.place)) if found.place is not None else ""
-        index = found.index and TextIndexShown(found.index.left, found.index.total, found.index.waiting)
+        at = found.index
+        index = None if at is None else TextIndexShown(at.left, at.total, at.waiting)
         page = DeskPage(
             conversations=found.items,
             looked_at=found.looked_at,

@@ -167,7 +167,7 @@ class FindingWords(Clauses):
         assert [("bob", 2)] == await hits(one, "fourth")
         await told(one, BOB, "fifth")
         lacking = (await able(one).index_text(IndexText(3))).entries
-        silent = [words_of(one)._replace(words=()) for one in lacking]
+        silent = [structs.replace(words_of(one), words=()) for one in lacking]
         assert [] == (await able(two).index_text(IndexText(3, silent))).entries
 
     @clause
@@ -367,12 +367,12 @@ class FoldsCase(Intact):
     """Words are compared as a collation does."""
 
     async def index_text(self, act: IndexText) -> Indexed:
-        words = [one._replace(words={word.casefold() for word in one.words}) for one in act.words]
+        words = [structs.replace(one, words={word.casefold() for word in one.words}) for one in act.words]
         return await super().index_text(structs.replace(act, words=words))
 
     async def search(self, act: Search) -> Hits:
         return await super().search(
-            structs.replace(act, terms=[term._replace(text=term.text.casefold()) for term in act.terms])
+            structs.replace(act, terms=[structs.replace(term, text=term.text.casefold()) for term in act.terms])
         )
 
 
@@ -384,7 +384,7 @@ class ForgetsWhatIsNew(Intact):
         answer = await super().index_text(act)
         text = self._shelf.text
         of = -1 if text is None else text.total
-        return answer._replace(entries=[one for one in answer.entries if one.of < of], waiting=0)
+        return structs.replace(answer, entries=[one for one in answer.entries if one.of < of], waiting=0)
 
 
 @caught_by("what_is_new_is_lacking")
@@ -450,7 +450,7 @@ class RowsOnce(Intact):
         answer = await super().index_text(act)
         text = self._shelf.text
         done = [one for one in answer.entries if text is not None and not one.entry.number and one.key in text.rows]
-        return answer._replace(entries=[one for one in answer.entries if one not in done], waiting=0)
+        return structs.replace(answer, entries=[one for one in answer.entries if one not in done], waiting=0)
 
 
 @caught_by("words_of_a_row_of_before_are_passed_over")
@@ -462,7 +462,7 @@ class TakesWhatIsLate(Intact):
         for place, one in enumerate(words):
             row = None if text is None else self._shelf.rows.get(text.conversations[one.of][0])
             if one.number == 0 and row is not None:
-                words[place] = one._replace(revision=row.revision)
+                words[place] = structs.replace(one, revision=row.revision)
         return await super().index_text(structs.replace(act, words=words))
 
 
