@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -203,6 +204,33 @@ async def test_a_verb_is_one_round_trip(postgres: PostgresServer, url: str) -> N
         await driver.close()
 
     assert dict.fromkeys(("append", "write", "read", "entries", "scan", "erase"), 1) == trips
+
+
+async def test_what_a_function_takes(postgres: PostgresServer, url: str) -> None:
+    """In round trips, counted at a proxy, on a store that is there: a process that answers one message, then one that is warm. asyncpg
+    alone takes four of an opening (TLS refused, three to sign in), and one more for each statement of three when it is first run."""
+    async with Proxy(postgres.port) as proxy:
+
+        async def ran() -> list[int]:
+            through = url.replace(f":{postgres.port}", f":{proxy.port}")
+            keep: Chatkeep[dict[str, Any]] = Chatkeep(through, background=False, poll="1h")
+            keep.on_message(lambda turn: "fine")
+            told = [proxy.trips]
+            await keep.open()
+            told.append(proxy.trips)
+            for _ in range(2):
+                await keep.receive("ada", "hello", id=secrets.token_hex(4))
+                told.append(proxy.trips)
+            await keep.close()
+            return [after - before for before, after in itertools.pairwise(told)]
+
+        await ran()
+        before = proxy.connections
+        opened, cold, warm = await ran()
+
+        assert (9, 1) == (opened, warm)
+        assert cold <= 3
+        assert 1 == proxy.connections - before
 
 
 async def test_calls_do_not_pile_up_without_bound(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ For channels of the package and for those of others alike: a sample is what a pl
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -348,11 +347,8 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     """*value* with another thing at *path*."""
     if not path:
         return new
-    found = copy.deepcopy(value)
-    inner = found
-    for step in path[:-1]:
-        inner = inner[step]
-    inner[path[-1]] = new
+    found = value.copy()  # what the path does not lead through is shared, for nobody changes it
+    found[path[0]] = put(value[path[0]], path[1:], new)
     return found
 
 
