@@ -163,3 +163,8 @@ def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> fl
         dues.append(record.oldest_at + policy.retention_s)
     dues += [reminder.at for reminder in record.reminders]
     return min(dues, default=None)
+
+
+def first_due(policy: Policy, *, at: float) -> float | None:
+    """When a conversation has to be looked at that begins *at* this time with something that nobody answers."""
+    return next_due(Record(oldest_at=at), policy, head=1, touched=at)
