@@ -166,5 +166,5 @@ def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> fl
 
 
 def first_due(policy: Policy, *, at: float) -> float | None:
-    """When a conversation has to be looked at that begins *at* this time with something that nobody answers."""
+    """When a conversation has to be looked at that begins *at* this time with what nobody answers: it has to end like any other."""
     return next_due(Record(oldest_at=at), policy, head=1, touched=at)

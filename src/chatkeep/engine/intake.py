@@ -391,7 +391,6 @@ class Intake:
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
-            # What nobody answers may begin a conversation too, which has to end like any other.
             due_at = AT_ONCE if asking or sends else first_due(self._shared.policy, at=now)
             if into is None:
                 act = self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
