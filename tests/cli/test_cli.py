@@ -437,6 +437,8 @@ def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
         ("history", "missing.db", "ada"): (2, "nothing was created"),
         ("erase", "missing.db", "ada", "--yes"): (2, "nothing was created"),
         ("list", "folder.db"): (2, "There is no file"),
+        ("list", ":hunter2@here:6379/0"): (2, "There is no file …@here:6379/0;"),
+        ("move", "bot:hunter2@here/0", "new.db"): (2, "There is no file …@here/0;"),
         ("list", "mongodb://here"): (2, "no driver"),
         ("list", "junk.db"): (2, "not a database"),
         ("demo", "--store", "junk.db"): (2, "not a database"),
@@ -452,6 +454,7 @@ def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
     for arguments, (code, words) in table.items():
         assert (code, True) == (found[arguments][0], words in found[arguments][2]), (arguments, found[arguments])
         assert "Traceback" not in found[arguments][2]
+        assert "hunter2" not in found[arguments][2]
     assert before == [path for path in sorted(tmp_path.iterdir()) if not path.name.startswith("chatkeep-demo")]
 
 

@@ -11,18 +11,25 @@ WRONG = {
     "chat.db": "sqlite:///chat.db",
     "/var/chat.db": "sqlite:////var/chat.db",
     "ann:hunter2@host/db": "is not a URL",
-    "redis://host:notaport": "'notaport' is not a port",
+    "redis://host:notaport": "behind the : is not a port",
     "rediss://:hunter2@host:99999/0": "'99999' is not a port",
     "redis://:hunter2@host:": "'' is not a port",
-    "redis://host:0": "'0' is not a port",
+    "redis://host:0": "behind the : is not a port",
     "redis://::1:6379": "is not host:port",
     "redis://[::1": "brackets",
-    "redis+cluster://a:7000,b:x": "'x' is not a port",
-    "redis+sentinel://a:26379,b:/main": "'' is not a port",
+    "redis+cluster://a:7000,b:x": "behind the : is not a port",
+    "redis+sentinel://a:26379,b:/main": "behind the : is not a port",
     "postgresql://bot:hunter2@host:five/db": "'five' is not a port",
-    "postgres://host:70000/db": "'70000' is not a port",
+    "postgres://host:70000/db": "behind the : is not a port",
     "postgresql://bot:hunter2/x@host/db": "write / as %2F",
     "redis://:hunter2#x@host": "# as %23",
+    "redis://:p@ss:hunter2/x@host:6379/0": "@ as %40",
+    "redis://:p@hunter2/x@host:6379/0": "@ as %40",
+    "redis://:p@hunter2?x@host": "? as %3F",
+    "redis://:p@hunter2#x@host": "# as %23",
+    "redis://:p@[hunter2/x@host": "brackets",
+    "redis://:hunter2": "user:password@host:6379",
+    "postgresql://bot:hunter2/db": "user:password@host:6379",
 }
 
 
@@ -36,7 +43,9 @@ def test_a_url_that_cannot_be_used_is_refused_when_the_chatkeep_is_made(url: str
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["redis://:hunter2@host:notaport", "redis://:hunter2/x@host", "chat.db"])
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@host:notaport", "redis://:hunter2/x@host", "redis://:p@hunter2/x@host", "chat.db"]
+)
 def test_the_url_of_a_shared_cache_is_refused_likewise(url: str) -> None:
     """It is read by another library, which quotes what it does not understand."""
     with pytest.raises(Misconfigured) as refused:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from chatkeep import Chatkeep, Turn, Uncertain
 from chatkeep.app import core_of
-from chatkeep.auth.credentials import issue_token, list_tokens
+from chatkeep.auth.credentials import create_key, issue_token, list_tokens
 from chatkeep.server import create_app
+from chatkeep.storage import leftovers
 
 from ..support.clock import Clock
 from ..support.stores import FAST
@@ -220,3 +223,58 @@ async def test_a_change_whose_answer_was_lost_is_made_once(opened: Any) -> None:
     driver.write = write
 
     assert {"count": 1, "other": 1} == (await keep.conversation("ada")).state
+
+
+@pytest.mark.parametrize("begun_by", ["a note", "an echo"])
+async def test_what_began_with_something_that_nobody_answers_is_erased_too(opened: Any, begun_by: str) -> None:
+    """Also when it begins after the pass over the store that follows an opening."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="60d", retention="90d")
+    await keep.receive("ada", "hello")
+    await nothing_happens_for(0.2)
+    if begun_by == "a note":
+        await core_of(keep).note_unknown("", "bob", "1", reason="not a message", raw={})
+    else:
+        await keep.accept("bob", "by hand", role="operator", metadata={"sent": True})
+    assert not await is_gone(keep, "bob")
+    clock.now += 61 * DAY_S
+    await until(lambda: is_gone(keep, "bob"))
+
+
+async def names_in(keep: Any, *spaces: str) -> list[str]:
+    """The spaces of chatkeep's own, of these, in which there are records; each as often as it has some."""
+    rows = [row async for row in core_of(keep)._engine.store.walk("key")]
+    return [row.key.tenant for row in rows if row.key.tenant.startswith(spaces)]
+
+
+@pytest.mark.parametrize("tends", [False, True])
+async def test_records_that_count_no_more_go_though_nobody_comes_back(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, tends: bool
+) -> None:
+    """Tokens of conversations that never began, and notes of what was erased: a month after, page by page; a service key stays."""
+    monkeypatch.setattr(leftovers, "PAGE", 2)
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="60d", **({"background": False} if tends else {}))
+    for number in range(3):
+        await issue_token(keep, "", f"never{number}", expires_in=DAY_S)
+        await keep.tenant("salon").receive(f"c{number}", "hello", owner=f"guest:{number}")
+    await issue_token(keep, "", "later", expires_in=200 * DAY_S)
+    await create_key(keep, "", expires_in=DAY_S)
+    spaces = ("~access", "~erased:")
+
+    async def are(*names: str) -> bool:
+        if tends:
+            await keep.tend(thorough=True)
+        return list(names) == await names_in(keep, *spaces)
+
+    access, erased = ["~access"] * 5, ["~erased:salon"] * 3
+    clock.now += 29 * DAY_S
+    await nothing_happens_for(0.2)
+    assert await are(*access)
+    clock.now += 32 * DAY_S
+    await until(lambda: are(*access[:2], *erased))
+    clock.now += 29 * DAY_S
+    await nothing_happens_for(0.2)
+    assert await are(*access[:2], *erased)
+    clock.now += 2 * DAY_S
+    await until(lambda: are(*access[:2]))

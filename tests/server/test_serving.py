@@ -230,6 +230,19 @@ def test_a_store_that_is_away_ends_the_start_with_one_line(tmp_path: Path) -> No
     assert (False, False) == ("Traceback" in ended.stderr, "hunter2" in ended.stderr), ended.stderr
 
 
+async def test_with_a_journal_it_starts_while_the_store_is_away(tmp_path: Path) -> None:
+    """What it would tell of service keys is in the store, and nobody's start waits for that."""
+    away = {"url": "redis://127.0.0.1:1/0", "on_outage": "journal", "journal": "journal.db", "store_timeout": "500ms"}
+    with service(tmp_path, **away) as server:
+        server.wait_for("messages are taken into the journal")
+
+        async def answers() -> bool:
+            return (await server.client().ask("GET", "/healthz")).status == 200
+
+        await until(answers, within=15.0)
+        assert 0 == server.stop()
+
+
 async def test_a_stop_lets_the_running_turn_finish_and_says_not_ready_first(tmp_path: Path) -> None:
     """SIGTERM: 503 from /readyz while it drains; the turn that runs is answered; exit code 0."""
     with service(tmp_path, anonymous="true", drain="1s") as server:

@@ -20,7 +20,7 @@ from ..secrecy import without_secret
 from ..settings import settings_from
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
-from .opening import file_of, url_of
+from .opening import file_of, shown_path, url_of
 from .options import StoreCommand
 from .printing import plain, tell
 
@@ -111,7 +111,9 @@ def refuse_unfit(source: str, target: str) -> tuple[Driver, Driver]:
             raise UsageError("memory:// is gone with its process; nothing was moved.")
     path, there = file_of(source), file_of(target)
     if path is not None and not os.path.isfile(path):
-        raise UsageError(f"There is no file {path}; nothing was moved. Name the store that the bot writes to as FROM.")
+        raise UsageError(
+            f"There is no file {shown_path(path)}; nothing was moved. Name the store that the bot writes to as FROM."
+        )
     ours, theirs = driver_for(source), driver_for(target)
     if path is not None and there is not None and os.path.exists(there) and os.path.samefile(path, there):
         raise Misconfigured(f"FROM and TO are the same file ({there}); nothing was moved.")

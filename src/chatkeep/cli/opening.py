@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Coroutine
 from getpass import getuser
 from socket import gethostname
@@ -43,6 +44,11 @@ def existing(store: str) -> Chatkeep[Any]:
     return Chatkeep(url, schema=0, on_outage="refuse", journal=None, cache=None, version="", pin="none")
 
 
+def shown_path(path: str) -> str:
+    """Return *path* as it is shown: what was meant as a URL, and lacks its scheme, without user and password."""
+    return re.sub("[^/]*:[^@]*@", "…@", path)
+
+
 def existing_url(store: str) -> str:
     """Return the URL of a store, of which the file is there if it is one. Raises `UsageError`."""
     if not store:
@@ -50,7 +56,9 @@ def existing_url(store: str) -> str:
     url = url_of(store)
     path = file_of(url)
     if path is not None and not os.path.isfile(path):
-        raise UsageError(f"There is no file {path}; nothing was created. Name the store that the bot writes to.")
+        raise UsageError(
+            f"There is no file {shown_path(path)}; nothing was created. Name the store that the bot writes to."
+        )
     return url
 
 

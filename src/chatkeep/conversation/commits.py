@@ -160,3 +160,8 @@ def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> fl
         # (An oldest_at of 0 is not known: the sweep finds out.)
         dues.append(record.oldest_at + policy.retention_s)
     return min(dues) if dues else None
+
+
+def first_due(policy: Policy, *, at: float) -> float | None:
+    """When a conversation has to be looked at that begins *at* this time with what nobody answers: it has to end like any other."""
+    return next_due(Record(oldest_at=at), policy, head=1, touched=at)

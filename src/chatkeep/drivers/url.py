@@ -22,15 +22,22 @@ def host_fault(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "its host has brackets that do not match; an IPv6 address is written [::1]"
-    if "@" not in parts.netloc and "@" in url:
-        return "what looks like its host is part of a password; write / as %2F, ? as %3F and # as %23 in a password"
-    for place in parts.netloc.rpartition("@")[2].split(","):
+    behind = [parts.path, parts.fragment, *(one for one in parts.query.split("&") if "=" not in one)]
+    if any("@" in part for part in behind) or ("@" not in parts.netloc and "@" in parts.query):
+        return "what looks like its host is part of a password; write / as %2F, ? as %3F, # as %23 and @ as %40 in a password"
+    _, at, places = parts.netloc.rpartition("@")
+    for place in places.split(","):
         found = HOST.fullmatch(place)
+        shown = repr(place) if at else "what stands behind //"
         if found is None:
-            return f"{place!r} is not host:port; an IPv6 address is written [::1]:6379"
+            return f"{shown} is not host:port; an IPv6 address is written [::1]:6379"
         port = found["port"]
         if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
-            return f"{port!r} is not a port; a port is a number from 1 to 65535, as in host:6379"
+            # Without an @ it may be a password, behind which the host was lost.
+            shown = repr(port) if at else "what stands behind the :"
+            return (
+                f"{shown} is not a port; a port is a number from 1 to 65535, as in host:6379 or user:password@host:6379"
+            )
     return ""
 
 

@@ -18,6 +18,7 @@ from msgspec import structs
 from ..bounded import Newest
 from ..conversation import releases, sessions, snapshots, turns
 from ..conversation.codec import entry_for
+from ..conversation.commits import first_due
 from ..conversation.keys import RESERVED, message_id
 from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
 from ..drivers.base import AT_ONCE, Key, Lease
@@ -385,7 +386,7 @@ class Intake:
         if idle and works and asking and readable and self._shared.policy.overlap != "debounce":
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
-            due_at = AT_ONCE if asking or sends else None
+            due_at = AT_ONCE if asking or sends else first_due(self._shared.policy, at=now)
             if into is None:
                 act = self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
             else:

@@ -15,6 +15,7 @@ from typing import Any
 from ..conversation.codec import record_of
 from ..durations import seconds
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
+from ..storage.leftovers import Leftovers
 from .backlog import Backlog
 from .housekeeper import Housekeeper
 from .indexer import Indexer
@@ -61,6 +62,7 @@ class Sweeper:
         self.indexer = indexer
         """What keeps the full-text index."""
         self._housekeeper = housekeeper
+        self._leftovers = Leftovers(shared.store, shared.clock)
         self._journal = journal
         self._open_store = open_store
         self._reopen_store = reopen_store
@@ -95,6 +97,7 @@ class Sweeper:
         """Start sweeping, in the loop of now."""
         self._wake = asyncio.Event()  # the last one belongs to the loop of the last opening
         self._backlog.open()
+        self._leftovers.open()
         if not self._shared.settings.background:
             return
         self._housekeeper.unscheduled = self._ends
@@ -146,6 +149,10 @@ class Sweeper:
             await self.indexer.look()
             while self._housekeeper.unscheduled:
                 await self._housekeeper.schedule_page()
+            if thorough:
+                self._leftovers.ask()
+                while not self._leftovers.is_done:
+                    await self._remove_leftovers()
             while True:
                 self._wake.clear()
                 if self._workers.answers():
@@ -184,6 +191,7 @@ class Sweeper:
                     if self._housekeeper.unscheduled:
                         await self._housekeeper.schedule_page()
                     await self.indexer.look()
+                    await self._remove_leftovers()
                 trouble = ""
             except (StoreError, Misconfigured) as fault:
                 if not trouble:  # once, and not at every beat until it is over
@@ -233,6 +241,11 @@ class Sweeper:
             if len(rows) < SWEEP_PAGE or self._workers.busy >= self._shared.settings.concurrency * 2:
                 return
             after = rows[-1]
+
+    async def _remove_leftovers(self) -> None:
+        """Remove a page of chatkeep's own records that are over, when it is time to."""
+        if not self._leftovers.is_done:
+            await self._leftovers.step(await self._backlog.high_water.reach(self._shared.clock()))
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""

@@ -30,7 +30,7 @@ from ..channels.base import Channel, weak_secrets
 from ..drivers.base import Ability
 from ..drivers.url import is_loopback
 from ..durations import seconds
-from ..errors import ChatkeepError, Misconfigured, UsageError
+from ..errors import ChatkeepError, Misconfigured, StoreError, UsageError
 from ..extras import from_extra
 from ..loading import check_handler, loaded
 from ..secrecy import MAKE_ONE, weakness_of
@@ -427,7 +427,11 @@ class Lifespan:
     async def _tell_who_may(self) -> None:
         if self._keep is None or self._settings.anonymous:
             return
-        if not await list_keys(self._keep):
+        try:
+            keys = await list_keys(self._keep)
+        except StoreError:
+            return  # with on_outage="journal" it is served all the same
+        if not keys:
             far = (
                 ""
                 if is_loopback(self._settings.host)

@@ -1,7 +1,8 @@
 """Small durable records beside the conversations: credentials of access, links of channels, and their like.
 
 There is one record under each name, kept in the store and changed by the same acts as a conversation, under a tenant of
-chatkeep's own ("~access"). Their rows are never due, so no sweep, session end or retention comes near them.
+chatkeep's own ("~access"). Their rows are never due, so no session end or retention comes near them; what counts no more `leftovers`
+removes.
 """
 
 from __future__ import annotations

@@ -59,7 +59,10 @@ class SharedCache:
     """Snapshots at *url*, of the store whose epoch is given with `open`; sealed by *sealing*, where there is one."""
 
     def __init__(self, url: str, sealing: Sealing | None = None) -> None:
+        fault = host_fault(url)
         try:
+            if fault:
+                raise ValueError(fault)
             pool = BlockingConnectionPool.from_url(
                 url,
                 max_connections=CONNECTIONS,
@@ -70,7 +73,7 @@ class SharedCache:
             )
         except ValueError:
             # Its words may quote the password, which the library takes for the port where it holds a slash.
-            wrong = host_fault(url) or "it is not the URL of a Redis"
+            wrong = fault or "it is not the URL of a Redis"
             raise Misconfigured(f"cache: {wrong}. Write redis://host:6379/0, or rediss:// with TLS.") from None
         self._redis = Redis.from_pool(pool)
         self._sealing = sealing
