@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet, is_of_another, number_of
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
@@ -168,6 +168,16 @@ class Core(Generic[State]):
     def expect_visitors(self) -> None:
         """Have this process look after the end of what visitors have begun, from its opening on, also without a handler."""
         self._engine.shared.visitors = True
+
+    async def create(self, tenant: str, conversation: str, *, owner: str) -> tuple[str, bool]:
+        """As `Tenant.create`: the revision, and whether this call has created it; of several at the same time one has."""
+        key = key_for(tenant, conversation)
+        if owner:
+            check_user(owner)
+        snapshot, created = await self._opened.changes.create(key, owner=owner)
+        if owner:
+            await Claims(self._opened.store, tenant, clock=self.clock).refuse_other(key, snapshot.row.owner, owner)
+        return snapshot.row.revision, created
 
     async def create_for_visitor(self, tenant: str, conversation: str) -> bool:
         """Create a conversation for somebody whom nobody knows, see the setting `forget_visitors`; False: there is one already."""

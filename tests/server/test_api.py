@@ -647,6 +647,17 @@ async def test_a_service_key_begins_conversations() -> None:
     assert 415 == form.status
 
 
+async def test_one_of_several_has_begun_it() -> None:
+    """Several who create the same conversation at the same time: one is told 201, the others that it is there."""
+    async with served(counting()) as client:
+        told = await asyncio.gather(
+            *(client.ask("POST", "/v1/conversations", b'{"id":"order 7","owner":"ada"}') for _ in range(8))
+        )
+
+    assert [200] * 7 + [201] == sorted(answer.status for answer in told)
+    assert [answer.status == 201 for answer in told] == [answer.json["created"] for answer in told]
+
+
 async def test_a_conversation_is_shown_with_its_last_messages() -> None:
     """As many as are asked for, also more than a turn's window; notes are left out; the state is there."""
     keep = counting(history=3)

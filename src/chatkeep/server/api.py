@@ -53,12 +53,11 @@ class Conversations(Resource):
             return await begin_for_user(request, asked)
         if asked.cookie:
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
-        tenant, id = tenant_of(request), asked.id
-        there = None if id is None else await tenant.conversation(id, messages=0)
-        begun = await tenant.create(id if id is not None else fresh_id(), owner=asked.owner or "")
-        headers = {"location": location(request, begun.id)}
-        told = answers.CreatedConversation(begun.id, begun.revision, there is None)
-        return as_json(told, status=201 if there is None else 200, headers=headers)
+        id, core = asked.id if asked.id is not None else fresh_id(), core_of(keep_of(request))
+        revision, created = await core.create(principal_of(request).tenant, id, owner=asked.owner or "")
+        headers = {"location": location(request, id)}
+        told = answers.CreatedConversation(id, revision, created)
+        return as_json(told, status=201 if created else 200, headers=headers)
 
     @allows(right="list")
     async def get(self, request: Request) -> Response:

@@ -88,6 +88,7 @@ class Cache:
         self._dropped = dropped
         self._held: OrderedDict[Key, HeldSnapshot] = OrderedDict()
         self._aside: Newest[Key, Place] = Newest(ASIDE * entries)
+        self._doubted: set[Key] = set()
         self.statistics = CacheStatistics()
 
     def get(self, key: Key) -> Snapshot | None:
@@ -149,6 +150,13 @@ class Cache:
         """Forget how far the log of *key* went: it is known to be another one now."""
         self.drop(key)
         self._aside.pop(key, None)
+        self._doubted.discard(key)
+
+    def end_doubt(self, key: Key) -> bool:
+        """Tell whether nobody has looked at this conversation since the store was found set back; it is looked at now."""
+        doubted = key in self._doubted
+        self._doubted.discard(key)
+        return doubted
 
     def distrust(self) -> None:
         """Forget everything but how far each log went: the store may hold less than it has answered."""
@@ -156,12 +164,14 @@ class Cache:
             self._put_aside(key, held.snapshot)
             self._dropped(key)
         self._held.clear()
+        self._doubted = set(self._aside)
         self.statistics.entries = self.statistics.bytes = 0
 
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
         self._aside.clear()
+        self._doubted.clear()
         self.statistics.entries = self.statistics.bytes = 0
 
     def _put_aside(self, key: Key, snapshot: Snapshot) -> None:

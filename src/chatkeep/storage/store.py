@@ -218,7 +218,9 @@ class Store:
         known = self._cache.last_place(key)
         found = await self._act(self.driver.read, Read(key, self._window))
         if found is None:
-            self._cache.drop(key)
+            if known is not None and self._cache.end_doubt(key):
+                self._tell_lost(key, known.head)
+            self._cache.forget_place(key)
             return None
         snapshot = self._decoded(*found)
         self._look_back(known, found[0], news=snapshot.messages)
@@ -519,7 +521,7 @@ class Store:
         """Remove everything of *key*; with *revision* only while it has that one, else raises `Conflict`."""
         self._cache.drop(key)
         await self._act(self.driver.erase, Erase(key, at, revision))
-        self._cache.drop(key)
+        self._cache.forget_place(key)
         if self.shared is not None:
             await self.shared.drop(key)
         self.changed(key)
@@ -578,8 +580,13 @@ class Store:
         the store holds now: all that is cached goes.
         """
         head = found.head if head is None else head
-        if known is None or known.incarnation != found.incarnation:
+        if known is None:
             return False
+        doubted = self._cache.end_doubt(found.key)
+        if known.incarnation != found.incarnation:
+            if doubted:  # else it was erased, and has been begun anew
+                self._tell_lost(found.key, known.head)
+            return doubted
         if known.head <= head and not is_other_log(known, news):
             return False
         self._tell_set_back(found.key, head, known.head)
@@ -597,6 +604,17 @@ class Store:
         # How far the other logs went is kept, so that it is told of each that has lost something.
         self._cache.forget_place(key)
         self._cache.distrust()
+
+    def _tell_lost(self, key: Key, known: int) -> None:
+        """Tell of a conversation of before the store was found set back that is not there any more."""
+        self.rolled_back += 1
+        log.error(
+            "%s: the conversation had %d entries before the store was set back, and is not there: it is lost, unless another instance has "
+            "erased it.",
+            key,
+            known,
+        )
+        self._cache.forget_place(key)
 
     def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry]]:
         old = snapshot.row
