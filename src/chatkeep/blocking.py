@@ -44,6 +44,7 @@ class BlockingUser(Generic[State]):
     save = blocking(User.save)
     claim = blocking(User.claim)
     undo_claim = blocking(User.undo_claim)
+    erase = blocking(User.erase)
     claimed = blocking(User.claimed)
 
 

@@ -123,6 +123,11 @@ class Core(Generic[State]):
         return self._engine.is_open
 
     @property
+    def is_inside(self) -> bool:
+        """Whether the caller is in the event loop and process in which it was opened."""
+        return self._engine.store.confinement.is_inside
+
+    @property
     def has_handler(self) -> bool:
         """Whether there is a bot that answers."""
         return self._engine.turns.handler is not None

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, NotOpen, Tenant, Turn, Unavailable, Uncertain, UsageError
-from chatkeep.blocking import BlockingChatkeep, BlockingTenant
+from chatkeep.blocking import BlockingChatkeep, BlockingTenant, BlockingUser
 from chatkeep.loop_thread import LoopThread, Words
+from chatkeep.people.user import User
 
 from ..support.waiting import takes
 
@@ -63,13 +64,17 @@ def in_threads(count: int, job: Callable[[int], Any]) -> list[Any]:
 
 def test_every_verb_is_there() -> None:
     """With the same parameters and the docstring, that is not written twice; what is asynchronously iterated is iterated."""
-    for face, blocking in ((Chatkeep, BlockingChatkeep), (Tenant, BlockingTenant)):
+    for face, blocking, some in (
+        (Chatkeep, BlockingChatkeep, {"receive", "history", "events"}),
+        (Tenant, BlockingTenant, {"receive", "history", "events"}),
+        (User, BlockingUser, {"conversations", "save"}),
+    ):
         verbs = {
             name: verb
             for name, verb in inspect.getmembers(face, inspect.isfunction)
             if not name.startswith("_") and (inspect.iscoroutinefunction(verb) or inspect.isasyncgenfunction(verb))
         }
-        assert {"receive", "history", "events"} <= set(verbs)
+        assert some <= set(verbs)
         assert {} == {name: verb for name, verb in verbs.items() if not hasattr(blocking, name)}
         for name, verb in verbs.items():
             if name not in ("open", "close"):

@@ -168,7 +168,7 @@ async def test_a_change_that_is_refused_leaves_no_session_that_was_rebuilt_for_i
     def refuse(state: dict[str, Any]) -> None:
         raise PermissionError(f"not with {state['cart']}")
 
-    keep = await opened(count, on_missing=lambda turn: {"cart": [1]}, clock=clock, session_ttl="30m")
+    keep = await opened(count, on_missing=lambda turn: {"cart": [1]}, clock=clock, session_ttl="30m", background=False)
     with pytest.raises(PermissionError, match=r"not with \[1\]"):
         await keep.change("ada", refuse)
     with pytest.raises(BadMessage):

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -797,6 +798,33 @@ async def test_mounted_and_never_opened_says_so(parent: type[Starlette], caplog:
     assert all("lifespan" in answer.json["detail"] for answer in told)
     assert (503, True) == (ready.status, "not open" in ready.json["trouble"])
     assert 1 == len([one for one in caplog.records if "async with keep" in one.getMessage()])
+
+
+async def test_mounted_and_opened_in_another_loop_is_not_ready() -> None:
+    """Where each request is refused, no load balancer is told to send some; and no server that was forked after the opening."""
+    keep, open_, done = counting(), threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        async with keep:
+            open_.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    thread.start()
+    try:
+        await asyncio.to_thread(open_.wait)
+        outer = Starlette()
+        outer.mount("/chat", create_app(keep, title="A bot", anonymous=True))
+        async with serving(outer) as port:
+            client = Client(port, "")
+            refused = await client.ask("POST", "/chat/v1/conversations", b"{}")
+            ready = await client.ask("GET", "/chat/readyz")
+    finally:
+        done.set()
+        await asyncio.to_thread(thread.join)
+
+    assert (500, "urn:chatkeep:not-open") == (refused.status, refused.json["type"])
+    assert (503, True) == (ready.status, "another event loop" in ready.json["trouble"])
 
 
 async def test_a_chatkeep_that_is_open_stays_open() -> None:

@@ -92,7 +92,7 @@ def number_of(key: str, incarnation: str) -> int | None:
 def is_of_another(key: str, incarnation: str) -> bool:
     """Tell whether *key* is that of a reply of another incarnation, such as one that was erased."""
     life, number = _take_apart(key)
-    return number is not None and life != incarnation
+    return "@" in key and number is not None and life != incarnation
 
 
 def _take_apart(key: str) -> tuple[str, int | None]:

@@ -21,7 +21,12 @@ async def get_ready(request: Request) -> Response:
 
     Where this version cannot read some conversations it says so and stays ready: it answers all the others.
     """
-    trouble, warning = trouble_of(keep_of(request)), core_of(keep_of(request)).warning
+    core, trouble = core_of(keep_of(request)), trouble_of(keep_of(request))
+    if not (trouble or core.is_inside):
+        trouble = (
+            "the Chatkeep is open in another event loop or process; the application has to open it in its lifespan"
+        )
+    warning = core.warning
     told = {"status": "not ready" if trouble else "ready"} | (
         {"trouble": trouble or warning} if trouble or warning else {}
     )
