@@ -39,7 +39,8 @@ FLOORS: dict[str, set[str]] = {
     "engine": {"bounded", "conversation", "drivers", "durations", "errors", "kinds", "model", "settings", "storage"},
     "people": {"conversation", "drivers", "engine", "errors", "model", "storage"},
     "core": {"conversation", "drivers", "engine", "model", "people", "storage"},
-    "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings"},
+    "showing": {"conversation", "drivers", "engine", "errors", "model", "people"},
+    "tenant": {"conversation", "drivers", "engine", "errors", "model", "people", "settings", "showing"},
     "app": {
         "conversation",
         "core",

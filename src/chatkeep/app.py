@@ -32,6 +32,7 @@ from .kinds import refuse_other
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
 from .secrecy import without_secret
 from .settings import Options, Settings, settings_from, version_fault
+from .showing import list_conversations
 from .sources import store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
@@ -342,7 +343,7 @@ class Chatkeep(Surface[State]):
     ) -> AsyncIterator[Conversation[State]]:
         """List the conversations of every tenant, as `conversations` does those of one."""
         told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
-        async for conversation in self._listed(None, owner=owner, **told):
+        async for conversation in list_conversations(self._opened, None, owner=owner, **told):
             yield conversation
 
     async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:
