@@ -81,6 +81,7 @@ EXTRAS: dict[str, set[str]] = {
     "cli.on_server": {"client"},
     "testing.http_contract": {"client"},
     "testing.loadtest": {"client"},
+    "testing.transports": {"client"},
     "cookie": {"cookie"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
