@@ -26,8 +26,8 @@ from starlette.routing import Route
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import create_app
+from chatkeep.server.application import collect_less
 from chatkeep.server.protocol import PromptProtocol
-from chatkeep.server.serving import collect_less
 
 from . import work
 

@@ -31,7 +31,8 @@ from .errors import Misconfigured, UsageError
 from .kinds import refuse_other
 from .model import AppVersion, Content, Conversation, DeadLetter, Part, State
 from .secrecy import without_secret
-from .settings import Options, settings_from, version_fault
+from .settings import Options, Settings, settings_from, version_fault
+from .showing import list_conversations
 from .sources import store_url
 from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
@@ -124,34 +125,16 @@ class Chatkeep(Surface[State]):
             limit=settings.state_limit,
             kept=min(settings.cache_entries, STATES_KEPT),
         )
-        cache = Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget)
         url = store_url() if url is None else url
-        driver = driver_for(url) if isinstance(url, str) else check_driver(url)
-        keys = settings.seal_keys
-        if keys:
-            from .storage.sealing import sealed  # an extra: imported only where it is wanted
-
-            driver = sealed(driver, keys)
-        patience_s = seconds(settings.store_timeout)
-        store = Store(
-            driver,
-            cache=cache,
-            window=settings.history,
-            message_limit=settings.message_limit,
-            patience_s=patience_s,
-            another=partial(driver_for, url) if isinstance(url, str) else None,
+        store = _make_store(
+            url, settings, Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget)
         )
-        if settings.cache is not None:
-            from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
-
-            store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
         journal = None
         if settings.on_outage == "journal" and settings.journal:
             from .storage.spool import Spool
 
-            journal = Spool(settings.journal, keys)
+            journal = Spool(settings.journal, settings.seal_keys)
         super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
-        store.place = without_secret(url) if isinstance(url, str) else type(url).__name__
         self._engine.changes.rules = check_rules(merge_rules or {})
         self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
 
@@ -361,7 +344,7 @@ class Chatkeep(Surface[State]):
     ) -> AsyncIterator[Conversation[State]]:
         """List the conversations of every tenant, as `conversations` does those of one."""
         told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
-        async for conversation in self._listed(None, owner=owner, **told):
+        async for conversation in list_conversations(self._opened, None, owner=owner, **told):
             yield conversation
 
     async def all_dead_letters(self, *, after: DeadLetter | None = None, limit: int = LETTERS) -> list[DeadLetter]:
@@ -462,3 +445,26 @@ def core_of(keep: Chatkeep[State]) -> Core[State]:
     if not isinstance(keep, Chatkeep):
         raise Misconfigured(f'A Chatkeep is wanted here, not {keep!r:.80}; Chatkeep("sqlite:///chat.db") makes one.')
     return keep._core
+
+
+def _make_store(url: str | Driver, settings: Settings, cache: Cache) -> Store:
+    """Return the store that *url* names, with what the settings put in front of it and around it; nothing is opened."""
+    driver = driver_for(url) if isinstance(url, str) else check_driver(url)
+    if settings.seal_keys:
+        from .storage.sealing import sealed  # an extra: imported only where it is wanted
+
+        driver = sealed(driver, settings.seal_keys)
+    store = Store(
+        driver,
+        cache=cache,
+        window=settings.history,
+        message_limit=settings.message_limit,
+        patience_s=seconds(settings.store_timeout),
+        another=partial(driver_for, url) if isinstance(url, str) else None,
+    )
+    store.place = without_secret(url) if isinstance(url, str) else type(url).__name__
+    if settings.cache is not None:
+        from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
+
+        store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
+    return store

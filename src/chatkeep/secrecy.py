@@ -27,7 +27,7 @@ SECRETS = ("store", "cache", "metrics_token", "seal_keys", "oidc_client_secret")
 TOKENS = ("upstash", "durable-object")
 """Schemes whose URL has a secret where others have the name of a user."""
 
-IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*")
+IN_QUERY = r"([?&]\w*password=)[^&]*"
 """A password among the options of a URL, which PostgreSQL takes there too."""
 
 
@@ -53,7 +53,7 @@ def split_entry(url: str) -> tuple[str, str, str]:
 
 def without_secret(url: str) -> str:
     """Return *url* as it may be shown."""
-    url = IN_QUERY.sub(r"\1***", url)
+    url = re.sub(IN_QUERY, r"\1***", url)
     scheme, entry, place = split_entry(url)
     user, _, password = entry.partition(":")
     if not entry:

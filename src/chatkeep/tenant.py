@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, get_args
 
 from msgspec import structs
 
 from .conversation.edits import StateAsOf
-from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
+from .conversation.keys import check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
-from .conversation.sessions import is_session_over
-from .conversation.snapshots import Snapshot, copy_messages, is_outbound, unread_messages
-from .conversation.versions import find_checksum, find_version
-from .drivers.base import Index, Key, Row, row_at
+from .conversation.snapshots import is_outbound
+from .drivers.base import Index, Key
 from .engine.engine import Engine, describe
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_answering, read_dead_letters, read_replays, read_state_as_of
@@ -32,9 +30,9 @@ from .model import (
     State,
     Stopped,
 )
-from .people.claims import Claims
 from .people.surface import PeopleSurface
 from .settings import Flag
+from .showing import list_conversations, show, show_held, show_unreadable, show_written
 
 PAGE = 100
 WAIT_S = 60.0
@@ -160,7 +158,7 @@ class Surface(PeopleSurface[State]):
         snapshot, _ = await self._opened.changes.create(key, owner=owner)
         if owner:
             await self._claims.refuse_other(key, snapshot.row.owner, owner)
-        return await self._show_written(snapshot)
+        return await show_written(self._engine, snapshot)
 
     @property
     def flags(self) -> Mapping[str, Flag]:
@@ -183,8 +181,8 @@ class Surface(PeopleSurface[State]):
             snapshot = self._engine.store.cached(key)
             if snapshot is None or self._engine.shared.settings.on_outage != "read" or isinstance(away, Replaced):
                 raise
-            return structs.replace(self._shown(snapshot, messages, *_held(snapshot)), stale=True)
-        return None if snapshot is None else await self._show(snapshot, messages)
+            return structs.replace(show_held(self._engine, snapshot, messages), stale=True)
+        return None if snapshot is None else await show(self._engine, snapshot, messages)
 
     async def history(
         self,
@@ -251,58 +249,8 @@ class Surface(PeopleSurface[State]):
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
         """
         told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
-        async for conversation in self._listed(self._tenant, owner=owner, **told):
+        async for conversation in list_conversations(self._opened, self._tenant, owner=owner, **told):
             yield conversation
-
-    async def _listed(
-        self,
-        tenant: str | None,
-        *,
-        owner: str | None,
-        by: Index,
-        limit: int | None,
-        messages: int,
-        after: Conversation[State] | None,
-    ) -> AsyncIterator[Conversation[State]]:
-        behind = None if after is None else _row_of(after)
-        if owner and tenant is not None:
-            claims = Claims(self._opened.store, tenant, clock=self._engine.shared.clock)
-            owners, left = list(await claims.find_owners(owner)), limit if limit is not None else 1 << 40
-            begun = owners.index(behind.owner) if behind is not None and behind.owner in owners else 0
-            for name in owners[begun:]:  # what was claimed for it is its own
-                start = behind if behind is not None and behind.owner == name else None
-                async for found in self._listed_of(
-                    tenant, owner=name, by=by, limit=left, messages=messages, after=start
-                ):
-                    left -= 1
-                    yield found
-            return
-        async for found in self._listed_of(tenant, owner=owner, by=by, limit=limit, messages=messages, after=behind):
-            yield found
-
-    async def _listed_of(
-        self, tenant: str | None, *, owner: str | None, by: Index, limit: int | None, messages: int, after: Row | None
-    ) -> AsyncIterator[Conversation[State]]:
-        left = limit if limit is not None else 1 << 40
-        index: Index = "owner" if owner is not None else by
-        while True:
-            rows = await self._opened.store.rows(index, tenant=tenant, owner=owner or "", after=after, limit=PAGE)
-            for row in rows:
-                if row.key.tenant.startswith(RESERVED):
-                    continue
-                if left <= 0:
-                    return
-                left -= 1
-                try:
-                    snapshot = await self._engine.store.load(row.key)
-                    if snapshot is not None:
-                        # By the time that it is listed by, so that a list goes on behind it also while it is written to.
-                        yield structs.replace(await self._show(snapshot, messages), updated_at=row.updated_at)
-                except (Corrupt, Unsupported) as fault:
-                    yield _unreadable(row, str(fault))
-            if len(rows) < PAGE or left <= 0:
-                return
-            after = rows[-1]
 
     async def change(
         self, conversation: str, edit: Callable[[State], State | None], *, id: str | None = None, by: str = ""
@@ -318,7 +266,7 @@ class Surface(PeopleSurface[State]):
         """
         changes, key = self._opened.changes, self._key(conversation)
         after = await changes.change(key, edit, id=id, by=by, owner=self._owner, look=self._refuse_other)
-        return await self._show_written(after)
+        return await show_written(self._engine, after)
 
     async def undo(self, conversation: str, number: int, *, by: str) -> Conversation[State]:
         """
@@ -331,7 +279,7 @@ class Surface(PeopleSurface[State]):
         """
         if not by:
             raise UsageError(f"{conversation}: name who undoes it; nothing was undone.")
-        return await self._show_written(await self._opened.changes.undo(self._key(conversation), number, by=by))
+        return await show_written(self._engine, await self._opened.changes.undo(self._key(conversation), number, by=by))
 
     async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
         """
@@ -352,9 +300,9 @@ class Surface(PeopleSurface[State]):
         key = self._key(conversation)
         snapshot = await self._opened.changes.clear(key, slot, id=id)
         try:
-            return await self._show_written(snapshot)
+            return await show_written(self._engine, snapshot)
         except (Corrupt, Unsupported) as fault:
-            return _unreadable(snapshot.row, str(fault))
+            return show_unreadable(snapshot.row, str(fault))
 
     async def erase(self, conversation: str) -> None:
         """
@@ -557,44 +505,6 @@ class Surface(PeopleSurface[State]):
     def _key(self, conversation: str) -> Key:
         return key_for(self._tenant, conversation)
 
-    async def _show(self, snapshot: Snapshot, messages: int | None) -> Conversation[State]:
-        return self._shown(snapshot, messages, *await self._engine.store.last(snapshot))
-
-    async def _show_written(self, snapshot: Snapshot) -> Conversation[State]:
-        try:
-            return await self._show(snapshot, None)
-        except Unavailable:  # which would say that nothing was written
-            return self._shown(snapshot, None, *_held(snapshot))
-
-    def _shown(
-        self, snapshot: Snapshot, messages: int | None, last: Sequence[Message] = (), unread: int = 0
-    ) -> Conversation[State]:
-        row, record, shared = snapshot.row, snapshot.record, self._engine.shared
-        over = is_session_over(record, shared.policy, shared.clock())
-        raw, schema = (shared.states.fresh(), shared.states.schema) if over else (record.state, record.schema)
-        shown = last if messages is None else last[-messages:] if messages else ()
-        return Conversation(
-            tenant=row.key.tenant,
-            id=row.key.id,
-            owner=row.owner,
-            revision=row.revision,
-            state=shared.states.decode(row.key, raw, schema),
-            session=record.session,
-            messages=copy_messages(shown),
-            head=row.head,
-            unread=unread,
-            paused=bool(off_by := self._engine.pauses.find_reasons(row.key, record.paused)),
-            off_by=off_by,
-            dead=list(record.dead),
-            updated_at=row.updated_at,
-            due_at=_due_at(row),
-            title=record.title,
-            version=find_version(row.head, record),
-            checksum=find_checksum(snapshot),
-            waiting=copy_messages(unread_messages(snapshot)),
-            assignee=record.assignee,
-        )
-
 
 class Tenant(Surface[State]):
     """All conversations of one tenant; no other tenant's can be seen or touched through it."""
@@ -618,40 +528,6 @@ def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
         check_user(owner)  # an owner is text that every store can keep
-
-
-def _held(snapshot: Snapshot) -> tuple[Sequence[Message], int]:
-    """Return the last messages, and how many wait, as far as is known without the store."""
-    return (*snapshot.messages, *snapshot.beyond), len(unread_messages(snapshot))
-
-
-def _due_at(row: Row) -> float | None:
-    """When it is looked at next, for people: what is due at once is due since it was changed."""
-    return None if row.due_at is None else max(row.due_at, row.updated_at)
-
-
-def _row_of(shown: Conversation[Any]) -> Row:
-    """Return a row that stands where a conversation of a list does, in the index of its owner too."""
-    return row_at(Key(shown.tenant, shown.id), owner=shown.owner, updated_at=shown.updated_at)
-
-
-def _unreadable(row: Row, fault: str) -> Conversation[Any]:
-    return Conversation(
-        tenant=row.key.tenant,
-        id=row.key.id,
-        owner=row.owner,
-        revision=row.revision,
-        state=None,
-        session=0,
-        messages=[],
-        head=row.head,
-        unread=0,
-        paused=False,
-        dead=[],
-        updated_at=row.updated_at,
-        due_at=_due_at(row),
-        fault=fault,
-    )
 
 
 def skips_unread(unread: str) -> bool:

@@ -21,8 +21,9 @@ from chatkeep.demos import demo_for
 from chatkeep.drivers import driver_for
 from chatkeep.server.webhooks import Webhooks
 from chatkeep.testing.crash import wrapped
-from chatkeep.testing.loadtest import Api, Plan, Report, Simulation, bursts, latency, road, spelled
+from chatkeep.testing.loadtest import Plan, Report, Simulation, bursts, latency, spelled
 from chatkeep.testing.servers import free_port
+from chatkeep.testing.transports import ApiTransport, transport_for
 
 from ..support.killing import ForgetfulDriver
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
@@ -47,7 +48,7 @@ def kinds(report: Report) -> set[str]:
 async def simulated(client: Client, plan: Plan = HARD) -> Report:
     """What customers of the HTTP API say of a server."""
     urls = [f"http://127.0.0.1:{client.port}", f"http://localhost:{client.port}/"]
-    return await Simulation(urls, plan, Api(client.key), key=client.key).run()
+    return await Simulation(urls, plan, ApiTransport(client.key), key=client.key).run()
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ async def test_replies_are_judged_where_customers_see_them(name: str, careless: 
     keep.on_message(echo)
     keep.deliver((Careless if careless else ChannelOutlet)(*channels, rates=rates))
     async with served(keep, webhooks=Webhooks(*channels)) as client:
-        customers = road(name, key=client.key, secret="a-secret")
+        customers = transport_for(name, key=client.key, secret="a-secret")
         if careless:  # the last ones are waited for
             import chatkeep.testing.loadtest as kit
 
@@ -205,7 +206,7 @@ async def test_a_wrong_secret_is_a_refusal_not_a_loss() -> None:
     async with served(keep, webhooks=Webhooks(channel)) as client:
         plan = Plan(customers=1, rate=100.0, messages=1, duplicates=0.0, faults=0.0)
         asked = Simulation(
-            [f"http://127.0.0.1:{client.port}"], plan, road("whatsapp", key="", secret="x"), key=client.key
+            [f"http://127.0.0.1:{client.port}"], plan, transport_for("whatsapp", key="", secret="x"), key=client.key
         )
         report = await asked.run()
 

@@ -18,7 +18,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth import accounts
 from chatkeep.errors import Misconfigured
 from chatkeep.server import create_app
-from chatkeep.server.serving import provider_from
+from chatkeep.server.application import provider_from
 from chatkeep.server.settings import ServerSettings
 
 from ..support.desk import PASSWORD, Person

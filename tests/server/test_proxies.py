@@ -16,7 +16,8 @@ import pytest
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
-from chatkeep.server.serving import application_of, configured
+from chatkeep.server.application import application_of
+from chatkeep.server.serving import configured
 from chatkeep.server.settings import ServerSettings
 
 from ..support.program import free_port

@@ -9,8 +9,8 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.accounts import add_account
 from chatkeep.server import samples
+from chatkeep.server.application import application_of
 from chatkeep.server.samples import Samples, quantile, since
-from chatkeep.server.serving import application_of
 from chatkeep.server.settings import ServerSettings
 
 from ..support.desk import PASSWORD, Person, person

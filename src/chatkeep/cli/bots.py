@@ -43,6 +43,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
       chatkeep demo restaurant --store orders.db --port 0
     """
     from ..server import create_app, serving
+    from ..server.application import Lifespan
     from ..server.settings import ServerSettings
 
     store = store or store_of(bot)
@@ -66,7 +67,7 @@ def demo(bot: str, store: str | None, port: int, host: str) -> None:
     click.echo(f"Look inside meanwhile, in another terminal: {program} list {store}")
     app = create_app(keep, title=BOTS[bot].title, anonymous=True, sample_users=USERS, offline=True)
     settings = ServerSettings(anonymous=True)
-    served = serving.Lifespan(app, settings, keep, ends=app.state.streams.end)
+    served = Lifespan(app, settings, keep, ends=app.state.streams.end)
     serving.serve(serving.configured(served, settings, patience_s=5.0), listener)
 
 

@@ -62,7 +62,8 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
 
     Where it cannot be started, and the next save may mend that, every request is answered 503 with the reason.
     """
-    from ..server import serving
+    from ..server import checks, serving
+    from ..server.application import application_of
     from ..server.reloading import refusing
     from ..server.settings import ServerSettings, server_settings_from
 
@@ -75,9 +76,9 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
         if not settings.title:
             settings = server_settings_from({"app": app, **ALONE, "title": app.partition(":")[0]})
         found = loaded(app)
-        keep = serving.check(found, settings)
+        keep = checks.check(found, settings)
         greeting = partial(greet, app, keep, serving.address(listener), ready, changed, began)
-        served = Greeting(serving.application_of(found, settings), greeting)
+        served = Greeting(application_of(found, settings), greeting)
         serving.serve(serving.configured(served, settings, patience_s=PATIENCE_S), listener)
     except BrokenModule as broken:
         cause = broken.__cause__ or broken

@@ -67,6 +67,7 @@ def simulate(
       chatkeep simulate http://127.0.0.1:8765 --channel whatsapp --secret APP_SECRET --platform-port 9000
     """
     from ..testing import loadtest as kit
+    from ..testing.transports import transport_for
 
     if (channel == "api") == bool(secret) or (channel == "api" and (account or platform_port)):
         raise UsageError(
@@ -76,9 +77,11 @@ def simulate(
     if not talk:
         raise UsageError("The script has no lines; nothing was sent.")
     asked = kit.Plan(**plan, seed=secrets.randbelow(1 << 32) if seed is None else seed, talk=talk)
-    road = kit.road(channel, key=key, secret=secret or "", account=account)
+    transport = transport_for(channel, key=key, secret=secret or "", account=account)
     progress = (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else None
-    found = asyncio.run(kit.Simulation(urls, asked, road, key=key, platform_port=platform_port, tell=progress).run())
+    found = asyncio.run(
+        kit.Simulation(urls, asked, transport, key=key, platform_port=platform_port, tell=progress).run()
+    )
     if as_json:
         tell(msgspec.structs.asdict(found) | {"clean": not found.faults, "seed": asked.seed})
     else:

@@ -53,7 +53,7 @@ def serve(
     """
     if config or (not os.environ.get(CONFIG) and os.path.isfile("chatkeep.toml")):
         os.environ[CONFIG] = os.path.abspath(config or "chatkeep.toml")
-    from ..server import in_force, serving
+    from ..server import checks, in_force, serving
     from ..server.settings import server_settings_from
 
     options = {"app": app, "host": host, "port": port, "admin_bind": admin_bind, "workers": workers}
@@ -64,7 +64,7 @@ def serve(
     if not only_check:
         serving.run(settings)
         return
-    keep = serving.check(loaded(settings.app), settings)
+    keep = checks.check(loaded(settings.app), settings)
     found = [Finding("ok", "settings", f"{settings.app}: settings and application are fit to be served")]
     found += in_force.in_force(settings, said, keep)
     if keep is not None:

@@ -1,36 +1,35 @@
 """Many scripted customers against a running server. They repeat and overtake themselves, hang up and write again; in the
 end every conversation is read back and judged by what the customers were told.
 
-    report = await Simulation(["http://127.0.0.1:8765"], Plan(customers=1000), road("api", key=KEY), key=KEY).run()
+    report = await Simulation(["http://127.0.0.1:8765"], Plan(customers=1000), transport_for("api", key=KEY), key=KEY).run()
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import math
 import random
 import secrets
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
-from ..channels import Channel, Telegram, WhatsApp
+from ..channels import Channel
 from ..errors import Unavailable, UsageError
 from ..extras import from_extra
 from ..model import ASKING, Message, text_of
 from .history import DeliveryReport, StoredConversation, check, wrong_sendings
+from .transports import Platform, Post, SentMessage, Transport
 
 with from_extra("client", "chatkeep simulate"):
     import aiohttp
-    from aiohttp import web
 
 PATIENCE_S = 60.0  # after which a customer gives a message up, and the end no longer waits for what is unread
 REQUEST_S = 40.0
@@ -72,146 +71,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     talk: Sequence[str] = tuple(TALK.splitlines())
 
 
-class SentMessage(NamedTuple):
-    """A message of a customer."""
-
-    conversation: str
-    customer: str
-    id: str
-    text: str
-
-
-class Post(NamedTuple):
-    """What is sent to the server."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
-# -- how customers reach the server -------------------------------------------------------------------------------------
-
-
-class Api:
-    """Customers whose backend uses the HTTP API. channel: whose replies go out through a platform; here they are in the answer."""
-
-    channel: Channel | None = None
-
-    def __init__(self, key: str) -> None:
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-
-    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """In a conversation such as sim-12345678-7."""
-        name = f"sim-{run}-{customer}"
-        return SentMessage(name, name, f"{run}.{customer}.{place}", text)
-
-    def post(self, said: SentMessage) -> Post:
-        """To the conversation's messages, named by the body's id."""
-        body = msgspec.json.encode({"id": said.id, "content": said.text})
-        return Post(f"/v1/conversations/{quote(said.conversation, safe='')}/messages", self._headers, body)
-
-
-class WhatsAppTransport:
-    """Customers on WhatsApp: signed webhooks."""
-
-    def __init__(self, secret: str, account: str) -> None:
-        self._secret, self._account = secret, account
-        self.channel: Channel | None = WhatsApp(accounts={account: "-"}, secrets=secret, verify_tokens="-")
-
-    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """From a number that nobody has."""
-        number = f"999{run}{customer:05}"
-        return SentMessage(f"whatsapp:{self._account}:{number}", number, f"wamid.{run}.{customer}.{place}", text)
-
-    def post(self, said: SentMessage) -> Post:
-        """As the platform posts it."""
-        message = {"from": said.customer, "id": said.id, "type": "text", "text": {"body": said.text}}
-        value = {
-            "messaging_product": "whatsapp",
-            "metadata": {"display_phone_number": "0", "phone_number_id": self._account},
-            "messages": [message | {"timestamp": str(int(time.time()))}],
-        }
-        entry = {"id": "0", "changes": [{"field": "messages", "value": value}]}
-        body = msgspec.json.encode({"object": "whatsapp_business_account", "entry": [entry]})
-        signed = f"sha256={hmac.digest(self._secret.encode(), body, 'sha256').hex()}"
-        return Post("/channels/whatsapp", {"X-Hub-Signature-256": signed, "Content-Type": "application/json"}, body)
-
-
-class TelegramTransport:
-    """Customers on Telegram: webhooks with the secret token."""
-
-    def __init__(self, secret: str, account: str) -> None:
-        self._secret, self._account = secret, account
-        self.channel: Channel | None = Telegram(token=f"{account}:-", secrets=secret)
-
-    def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """In a private chat."""
-        chat = f"{run}{customer:05}"
-        return SentMessage(f"telegram:{self._account}:{chat}", chat, f"1{customer:05}{place:05}", text)
-
-    def post(self, said: SentMessage) -> Post:
-        """As the platform posts it."""
-        chat = {"id": int(said.customer), "type": "private"}
-        message = {"message_id": int(said.id), "date": int(time.time()), "chat": chat, "text": said.text}
-        body = msgspec.json.encode({"update_id": int(said.id), "message": message})
-        headers = {"X-Telegram-Bot-Api-Secret-Token": self._secret, "Content-Type": "application/json"}
-        return Post("/channels/telegram", headers, body)
-
-
-Road = Api | WhatsAppTransport | TelegramTransport
-
-
-def road(channel: str, *, key: str, secret: str = "", account: str | None = None) -> Road:
-    """How customers of *channel* reach the server: "api", "whatsapp" or "telegram"."""
-    if channel == "whatsapp":
-        return WhatsAppTransport(secret, account or "1550")
-    return TelegramTransport(secret, account or "42") if channel == "telegram" else Api(key)
-
-
-class Platform:
-    """Where the server sends replies: each customer's screen, with the time at which a message appeared on it, and the bell
-    that rings then."""
-
-    def __init__(self) -> None:
-        self.screens: dict[str, list[tuple[float, Any]]] = defaultdict(list)
-        self.bells: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._numbers = 0
-
-    async def take(self, request: web.Request) -> web.Response:
-        """One request of a channel, answered as platforms do."""
-        told = await request.json()
-        self._numbers += 1
-        if not told.keys() & {"status", "callback_query_id", "action"}:  # ticks and typing, which say nothing
-            customer = str(told.get("to") or told.get("chat_id"))
-            self.screens[customer].append((time.monotonic(), told))
-            self.bells[customer].set()
-        result = {"message_id": self._numbers, "date": 0, "chat": {"id": 0, "type": "private"}}
-        return web.json_response(
-            {"ok": True, "result": result, "messages": [{"id": f"wamid.platform.{self._numbers}"}]}
-        )
-
-    @contextlib.asynccontextmanager
-    async def listening(self, port: int) -> AsyncIterator[None]:
-        """Take what comes to *port* of 127.0.0.1, until the end of the block."""
-        app = web.Application()
-        app.router.add_post("/{path:.*}", self.take)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-        except OSError as fault:
-            raise UsageError(
-                f"Port {port} cannot be listened on ({fault.strerror}); nothing was simulated. Choose another --platform-port."
-            ) from fault
-        else:
-            yield
-        finally:
-            await runner.cleanup()
-
-
-# -- the customers ------------------------------------------------------------------------------------------------------
-
-
 class Latency(Struct, frozen=True):
     """Percentiles, in seconds."""
 
@@ -245,7 +104,7 @@ class Simulation:
         self,
         urls: Sequence[str],
         plan: Plan,
-        road: Road,
+        transport: Transport,
         *,
         key: str,
         platform_port: int | None = None,
@@ -254,7 +113,7 @@ class Simulation:
         self.urls = [url.rstrip("/") for url in urls]
         if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
             raise UsageError(f"{wrong[0]} is no server's address: write http://host:port. Nothing was simulated.")
-        self.plan, self.road, self.tell = plan, road, tell
+        self.plan, self.transport, self.tell = plan, transport, tell
         self._reading = {"Authorization": f"Bearer {key}"}
         self.run_number = 10_000_000 + secrets.randbelow(90_000_000)
         self.dice = random.Random(plan.seed)
@@ -319,7 +178,8 @@ class Simulation:
         again: list[SentMessage] = []
         for burst in bursts(plan, dice):
             said = [
-                self.road.said(self.run_number, number, place, plan.talk[place % len(plan.talk)]) for place in burst
+                self.transport.said(self.run_number, number, place, plan.talk[place % len(plan.talk)])
+                for place in burst
             ]
             twice = [one for one in said if dice.random() < plan.duplicates]
             soon = [one for one in twice if dice.random() < 0.5]
@@ -346,17 +206,17 @@ class Simulation:
         name, began, pause = (said.conversation, said.id), time.monotonic(), PAUSES_S[0]
         self._customers[said.conversation] = said.customer
         self._first.setdefault(name, began)
-        later = self.road.channel is None and dice.random() < LATER
+        later = self.transport.channel is None and dice.random() < LATER
         while time.monotonic() - began < PATIENCE_S:
             self._told.append(DeliveryReport(*name, acked=False))
-            answer = await self._post(self.road.post(said), dice, later=later)
+            answer = await self._post(self.transport.post(said), dice, later=later)
             if answer is None:
                 continue
             status, retry_after, body = answer
             if status in (200, 202):
                 now = time.monotonic() - self._first[name]
                 self._acks.setdefault(name, now)
-                receipt = msgspec.json.decode(body) if self.road.channel is None else {}
+                receipt = msgspec.json.decode(body) if self.transport.channel is None else {}
                 answered = receipt.get("status") == "answered"
                 texts = [text_of(reply["content"]) for reply in receipt["replies"]] if answered else None
                 self._told.append(
@@ -415,8 +275,6 @@ class Simulation:
     def _sent(self) -> int:
         return sum([not one.acked for one in self._told])
 
-    # -- the end --------------------------------------------------------------------------------------------------------
-
     async def _judge(self, seconds: float) -> Report:
         """Read every conversation back, and say what the customers would complain about."""
         deadline, readers = time.monotonic() + PATIENCE_S, asyncio.Semaphore(READERS)
@@ -434,9 +292,9 @@ class Simulation:
         keeps_seen = any([keeps(found.state.get("seen"), ids) for found in held.values()])
         verdict = check(self._told, held, any_bot=not keeps_seen)
         faults, repeated = verdict.faults + self._faults, 0
-        if self.road.channel is not None and self._port is not None:
+        if self.transport.channel is not None and self._port is not None:
             for name, found in held.items():
-                wrong, more = await self._on_screen(self.road.channel, name, found, deadline)
+                wrong, more = await self._on_screen(self.transport.channel, name, found, deadline)
                 faults, repeated = faults + wrong, repeated + more
         return Report(
             customers=len(self._customers),
