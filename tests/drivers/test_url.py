@@ -29,6 +29,8 @@ WRONG = {
     "redis://:p@hunter2#x@host": "# as %23",
     "redis://:p@[hunter2/x@host": "brackets",
     "redis://:hunter2": "user:password@host:6379",
+    "upstash://hunter2": "upstash://TOKEN@",
+    "durable-object://hunter2": "durable-object://SECRET@",
     "postgresql://bot:hunter2/db": "user:password@host:6379",
 }
 

@@ -200,7 +200,8 @@ def site_of(url: str) -> Site:
     """Return what *url* says. Raises `Misconfigured`."""
     parts = urlsplit(url)
     entry, _, place = parts.netloc.rpartition("@")
-    options = UrlOptions(f"durable-object://{place}", parts.query, OPTIONS, example=EXAMPLE)
+    shown = place if entry else ""  # without an @ it may be the secret
+    options = UrlOptions(f"durable-object://{shown}", parts.query, OPTIONS, example=EXAMPLE)
     if not entry:
         raise options.wrong("it has no secret: the worker's SECRET stands before the @.")
     if parts.path.strip("/") or not parts.hostname:

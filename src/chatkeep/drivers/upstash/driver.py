@@ -101,7 +101,8 @@ def site_of(url: str) -> tuple[Site, str, bool]:
     token, secured = password or user, True
     if not parts.netloc:
         host, token, secured = _from_environment()
-    options = UrlOptions(f"upstash://{host}", parts.query, OPTIONS, example=EXAMPLE)
+    shown = host if entry or not parts.netloc else ""  # without an @ it may be the token
+    options = UrlOptions(f"upstash://{shown}", parts.query, OPTIONS, example=EXAMPLE)
     if not host or not host.isascii() or parts.path.strip("/"):
         raise options.wrong("behind the token belong a host, a port if it is not that of https, and nothing more.")
     if not _is_token(token):
