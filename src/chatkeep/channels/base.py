@@ -119,9 +119,9 @@ class Status(Struct, frozen=True, kw_only=True):
 
     Which one: id, its id there; or, where the platform tells none, key, the key it was sent under; or until: everything that was
     sent up to then. Where the platform repeats the key, give it with the id too: it says the conversation, and which reply it was
-    when the platform's answer with the id was lost. to: the customer's
-    address. error: why, when it failed. at: when, in seconds since 1970; under a key alone, what tells two failures of a reply that
-    was sent twice from each other. metadata: price and the like.
+    when the platform's answer with the id was lost. to: the customer's address. error: why, when it failed. at: when, in seconds
+    since 1970; under a key alone, what tells two failures of a reply that was sent twice from each other. metadata: price and the
+    like.
     """
 
     account: str

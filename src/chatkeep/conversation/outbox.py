@@ -244,9 +244,8 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
         elif kind == "status":
             statuses.append(message)
     since |= _platform_times(found, owner, statuses)
-    lacking = {
-        number for number, one in found.items() if one.status == "uncertain"
-    }  # not all of the platform's ids are noted
+    # Of these not all of the platform's ids are noted.
+    lacking = {number for number, one in found.items() if one.status == "uncertain"}
     keyed = {id: number for number, id in map(_named, statuses) if number is not None and id and id not in owner}
     for status in statuses:
         (named, id), upto = _named(status), status.metadata.get("until")
