@@ -99,8 +99,8 @@ def test_two_devices_online_and_offline(shop: Shop, browser: Browser) -> None:
         until(there, "chat.state?.cart?.note === 'none'")
         telephone.set_offline(True)
         there.evaluate(
-            """async () => { await chat.send('written offline');
-               await chat.slot('cart').set({ items: ['tea', 'milk'], note: 'of the telephone' }); window.written = Date.now() / 1000; }"""
+            """async () => { window.written = Date.now() / 1000; await chat.send('written offline');
+               await chat.slot('cart').set({ items: ['tea', 'milk'], note: 'of the telephone' }); }"""
         )
         here.evaluate(
             """async () => { await chat.send('meanwhile');
