@@ -67,5 +67,5 @@ def shown(name: str, value: object) -> str:
     """*value* as it may be printed."""
     if name not in SECRETS or not value:
         return repr(value)
-    scheme, _, place = split_entry(value if isinstance(value, str) else "")
+    scheme, _, place = split_entry(without_secret(value) if isinstance(value, str) else "")
     return repr(f"{scheme}://{place.partition('?')[0]}" if place else "***")

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,20 @@ async def test_replies_are_judged_where_customers_see_them(name: str, careless: 
     else:
         assert [] == report.faults
         assert 0 < report.answer.p50 < 5
+
+
+@pytest.mark.parametrize("name", ["whatsapp", "telegram"])
+def test_what_a_customer_of_a_platform_posts_is_taken_by_its_channel(name: str) -> None:
+    """Its signature or secret included; the test above, which has whole conversations, is among the long ones."""
+    customers = transport_for(name, key="", secret="a-secret")
+    said = customers.said(12345678, 7, 1, "hello")
+    post, channel = customers.post(said), customers.channel
+    assert channel is not None
+
+    channel.verify("POST", list(post.headers.items()), [], post.body, at=time.time())
+    (taken,) = channel.parse(post.body)
+
+    assert (said.conversation, "hello") == (taken.conversation, taken.content)
 
 
 async def run(client: Client, customers: Any, port: int) -> Report:

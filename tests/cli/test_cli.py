@@ -390,6 +390,15 @@ def test_an_export_is_for_its_owner_alone(store: Path) -> None:
     assert ("mine", False, 0o600) == (victim.read_text(), made.is_symlink(), made.stat().st_mode & 0o777)
 
 
+def test_an_export_to_where_no_file_can_be_is_refused_in_words(store: Path) -> None:
+    """Of everything and of a person: a folder that is not there."""
+    for which in ((), ("--owner", "ada")):
+        code, out, said = chatkeep("export", "chat.db", *which, "-o", "gone/all.jsonl", folder=store.parent)
+
+        assert (2, "") == (code, out)
+        assert said.startswith("chatkeep: gone/all.jsonl cannot be made: No such file or directory")
+
+
 def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> None:
     """The last one that ends wins, if it may replace what is there; else it is refused, and leaves nothing."""
     made, late = tmp_path / "all.jsonl", contextlib.ExitStack()

@@ -182,8 +182,9 @@ def test_all_mistakes_come_in_one_message(file: Path, monkeypatch: pytest.Monkey
 
 def test_no_secret_is_in_a_message_or_in_what_settings_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
     """A password in a URL is left out wherever a setting is shown."""
-    for password in ("hunter2", "hunter2/x", "hunter2#x", "a@hunter2"):
-        monkeypatch.setenv("CHATKEEP_CACHE", f"redis://bot:{password}@h/1")
+    urls = [f"redis://bot:{password}@h/1" for password in ("hunter2", "hunter2/x", "hunter2#x", "a@hunter2")]
+    for url in [*urls, "redis://h/1?password=a@hunter2"]:
+        monkeypatch.setenv("CHATKEEP_CACHE", url)
         shown = repr(settings_from({}))
 
         assert (True, False) == ("redis://h/1" in shown, "hunter2" in shown)

@@ -105,7 +105,12 @@ def export_person(store: str, tenant: str, owner: str, output: str, *, replace: 
 def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
     """Open a file that nobody else may read, and that stands at *path* when it is complete, or never."""
     made = part_of(path)
-    file = os.fdopen(os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+    try:
+        file = os.fdopen(os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+    except OSError as fault:
+        raise UsageError(
+            f"{path} cannot be made: {fault.strerror}. Nothing was written; name a file in a folder that you may write to."
+        ) from fault
     try:
         with file:
             yield file

@@ -388,7 +388,7 @@ class Access:
         return [name for name, text in shared if (await self._credentials.find_valid(text, ("token",)))[1] is None]
 
     async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:
-        """Return the cookie that is meant, as `_valid` has what is in it: of the conversation that is asked for and, where the request
+        """Return the cookie that is meant, as `find_valid` has what is in it: of the conversation that is asked for and, where the request
         says so, of the subject."""
         wanted = request.headers.get(SUBJECT)
         best: tuple[str, str, StoredCredential | None] = "", "", None

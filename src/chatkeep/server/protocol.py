@@ -48,7 +48,7 @@ bytes unread is reset, and its client may never see why."""
 
 UNREAD_MOST = 16 * 1024 * 1024
 """So many bytes of a body that come after its request was answered are read and thrown away, so that the client sees why and may
-use the connection again: more than any body that is taken."""
+use the connection again: more than any body that is taken, unless `message_limit` or `state_limit` are raised."""
 
 TAKEN_S = 20.0
 TAKEN_LEAST = 64 * 1024

@@ -100,7 +100,7 @@ class TelegramTransport:
         chat = {"id": int(said.customer), "type": "private"}
         message = {"message_id": int(said.id), "date": int(time.time()), "chat": chat, "text": said.text}
         body = msgspec.json.encode({"update_id": int(said.id), "message": message})
-        headers = {"X-Telegram-Bot-ApiTransport-Secret-Token": self._secret, "Content-Type": "application/json"}
+        headers = {"X-Telegram-Bot-Api-Secret-Token": self._secret, "Content-Type": "application/json"}
         return Post("/channels/telegram", headers, body)
 
 
