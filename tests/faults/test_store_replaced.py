@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -220,6 +221,51 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
     told = [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
     assert ["old", *names] == told
     assert 5 == keep.statistics.engine.rolled_back
+
+
+async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
+    tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that the copy holds, and that another instance erases later, is no loss: neither where this one has answered there since, nor
+    where a turn was running when the store was found set back."""
+
+    async def answer(turn: Turn[Any]) -> str:
+        if turn.text == "slow":
+            began.set()
+            await going_on.wait()
+        return "yes"
+
+    began, going_on = asyncio.Event(), asyncio.Event()
+    (home := tmp_path / "server").mkdir()
+    with RedisServer("valkey-9", home) as server:
+        url = server.url + "?timeout=2"
+        keep, other = await opening(url, answer, cache_entries=2), await opening(url)
+        for name in ("old", "seen", "running"):
+            await keep.receive(name, "1")
+        server.kill()
+        shutil.copytree(server.folder, tmp_path / "copy")
+        server.start()
+        await insisted(keep.receive, "old", "2")
+        server.kill()
+        shutil.rmtree(server.folder)
+        shutil.copytree(tmp_path / "copy", server.folder)
+        server.start()
+        with caplog.at_level(logging.ERROR):
+            await insisted(keep.conversation, "running")
+            running = asyncio.create_task(keep.receive("running", "slow"))
+            await began.wait()
+            await insisted(keep.receive, "old", "3")
+            going_on.set()
+            await running
+            await insisted(other.erase, "running")
+            await keep.conversation("running")
+            for name in (*map(str, range(10)), "seen"):  # so many that it is not known any more how far that one went
+                await keep.receive(name, "2")
+            await insisted(other.erase, "seen")
+            await keep.conversation("seen")
+
+    assert ["old"] == [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
+    assert 1 == keep.statistics.engine.rolled_back
 
 
 async def insisted(act: Any, *arguments: Any) -> Any:

@@ -154,9 +154,10 @@ class Cache:
 
     def end_doubt(self, key: Key) -> bool:
         """Tell whether nobody has looked at this conversation since the store was found set back; it is looked at now."""
-        doubted = key in self._doubted
-        self._doubted.discard(key)
-        return doubted
+        if not self._doubted or key not in self._doubted:  # as nearly always
+            return False
+        self._doubted.remove(key)
+        return True
 
     def distrust(self) -> None:
         """Forget everything but how far each log went: the store may hold less than it has answered."""

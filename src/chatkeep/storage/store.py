@@ -413,6 +413,7 @@ class Store:
                 _message(key, row.incarnation, draft, entry, at)
                 for draft, entry in zip(act.drafts, entries, strict=True)
             ]
+            self._cache.end_doubt(key)  # it was there
             known = _blanked(snapshot, act.blank) if act.blank else snapshot
             after = self._keep(self._grown(known, stored, act.record, said))
             self.changed(key)
@@ -580,9 +581,9 @@ class Store:
         the store holds now: all that is cached goes.
         """
         head = found.head if head is None else head
+        doubted = self._cache.end_doubt(found.key)
         if known is None:
             return False
-        doubted = self._cache.end_doubt(found.key)
         if known.incarnation != found.incarnation:
             if doubted:  # else it was erased, and has been begun anew
                 self._tell_lost(found.key, known.head)
