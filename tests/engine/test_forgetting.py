@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep, Turn, Uncertain
+from chatkeep import Chatkeep, Conflict, Turn, Uncertain, Unsupported
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key, issue_token, list_tokens
+from chatkeep.drivers.base import Ability, Append, Key
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app
 from chatkeep.storage import leftovers
 
@@ -278,3 +280,46 @@ async def test_records_that_count_no_more_go_though_nobody_comes_back(
     assert await are(*access[:2], *erased)
     clock.now += 2 * DAY_S
     await until(lambda: are(*access[:2]))
+
+
+async def test_a_clock_that_is_ahead_leaves_the_marks_of_erasures(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its sweep removes is over by the others' clocks, and is removed at their time: acts of before an erasure stay refused."""
+    monkeypatch.setattr(leftovers, "FIRST_S", 0.0)
+    clock, ahead = Clock(), Clock()
+    keep = await opened(echo, clock=clock, background=False, forget_after="60d")
+    await issue_token(keep, "", "never", expires_in=DAY_S)
+    await keep.receive("bob", "hello")
+    clock.now += 61 * DAY_S
+    await keep.receive("ada", "hello")
+    await keep.receive("gone", "hello")
+    await keep.erase("gone")
+    ahead.now = clock.now + 31 * 365 * DAY_S
+    other = await opened(echo, clock=ahead, forget_after="60d")
+
+    async def are_removed() -> bool:
+        return await is_gone(other, "bob") and not await names_in(other, "~access")
+
+    await until(are_removed)
+    with pytest.raises(Conflict):
+        await other._engine.store.driver.append(Append(Key("", "gone"), [], "r1", clock.now - 1.0))
+
+
+async def test_a_store_without_an_index_has_no_leftovers_looked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody answers, SCAN is not asked for; the sweep goes on, and says nothing."""
+    monkeypatch.setattr(MemoryDriver, "abilities", MemoryDriver.abilities - {Ability.SCAN})
+    monkeypatch.setattr(leftovers, "FIRST_S", 0.0)
+    asked = list[Any]()
+
+    async def scan(self: Any, act: Any) -> Any:
+        asked.append(act)
+        raise Unsupported("It has no SCAN.")
+
+    monkeypatch.setattr(MemoryDriver, "scan", scan)
+    async with Chatkeep[Any]("memory://", **(FAST | {"on_replaced": "reopen"})) as keep:
+        await keep.accept("ada", "hello")
+        await nothing_happens_for(0.2)
+
+    assert [] == asked
+    assert [] == [said for said in caplog.records if said.levelname in ("WARNING", "ERROR")]

@@ -192,18 +192,20 @@ async def test_f20_every_conversation_that_lost_something_is_told_of(
 async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
     tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that began after the copy is lost as a whole: whoever looks at it is told so, and nobody of one that was erased."""
+    """One that began after the copy is lost as a whole: whoever looks at it is told so, and nobody of one that was erased, before the
+    store was set back or after it was seen to be there."""
     names = [f"c{number}" for number in range(4)]
     (home := tmp_path / "server").mkdir()
     with RedisServer("valkey-9", home) as server:
         keep = await opening(server.url + "?timeout=2", poll="50ms")
-        await keep.receive("old", "1")
+        for name in ("old", "older", "whole"):
+            await keep.receive(name, "1")
         await keep.receive("erased", "1")
         await keep.erase("erased")
         server.kill()
         shutil.copytree(server.folder, tmp_path / "copy")
         server.start()
-        for name in ("old", *names):
+        for name in ("old", "older", *names):
             await insisted(keep.receive, name, "2")
         server.kill()
         shutil.rmtree(server.folder)
@@ -211,6 +213,12 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
         server.start()
         with caplog.at_level(logging.ERROR):
             await insisted(keep.receive, "old", "3")
+            assert await insisted(keep.conversation, "whole") is not None
+            await insisted(keep.receive, "older", "3")
+            other = await opening(server.url + "?timeout=2", poll="50ms")
+            await other.erase("whole")
+            assert await keep.conversation("whole") is None
+            await other.close()
             for place, name in enumerate((*names, "erased", "new")):
                 await insisted(
                     (keep.receive, keep.accept, keep.conversation)[place % 3], name, *(["3"] * (place % 3 < 2))
@@ -219,8 +227,8 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
         await keep.close()
 
     told = [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
-    assert ["old", *names] == told
-    assert 5 == keep.statistics.engine.rolled_back
+    assert ["old", "older", *names] == told
+    assert 6 == keep.statistics.engine.rolled_back
 
 
 async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..support.damaged import Damaged
 from ..support.people import ids
 
 TRIP = Key("", "trip")
+SECRET = base64.b64encode(bytes(range(32))).decode()
 
 
 async def damaged(opened: Any, *, log: bool = False) -> Chatkeep[Any]:
@@ -70,4 +72,23 @@ async def test_a_user_is_erased_with_it(opened: Any) -> None:
     receipt = await keep.user("ada").erase()
 
     assert (["shop", "trip", "zoo"], 4) == (receipt.conversations, receipt.entries)
+    assert [] == [one.id async for one in keep.conversations()]
+
+
+async def test_its_owner_ends_an_erasure_that_was_killed(opened: Any) -> None:
+    """In a sealed store the key goes first, and nobody reads what is left: it is shown, deleted and erased like any other."""
+    keep: Chatkeep[Any] = await opened(count, seal_keys=[SECRET])
+    for name in ("shop", "trip", "zoo"):
+        await keep.receive(name, "hello", owner="ada")
+        keep._engine.store.forget(Key("", name))
+    for name in ("trip", "zoo"):
+        sealing: Any = keep._engine.store.driver
+        await sealing._keys.destroy(Key("", name), at=core_of(keep).clock())
+    ada = keep.user("ada")
+    alone, owns, others = await ada.conversation("trip"), await ada.owns("trip"), await keep.user("eve").owns("shop")
+    await ada.delete("trip")
+    receipt = await ada.erase()
+
+    assert (True, True, False) == (bool(alone and "sealed" in alone.fault), owns, others)
+    assert ["shop", "zoo"] == receipt.conversations
     assert [] == [one.id async for one in keep.conversations()]

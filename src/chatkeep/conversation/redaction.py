@@ -43,6 +43,10 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
     about = [note for note in notes if not numbers.isdisjoint(range(note.reply_from or 0, (note.reply_to or -1) + 1))]
     ids = {id for note in about for id in note.metadata.get("ids", ())}
     statuses = [note for note in notes if note.metadata.get("kind") == "status"]
+    # (One that has a key with its id says whose reply the others with this id are of.)
+    ids |= {
+        note.metadata["id"] for note in statuses if note.metadata.get("number") in numbers and "id" in note.metadata
+    }
     about += [note for note in statuses if note.metadata.get("id") in ids or note.metadata.get("number") in numbers]
     return [note for note in about if note.content or note.metadata.get("reason")][-NOTES_MOST:]
 

@@ -62,7 +62,7 @@ class Housekeeper:
         drops = policy.retention_s is not None and oldest and oldest[0].created_at + policy.retention_s <= ends
         held = bool(forgotten or drops) and await find_hold(self._store, row) is not None
         if forgotten and not held:
-            return await self._forget(snapshot, now)
+            return await self._forget(snapshot, ends)
         rings = any(reminder.at <= now for reminder in record.reminders)
         paused = rings and self._pauses.is_paused(snapshot) and await self._pauses.is_still_paused(snapshot)
 
@@ -127,15 +127,15 @@ class Housekeeper:
 
         await self._store.commit(snapshot, decide, at=now)
 
-    async def _forget(self, snapshot: Snapshot, now: float) -> bool:
-        """Erase a conversation in which nothing has happened for long; tell whether something has happened just now."""
+    async def _forget(self, snapshot: Snapshot, ends: float) -> bool:
+        """Erase a conversation in which nothing has happened for long by *ends*; tell whether something has happened just now."""
         row = snapshot.row
         if self._leases.is_held(row):
             return False
         await note_erasure(self._store, row, clock=self._shared.clock)
         try:
-            await self._store.erase(row.key, at=now, revision=row.revision)
+            await self._store.erase(row.key, at=ends, revision=row.revision)
         except Conflict:
             return True
-        await erase_belongings(self._store, row.key, at=now)
+        await erase_belongings(self._store, row.key, at=ends)
         return False

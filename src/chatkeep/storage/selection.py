@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
+from msgspec import structs
+
 from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED
 from ..conversation.record import Record
@@ -54,13 +56,13 @@ def _is_wanted(row: Row, wanted: Callable[[Record], bool]) -> bool:
 
 
 async def find_row(store: Store, key: Key, owners: Collection[str]) -> Row | None:
-    """Return the row of *key*, undecoded, as it is now; None when there is none. Of one that cannot be read it is what stands for it in the
-    lists of *owners*; raises `Corrupt` where none of them has it."""
+    """Return the row of *key*, undecoded, as it is now; None when there is none. Of one that cannot be read it is what the lists of
+    *owners* show in its place; raises `Corrupt` where none of them has it."""
     try:
         return await store.row(key)
     except Corrupt:
         for owner in owners:
             async for row in store.walk("owner", tenant=key.tenant, owner=owner):
-                if row.key == key and not row.revision:
-                    return row_at(key, owner=owner)
+                if row.key == key:
+                    return structs.replace(row, owner=owner)
         raise

@@ -590,10 +590,10 @@ class Store:
             return doubted
         if known.head <= head and not is_other_log(known, news):
             return False
-        self._tell_set_back(found.key, head, known.head)
+        self._tell_set_back(found.key, head, known.head, again=doubted)
         return True
 
-    def _tell_set_back(self, key: Key, head: int, known: int) -> None:
+    def _tell_set_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
         self.rolled_back += 1
         log.error(
             "%s: the log has %d entries, and is not the one that had %d: the store was set back, and what came after is lost. "
@@ -602,9 +602,11 @@ class Store:
             head,
             known,
         )
-        # How far the other logs went is kept, so that it is told of each that has lost something.
         self._cache.forget_place(key)
-        self._cache.distrust()
+        # What was known since before a set-back that was told is of that one, and what was read after it is what the store holds.
+        if not again:
+            # How far the other logs went is kept, so that it is told of each that has lost something.
+            self._cache.distrust()
 
     def _tell_lost(self, key: Key, known: int) -> None:
         """Tell of a conversation of before the store was found set back that is not there any more."""
