@@ -925,7 +925,9 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
     await run_sql(url, f"revoke execute on function CK.commit_acts({eight}) from public")
     failed = [finding for finding in await PostgresqlDriver(chat).examine() if finding.level == "fail"]
 
-    assert [("permissions", "this user lacks execute on commit_acts")] == [(finding.subject, finding.said) for finding in failed]
+    assert [("permissions", "this user lacks execute on commit_acts")] == [
+        (finding.subject, finding.said) for finding in failed
+    ]
 
     await run_sql(url, grants[2])
     driver = await opened_on(chat)
