@@ -20,6 +20,7 @@ from .options import (
     conversation_or,
     json_option,
     limit_option,
+    number_argument,
     store_argument,
     tenant_option,
     utc_option,
@@ -258,7 +259,7 @@ async def _show_as_of(of: Verbs, found: Conversation[Any], number: int, *, as_js
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@number_argument
 @tenant_option
 def undo(store: str, conversation: str, number: int, tenant: str) -> None:
     """Put back the slots of the state that a person has changed.
@@ -319,7 +320,7 @@ def erase(store: str, conversation: str | None, tenant: str, user: str | None, y
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@number_argument
 @tenant_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def redact(store: str, conversation: str, number: int, tenant: str, yes: bool) -> None:

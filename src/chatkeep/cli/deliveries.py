@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from .options import StoreCommand, conversation_argument, json_option, store_argument, tenant_option, utc_option
+from .options import (
+    StoreCommand,
+    conversation_argument,
+    json_option,
+    number_argument,
+    store_argument,
+    tenant_option,
+    utc_option,
+)
 from .printing import listed, sent
 from .reaching import look
 from .target import Verbs
@@ -29,7 +37,7 @@ def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> Non
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@number_argument
 @tenant_option
 def resend(store: str, conversation: str, number: int, tenant: str) -> None:
     """Send a reply once more: one that failed, or of which nobody knows.

@@ -60,6 +60,7 @@ utc_option = click.option(
     help="Times in UTC; without it, as on this machine.",
 )
 conversation_argument = click.argument("conversation", metavar="CONVERSATION")
+number_argument = click.argument("number", type=click.IntRange(1), metavar="NUMBER")
 
 
 def conversation_or(option: str) -> Callable[[Decorated], Decorated]:

@@ -10,6 +10,7 @@ from .options import (
     StoreCommand,
     conversation_argument,
     json_option,
+    number_argument,
     one_or_more,
     store_argument,
     tenant_option,
@@ -55,7 +56,7 @@ def dead(store: str, conversation: str | None, tenant: str, whole: bool, everywh
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@number_argument
 @tenant_option
 def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     """Hand in a message again that was set aside.
@@ -76,7 +77,7 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
 @click.command(cls=StoreCommand)
 @store_argument
 @conversation_argument
-@click.argument("number", type=click.IntRange(1), metavar="NUMBER")
+@number_argument
 @tenant_option
 def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
     """Take a message that was set aside off the list.
