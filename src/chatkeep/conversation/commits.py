@@ -103,8 +103,7 @@ def next_commit(
 ) -> Commit:
     """Return the whole next row, given the next record: who holds the lease and when somebody has to look again."""
     head = snapshot.row.head + len(drafts)
-    if snapshot.row.head > snapshot.record.cursor:
-        record = keep_outbound(snapshot, record)
+    record = keep_outbound(snapshot, record)
     if record.cursor < head:
         longest_s = max(policy.pause_most_s, policy.channel_within_s if record.paced else 0.0)
         due_at: float | None = not_before(record.retry_at, longest_s, at=at)

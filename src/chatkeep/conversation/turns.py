@@ -278,7 +278,7 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        paced=pace(old, answered[0], policy, at=at) if answered[0].channel else old.paced,
+        paced=pace(old, answered[0], policy, at=at),
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
@@ -287,8 +287,7 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
-    if policy.pin == "session" or record.version:
-        record = end_version(record, policy)
+    record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
     if record.paced and (held := held_until(record, waiting, policy)) > at:
         record, keeps = structs.replace(record, retry_at=held), out and bool(replies)

@@ -47,7 +47,7 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .runner import RUNNING, Runner, refuse_own_turn
+from .runner import Runner, refuse_own_turn
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import NotBegun, TurnFailed, TurnProcessor
@@ -158,8 +158,7 @@ class Intake:
         return True
 
     async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
-        if RUNNING.get() is not None:
-            refuse_own_turn(key, "would wait for itself; use accept")
+        refuse_own_turn(key, "would wait for itself; use accept")
         self._refuse_unanswered()
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
@@ -222,8 +221,7 @@ class Intake:
         channel: str = "",
     ) -> Draft:
         shared = self._shared
-        if not shared.open:
-            shared.refuse_closed(key)
+        shared.refuse_closed(key)
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
         if shared.statistics.waiting >= backlog or len(self._workers.by_key) >= backlog:
             raise Overloaded(
@@ -270,7 +268,7 @@ class Intake:
             and record.cursor == row.head
             and self._runner.may_begin
             and not self._pauses.is_paused(snapshot)
-            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
+            and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and not self._store.holds_id(snapshot, draft.id)
         )

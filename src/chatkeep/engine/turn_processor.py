@@ -127,7 +127,7 @@ class TurnProcessor(Generic[State]):
             replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
             if turn.work is not None:
                 turn.work.refuse_unawaited()
-            starts_anew = before.carried is not None and shared.states.is_another(turn.state, before)
+            starts_anew = shared.states.is_another(turn.state, before)
             raw = shared.states.encode(key, turn.state, None if starts_anew else before)
             streamed = isinstance(said, Streamed)
             return Answer(raw, opens, replies, streamed, turn.work.set if turn.work is not None else snapshots.NOTHING)
@@ -138,8 +138,7 @@ class TurnProcessor(Generic[State]):
             run = await self._runner.run(
                 key, messages[0].id, handler, turn, answer, admitted=admitted, instruments=instruments
             )
-            if run.fault is not None:
-                _refuse_not_begun(key, run)
+            _refuse_not_begun(key, run)
         finally:
             turn.begin_work = None
             work = turn.work
