@@ -67,7 +67,7 @@ from ..errors import BadKey, Misconfigured, OtherOwner, UsageError
 from ..model import Content
 from ..tenant import Tenant
 from . import wire
-from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_of, refuse_other_pages, same_origin
+from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_in, cookies_of, refuse_other_pages, same_origin
 from .known_credentials import FRESH_S, HELD, NOTED_S, KnownCredentials
 from .masking import Masker
 from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
@@ -383,8 +383,9 @@ class Access:
 
     async def find_ended_cookies(self, request: Request) -> list[str]:
         """Return the names of the cookies of shared chats whose right has ended."""
-        pairs = [pair.strip().partition("=") for line in request.headers.getlist("cookie") for pair in line.split(";")]
-        shared = [(name, text) for name, _, text in pairs if name.startswith(f"{COOKIE}-")][: 2 * SHARED_MOST]
+        shared = [(name, text) for name, text in cookies_in(request) if name.startswith(f"{COOKIE}-")][
+            : 2 * SHARED_MOST
+        ]
         return [name for name, text in shared if (await self._credentials.find_valid(text, ("token",)))[1] is None]
 
     async def _by_cookie(self, request: Request) -> tuple[str, str, StoredCredential | None]:

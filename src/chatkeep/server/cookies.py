@@ -22,11 +22,16 @@ ELSEWHERE = (
 )
 
 
+def cookies_in(request: Request) -> list[tuple[str, str]]:
+    """Return the names and texts of the cookies with tokens that a browser sends, oldest first."""
+    pairs = [pair.strip().partition("=") for line in request.headers.getlist("cookie") for pair in line.split(";")]
+    return [(name, text) for name, _, text in pairs if name.startswith(COOKIE)]
+
+
 def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, str]]:
     """Return the names and texts of the cookies that may be meant, where *conversation* is asked for: those of that shared chat, then the
     browser's own. What is there twice is not there."""
-    cookies = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
-    found = [(name, text) for name, _, text in (cookie.partition("=") for cookie in cookies) if name.startswith(COOKIE)]
+    found = cookies_in(request)
     names = [name for name, _ in found]
     if any(name != COOKIE for name in names):
         conversation = conversation or request.query_params.get("conversation")
@@ -44,12 +49,6 @@ def mark(text: str) -> str:
 def shared_cookie(tenant: str, conversation: str) -> str:
     """Return the name of the cookie for a conversation that somebody else has shared: it takes no other one's place."""
     return f"{COOKIE}-{mark(conversation)}-{mark(tenant)}"
-
-
-def cookies_named(request: Request) -> list[str]:
-    """Return the names of the cookies with tokens that a browser sends, oldest first."""
-    pairs = [pair.strip() for line in request.headers.getlist("cookie") for pair in line.split(";")]
-    return [name for pair in pairs if (name := pair.partition("=")[0]).startswith(COOKIE)]
 
 
 def holds_many(request: Request) -> bool:

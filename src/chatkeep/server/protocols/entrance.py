@@ -29,7 +29,7 @@ from ...model import Content, Message, Receipt, Role
 from ...tenant import Tenant
 from .. import api, problems, wire
 from ..access import Access, bearer
-from ..cookies import COOKIE, SHARED_MOST, clear_cookie, cookies_named, same_origin, set_cookie, shared_cookie
+from ..cookies import COOKIE, SHARED_MOST, clear_cookie, cookies_in, same_origin, set_cookie, shared_cookie
 from ..limits import is_forwarded
 from ..principals import AccessPolicy, Principal
 from ..refusals import forbidden, not_found, unauthorized
@@ -154,7 +154,7 @@ class Caller(Struct, frozen=True):
             response.headers[TOKEN_HEADER] = self.issued.token
             return
         mine = shared_cookie("", self.conversation)
-        held = [name for name in cookies_named(request) if name not in (COOKIE, mine)]
+        held = [name for name, _ in cookies_in(request) if name not in (COOKIE, mine)]
         for name in held[: max(len(held) + 1 - SHARED_MOST, 0)]:  # all of them travel with each request: the oldest go
             clear_cookie(response, name)
         set_cookie(response, mine, self.issued, now=core_of(self.access.keep).clock())
