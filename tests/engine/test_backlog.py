@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -58,24 +58,39 @@ async def test_the_sweep_begins_no_more_than_there_is_room_for(opened: Any) -> N
     assert most <= 8
 
 
+def reminding(after: str, brought: Callable[[], Awaitable[None]]) -> Callable[[Turn[dict[str, Any]]], Awaitable[str]]:
+    """Gives a bot that is asked to remind, and says when the reminder is *brought*."""
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["n"] = 1
+        if turn.reminder:
+            await brought()
+        elif turn.text == "remind":
+            turn.remind(after, "later")
+        return "ok"
+
+    return bot
+
+
+async def begin(keep: Chatkeep[Any], sessions: int) -> None:
+    """Begins so many sessions and, behind them all, one with a reminder."""
+    for start in range(0, sessions, 100):
+        some = range(start, min(start + 100, sessions))
+        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in some))
+    await keep.receive("zoe", "remind")
+
+
 async def test_ended_sessions_hold_no_reminder_up(opened: Any) -> None:
     """A reminder comes due behind many ended sessions: it is brought before most of them are looked after, though all of
     them, and its own session too, have been due for longer."""
     clock, sessions = Clock(), 12 * TIDYING
     left: list[int] = []
 
-    async def bot(turn: Turn[dict[str, Any]]) -> str:
-        turn.state["n"] = 1
-        if turn.reminder:
-            left.append(await due(keep, clock.now))
-        elif turn.text == "remind":
-            turn.remind("31m", "later")
-        return "ok"
+    async def note() -> None:
+        left.append(await due(keep, clock.now))
 
-    keep = await opened(bot, clock=clock, session_ttl="30m")
-    for start in range(0, sessions, 100):
-        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 100)))
-    await keep.receive("zoe", "remind")
+    keep = await opened(reminding("31m", note), clock=clock, session_ttl="30m")
+    await begin(keep, sessions)
     clock.now += 2000
     await until(lambda: left, within=20)
     await until(lambda: none_due(keep, clock), within=30)
@@ -88,18 +103,12 @@ async def test_a_reminder_that_was_overdue_when_the_store_was_opened_waits_for_n
     clock, sessions = Clock(), 3 * PAGE
     left: list[int] = []
 
-    async def bot(turn: Turn[dict[str, Any]]) -> str:
-        turn.state["n"] = 1
-        if turn.reminder:
-            left.append(await due(keep, clock.now))
-        elif turn.text == "remind":
-            turn.remind("31m", "later")
-        return "ok"
+    async def note() -> None:
+        left.append(await due(keep, clock.now))
 
+    bot = reminding("31m", note)
     keep = await opened(bot, clock=clock, session_ttl="30m", background=False)
-    for start in range(0, sessions, 250):
-        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 250)))
-    await keep.receive("zoe", "remind")
+    await begin(keep, sessions)
     clock.now += 2000
     keep = await opened(bot, clock=clock, session_ttl="30m")
     await until(lambda: left, within=20)
@@ -112,18 +121,11 @@ async def test_a_reminder_that_comes_due_while_sessions_are_looked_after_is_not_
     clock, sessions = Clock(), 20 * TIDYING
     left: list[int] = []
 
-    async def bot(turn: Turn[dict[str, Any]]) -> str:
-        turn.state["n"] = 1
-        if turn.reminder:
-            left.append(await due(keep, clock.now))
-        elif turn.text == "remind":
-            turn.remind("34m", "later")
-        return "ok"
+    async def note() -> None:
+        left.append(await due(keep, clock.now))
 
-    keep = await opened(bot, clock=clock, session_ttl="30m")
-    for start in range(0, sessions, 100):
-        await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(start, start + 100)))
-    await keep.receive("zoe", "remind")
+    keep = await opened(reminding("34m", note), clock=clock, session_ttl="30m")
+    await begin(keep, sessions)
     before = clock.now
     clock.now += 2000
     await until(lambda: fewer(keep, clock, sessions - TIDYING), within=20)

@@ -168,15 +168,10 @@ async def test_f20_every_conversation_that_lost_something_is_told_of(
         keep = await opening(server.url + "?timeout=2", poll="50ms")
         for name in names:
             await keep.receive(name, "1")
-        server.kill()
-        shutil.copytree(server.folder, tmp_path / "copy")
-        server.start()
+        copy(server, tmp_path / "copy")
         for name in names:
             await insisted(keep.receive, name, "2")
-        server.kill()
-        shutil.rmtree(server.folder)
-        shutil.copytree(tmp_path / "copy", server.folder)
-        server.start()
+        set_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             for place, name in enumerate(names):
                 await insisted(
@@ -202,15 +197,10 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
             await keep.receive(name, "1")
         await keep.receive("erased", "1")
         await keep.erase("erased")
-        server.kill()
-        shutil.copytree(server.folder, tmp_path / "copy")
-        server.start()
+        copy(server, tmp_path / "copy")
         for name in ("old", "older", *names):
             await insisted(keep.receive, name, "2")
-        server.kill()
-        shutil.rmtree(server.folder)
-        shutil.copytree(tmp_path / "copy", server.folder)
-        server.start()
+        set_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             await insisted(keep.receive, "old", "3")
             assert await insisted(keep.conversation, "whole") is not None
@@ -250,14 +240,9 @@ async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
         keep, other = await opening(url, answer, cache_entries=2), await opening(url)
         for name in ("old", "seen", "running"):
             await keep.receive(name, "1")
-        server.kill()
-        shutil.copytree(server.folder, tmp_path / "copy")
-        server.start()
+        copy(server, tmp_path / "copy")
         await insisted(keep.receive, "old", "2")
-        server.kill()
-        shutil.rmtree(server.folder)
-        shutil.copytree(tmp_path / "copy", server.folder)
-        server.start()
+        set_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             await insisted(keep.conversation, "running")
             running = asyncio.create_task(keep.receive("running", "slow"))
@@ -274,6 +259,21 @@ async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
 
     assert ["old"] == [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
     assert 1 == keep.statistics.engine.rolled_back
+
+
+def copy(server: RedisServer, place: Path) -> None:
+    """Copies what the store holds."""
+    server.kill()
+    shutil.copytree(server.folder, place)
+    server.start()
+
+
+def set_back(server: RedisServer, place: Path) -> None:
+    """Sets the store back to a copy."""
+    server.kill()
+    shutil.rmtree(server.folder)
+    shutil.copytree(place, server.folder)
+    server.start()
 
 
 async def insisted(act: Any, *arguments: Any) -> Any:
