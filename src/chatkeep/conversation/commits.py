@@ -36,7 +36,9 @@ def note_passed_over(first: int, last: int) -> Draft:
 
 def count_notes(there: Snapshot, act: Commit) -> Commit:
     """Return *act* with a record that counts the notes which it adds to the log: people do not see them."""
-    made = sum([draft.role == "system" for draft in act.drafts])
+    made = 0
+    for draft in act.drafts:
+        made += draft.role == "system"
     if not made or there.row.key.tenant.startswith(RESERVED):
         return act
     return structs.replace(act, record=structs.replace(act.record, notes=there.record.notes + made))

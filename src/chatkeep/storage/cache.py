@@ -66,14 +66,18 @@ class HeldSnapshot:
         if gone < 0 or old[gone:] != new[:kept]:  # (nearly always the same objects, which is seen at once)
             self.weight, self._ids = weigh(snapshot), None
             return self.weight - weight
-        left, came = old[:gone], new[kept:]
-        self.weight += 2 * (len(snapshot.record.state) - len(before.record.state)) + _weigh_all(came) - _weigh_all(left)
-        if (ids := self._ids) is not None:
-            for message in left:
+        left, came, ids = old[:gone], new[kept:], self._ids
+        grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(came) - gone)
+        for message in left:
+            grown -= len(message.content) if type(message.content) is str else PART_BYTES * len(message.content)
+            if ids is not None:
                 ids.pop(message.id, None)
-            for message in came:
+        for message in came:
+            grown += len(message.content) if type(message.content) is str else PART_BYTES * len(message.content)
+            if ids is not None:
                 ids[message.id] = None
-        return self.weight - weight
+        self.weight += grown
+        return grown
 
 
 class Cache:

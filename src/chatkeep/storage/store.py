@@ -390,7 +390,7 @@ class Store:
             if act is None:
                 return snapshot, None
             act = count_notes(snapshot, act)
-            row, entries = self._encoded(snapshot, act, at)
+            row, entries, said = self._encoded(snapshot, act, at)
             # With the last entry that is known already, so that a conflict shows whether it is still the same log.
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
             write = Write(row, replaces, entries, since, act.drop, act.blank)
@@ -409,10 +409,6 @@ class Store:
                 # Perhaps written, perhaps by the time this is read: only the store knows.
                 self._cache.drop(key)
                 raise
-            said = [
-                _message(key, row.incarnation, draft, entry, at)
-                for draft, entry in zip(act.drafts, entries, strict=True)
-            ]
             self._cache.end_doubt(key)  # it was there
             known = _blanked(snapshot, act.blank) if act.blank else snapshot
             after = self._keep(self._grown(known, stored, act.record, said))
@@ -432,7 +428,7 @@ class Store:
         act = decide(snapshot)
         if act is None:
             return False
-        written, entries = self._encoded(snapshot, act, at)
+        written, entries, _ = self._encoded(snapshot, act, at)
         try:
             await self._act(self.driver.write, Write(written, row.revision, entries, row.head))
         except Conflict:
@@ -619,7 +615,8 @@ class Store:
         )
         self._cache.forget_place(key)
 
-    def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry]]:
+    def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry], list[Message]]:
+        """Return the row and the entries of *act* as they are stored, and the messages that these entries will be read as."""
         old = snapshot.row
         revision = fresh_token()
         row = Row(
@@ -634,21 +631,46 @@ class Store:
             lease=act.lease,
             leased_until=act.leased_until,
         )
-        return row, [self._entry(old.key, draft, number, at) for number, draft in enumerate(act.drafts, old.head + 1)]
+        entries, said, number = [], [], old.head
+        for draft in act.drafts:
+            number += 1
+            entry, message = self._written(row, draft, number, at)
+            entries.append(entry)
+            said.append(message)
+        return row, entries, said
 
-    def _entry(self, key: Key, draft: Draft, number: int, at: float) -> Entry:
-        if (made := draft.entry) is not None:
-            return Entry(number, made.id, made.role, made.body)
-        return entry_for(
-            key,
-            draft.content,
+    def _written(self, row: Row, draft: Draft, number: int, at: float) -> tuple[Entry, Message]:
+        key, content, made = row.key, draft.content, draft.entry
+        if made is not None:
+            created_at = draft.created_at
+            entry = Entry(number, made.id, made.role, made.body)
+        else:
+            created_at = draft.created_at or at
+            entry = entry_for(
+                key,
+                content,
+                number=number,
+                id=draft.id,
+                role=draft.role,
+                created_at=created_at,
+                limit=self._message_limit if draft.role != "system" else NOTE_LIMIT,
+                reply_to=draft.reply_to,
+                reply_from=draft.reply_from,
+                metadata=draft.metadata,
+                channel=draft.channel,
+            )
+        # The caller may change what is no text later; what is cached must stay what is stored. An entry that was made before says itself
+        # of when it is, and 0 is a time there.
+        if draft.metadata or type(content) is not str or not created_at:
+            return entry, message_from(key, row.incarnation, entry)
+        return entry, Message(
+            id=entry.id or f"{row.incarnation}.{number}",
             number=number,
-            id=draft.id,
             role=draft.role,
-            created_at=draft.created_at or at,
-            limit=self._message_limit if draft.role != "system" else NOTE_LIMIT,
-            reply_to=draft.reply_to,
-            reply_from=draft.reply_from,
+            content=content,
+            created_at=round(created_at * 1000) / 1000,  # as the codec does, to the bit
+            reply_to=draft.reply_to or None,
+            reply_from=draft.reply_from or None,
             metadata=draft.metadata,
             channel=draft.channel,
         )
@@ -781,29 +803,24 @@ def blank(key: Key, owner: str = "") -> Snapshot:
 
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
+_DRAWN = 64
 _random = random.Random(secrets.token_bytes(32))
-os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32)))
+_tokens: list[str] = []  # drawn at once and used one by one: drawn singly, each would cost a turn 1 %
+
+
+def _draw_anew() -> None:
+    _random.seed(secrets.token_bytes(32))
+    _tokens.clear()
+
+
+os.register_at_fork(after_in_child=_draw_anew)
 
 
 def fresh_token() -> str:
     """Return a random token for a revision, lease or id: 72 bits, unique, and no secret (asking the system costs 10 us)."""
-    return b2a_base64(_random.randbytes(9), newline=False).translate(_URLSAFE).decode()
-
-
-def _message(key: Key, incarnation: str, draft: Draft, entry: Entry, at: float) -> Message:
-    content, created_at = draft.content, draft.created_at
-    # The caller may change what is no text later; what is cached must stay what is stored. An entry that was made before says itself
-    # of when it is, and 0 is a time there.
-    if draft.metadata or not isinstance(content, str) or not (created_at or draft.entry is None):
-        return message_from(key, incarnation, entry)
-    return Message(
-        id=entry.id or f"{incarnation}.{entry.number}",
-        number=entry.number,
-        role=draft.role,
-        content=content,
-        created_at=round((created_at or at) * 1000) / 1000,  # as the codec does, to the bit
-        reply_to=draft.reply_to or None,
-        reply_from=draft.reply_from or None,
-        metadata=draft.metadata,
-        channel=draft.channel,
-    )
+    while True:
+        try:
+            return _tokens.pop()
+        except IndexError:  # (another thread may take them as well)
+            drawn = b2a_base64(_random.randbytes(9 * _DRAWN), newline=False).translate(_URLSAFE).decode()
+            _tokens.extend([drawn[place : place + 12] for place in range(0, len(drawn), 12)])
