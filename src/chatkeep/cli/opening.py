@@ -26,8 +26,8 @@ def acting() -> str:
     """Return who types on this machine, for the audit log."""
     try:
         user = getuser()
-    except (KeyError, OSError):  # nobody by that number
-        user = str(os.getuid())
+    except (ImportError, KeyError, OSError):  # nobody by that number; or no numbers, and no name in the environment
+        user = str(os.getuid()) if hasattr(os, "getuid") else "somebody"
     return f"{user}@{gethostname()}"
 
 

@@ -33,7 +33,8 @@ def _host() -> str:
         return socket.gethostname().replace(":", "-")
 
 
-os.register_at_fork(after_in_child=this_process.cache_clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=this_process.cache_clear)
 
 
 SKEW_S = 300.0

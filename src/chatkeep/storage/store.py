@@ -813,7 +813,8 @@ def _draw_anew() -> None:
     _tokens.clear()
 
 
-os.register_at_fork(after_in_child=_draw_anew)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_draw_anew)
 
 
 def fresh_token() -> str:
