@@ -366,7 +366,7 @@ def test_a_state_that_cannot_be_read_is_cleared(store: Path) -> None:
 
 def test_what_is_damaged_can_be_erased(store: Path) -> None:
     """It cannot be shown, and that is no reason to keep it."""
-    with sqlite3.connect(store) as db:
+    with contextlib.closing(sqlite3.connect(store)) as db, db:
         db.execute("update conversation set body = x'01' where id = 'eve'")
     shown = chatkeep("show", "chat.db", "eve", folder=store.parent)
     done = chatkeep("erase", "chat.db", "eve", "--yes", folder=store.parent)

@@ -1070,7 +1070,8 @@ async def test_after_locks_were_taken_away_it_still_tidies_up(path: str, monkeyp
     monkeypatch.setattr(sqlite_file, "_target", lambda path: None)
     driver = await opened_on(path)
     await say(driver, "before")
-    sqlite3.connect(path).execute("select count(*) from entry").fetchone()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("select count(*) from entry").fetchone()
     open(path, "rb").close()
     open(f"{path}-shm", "rb").close()
     await say(driver, "after")
