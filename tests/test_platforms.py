@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Nowhere())
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios"):
     sys.modules.pop(name, None)
 for module, names in (
-    (os, "fork register_at_fork getuid geteuid getgid fchmod fchown setsid killpg sched_getaffinity"),
+    (os, "fork register_at_fork getuid geteuid getgid fchmod fchown setsid killpg"),
     (signal, "SIGHUP SIGKILL SIGUSR1 SIGUSR2 SIGALRM pthread_sigmask"),
 ):
     for name in names.split():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 
 from chatkeep import Chatkeep, Moved, Replaced, Unavailable
+from chatkeep.cli import main
+from chatkeep.cli.exits import UNFIT
 from chatkeep.drivers.base import Ability, Append, Driver, Erase, Fence, Key, Read, Row, Scan, Write
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Uncertain, Unsupported
 from chatkeep.storage import pacing
@@ -313,6 +317,9 @@ async def test_a_late_instance_is_told_where_to_go(kind: str, options: dict[str,
     with pytest.raises(Moved, match=there):
         async with Chatkeep(url):
             pass
+    if kind != "memory":  # (of which nothing can be seen from outside)
+        looked = await asyncio.to_thread(CliRunner().invoke, main, ["check", url])
+        assert (UNFIT, True) == (looked.exit_code, "FAIL  moved " in looked.output)
     async with counting_bot(Chatkeep(there, **FAST)) as keep:
         assert ["re one"] == [reply.text for reply in (await keep.receive("ada", "one", id="1")).replies]
         assert await keep.conversation("bob") is None

@@ -11,6 +11,7 @@ from msgspec import structs
 from ..drivers import driver_for
 from ..drivers.base import Finding
 from ..secrecy import without_secret
+from ..storage.relocation import judge_epoch
 from .exits import UNFIT
 from .opening import existing, opened, url_of
 from .options import StoreCommand, store_argument
@@ -62,6 +63,7 @@ def check(store: str, as_json: bool, strict: bool) -> None:
 
 def report(findings: list[Finding], *, what: str, as_json: bool = False, strict: bool = False) -> None:
     """Print what was found out about a store; ends the program when it is not fit."""
+    findings = [judge_epoch(finding) for finding in findings]
     for finding in findings:
         if as_json:
             tell(structs.asdict(finding))

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation.keys import RESERVED
-from ..drivers.base import Driver, Key, Read, Row, Write, behind_erasure
+from ..drivers.base import Driver, Finding, Key, Read, Row, Write, behind_erasure
 from ..errors import Conflict, Corrupt, Moved, Replaced, StoreError, Unavailable
 
 MOVED = "moved:"
@@ -80,6 +80,19 @@ def moved(note: Note) -> Moved:
     return Moved(
         f"The store was moved to {note.to or 'another place'}{when}; nothing was done here. Give chatkeep the new address (in the "
         "code, as CHATKEEP_STORE or as STORE) and start it again."
+    )
+
+
+def judge_epoch(finding: Finding) -> Finding:
+    """Return *finding*, of a store that was looked at and not opened, as a failing where its epoch says that bots are refused there."""
+    if finding.subject != "epoch" or not finding.said.startswith((MOVED, FILLING)):
+        return finding
+    if finding.said.startswith(MOVED):
+        return Finding(
+            "fail", "moved", "its conversations are in another store; a bot that is started here is told in which"
+        )
+    return Finding(
+        "fail", "moved", "`chatkeep move` still fills it. Run the same move with --finish before a bot is started here"
     )
 
 

@@ -51,8 +51,11 @@ def examined(path: str) -> list[Finding]:
                 db.execute("select count(*) from sqlite_schema").get  # noqa: B018
             took = (time.perf_counter() - began) / 20
             sound = db.execute("pragma quick_check(1)").get
+            epoch = db.execute("select value from meta where name = 'epoch'").get if schema else None
     except (apsw.Error, ChatkeepError) as fault:
         return [*findings, Finding("fail", "file", f"{path} cannot be used: {fault}")]
+    if epoch is not None:
+        findings.append(Finding("ok", "epoch", epoch))
     return [
         *findings,
         Finding("ok" if mode == "wal" else "warn", "durability", f"journal_mode {mode}, synchronous full when open"),
