@@ -246,6 +246,7 @@ async def test_silence_is_uncertain_and_names_the_id(place: Place) -> None:
 async def test_closing_ends_the_calls_that_still_wait(place: Place) -> None:
     """With an error, not with a hang; what was sent is answered all the same."""
     async with place.client() as other:
+        await other.create("ada")  # or whoever looks comes first, to nothing
         async with place.client() as client:
             sending = asyncio.create_task(client.conversation("ada").send("slow", id="m1"))
             await until(other.conversation("ada").history)
