@@ -528,8 +528,7 @@ async def _found(keep: Chatkeep[Any], owner: str, id: str) -> str | None:
 
 
 async def _stored(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, StoredCredential]]:
-    records = stored_credentials(keep)
-    found = [(name, stored) async for name in records.owned(owner) if (stored := await records.get(name)) is not None]
+    found = [pair async for pair in stored_credentials(keep).owned_records(owner)]
     for name, stored in sorted(found, key=lambda pair: pair[1].created_at):
         yield name, stored
 
@@ -547,11 +546,10 @@ async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
     Done with each new one, this keeps what is over a part of the whole, without ever looking at all of them.
     """
     records, seen = stored_credentials(keep), 0
-    async with aclosing(records.owned(owner, after=secrets.token_hex(8))) as names:
-        async for name in names:
-            stored = await records.get(name)
-            kept_s = REUSE_S if stored is not None and stored.rotated and not stored.revoked else 0.0
-            if stored is not None and stored.expires_at is not None and stored.expires_at + kept_s <= now:
+    async with aclosing(records.owned_records(owner, after=secrets.token_hex(8))) as held:
+        async for name, stored in held:
+            kept_s = REUSE_S if stored.rotated and not stored.revoked else 0.0
+            if stored.expires_at is not None and stored.expires_at + kept_s <= now:
                 await records.erase(name)
             if (seen := seen + 1) == TIDIED:
                 return

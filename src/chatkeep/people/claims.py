@@ -74,7 +74,8 @@ class Claims:
         pending = [user]
         while pending:
             name = pending.pop()
-            async for subject, claim in self._records.owned_records(name):
+            # A claim is written with its owner, so whose one is that cannot be read is known, but not since when: it is not settled.
+            async for subject, claim in self._records.owned_records(name, unreadable=lambda: Claim(moved_to=name)):
                 if subject not in owners and claim.moved_to == name:
                     owners[subject] = claim
                     pending.append(subject)
@@ -147,7 +148,7 @@ class Claims:
         """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found."""
         left = MOVED_AT_ONCE
         for subject, claim in owners.items():
-            if claim is None or claim.settled or claim.at + UNDO_S > self._clock():
+            if claim is None or claim.settled or not claim.at or claim.at + UNDO_S > self._clock():
                 continue
             rows = await self._store.rows("owner", tenant=self._tenant, owner=subject, limit=min(left + 1, PAGE))
             for row in rows[:left]:
