@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep, OnHold
+from chatkeep import Chatkeep, Corrupt, OnHold, OtherOwner
 from chatkeep.app import core_of
 from chatkeep.auth import credentials
 from chatkeep.conversation.keys import RESERVED
@@ -66,6 +66,20 @@ async def test_its_owner_may_delete_it_and_devices_are_told(opened: Any) -> None
     assert ["trip"] == (await ada.changes(known.cursor)).erased
     assert ["shop", "zoo"] == sorted(await ids(ada))
     assert await keep.conversation("trip") is None
+
+
+async def test_a_stranger_learns_of_it_what_is_learnt_of_any_other(opened: Any) -> None:
+    """Nothing: it is not eve's, whatever she asks of it."""
+    keep = await damaged(opened)
+    eve = keep.user("eve")
+
+    for name in ("shop", "trip"):
+        assert (None, False) == (await eve.conversation(name), await eve.owns(name))
+        for asked in (eve.delete(name), eve.rename(name, "mine"), eve.create(name), eve.save(name, title="mine")):
+            with pytest.raises(OtherOwner, match="the user has no such conversation"):
+                await asked
+    with pytest.raises(Corrupt):
+        await keep.user("ada").rename("trip", "To Rome")
 
 
 async def test_a_user_is_erased_with_it(opened: Any) -> None:

@@ -311,9 +311,17 @@ class User(Generic[State]):
                 f"{self.id!r:.60} was claimed by a user, who has its conversations now; nothing was changed."
             )
 
+        def not_theirs(owner: str) -> OtherOwner:
+            return OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner)
+
         def check(there: Snapshot) -> None:
             owner = there.row.owner if there.row.revision else None
             if owner not in owners and not (owner is None and creates):
-                raise OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner or "")
+                raise not_theirs(owner or "")
 
-        return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
+        try:
+            return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
+        except Corrupt:
+            if await self._find_row(id) is None:  # a stranger's, of which the user learns no more than of one that can be read
+                raise not_theirs("") from None
+            raise

@@ -360,12 +360,12 @@ class Access:
         if place not in self._owners:
             self._owners[place] = await core_of(self.keep).find_owner(*place, user=principal.user)
         owner = self._owners.get(place)
-        if owner is None:
-            self._owners.pop(place, None)  # created in the next moment, perhaps
-            return None
+        if not owner:  # created in the next moment, perhaps; or it cannot be read, and is somebody else's
+            self._owners.pop(place, None)
+            return None if owner is None else False
         if owner == principal.user:
             return await self._stands_for(principal)
-        return bool(owner) and await self._user_of(principal.tenant, owner) == await self._user_of(
+        return await self._user_of(principal.tenant, owner) == await self._user_of(
             principal.tenant, principal.user
         )
 
