@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -75,7 +76,7 @@ class Claims:
         while pending:
             name = pending.pop()
             # A claim is written with its owner, so whose one is that cannot be read is known, but not since when: it is not settled.
-            async for subject, claim in self._records.owned_records(name, unreadable=lambda: Claim(moved_to=name)):
+            async for subject, claim in self._records.owned_records(name, unreadable=partial(Claim, moved_to=name)):
                 if subject not in owners and claim.moved_to == name:
                     owners[subject] = claim
                     pending.append(subject)

@@ -322,6 +322,6 @@ class User(Generic[State]):
         try:
             return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
         except Corrupt:
-            if await self._find_row(id) is None:  # a stranger's, of which the user learns no more than of one that can be read
+            if await self._find_row(id) is None:  # it is a stranger's
                 raise not_theirs("") from None
             raise

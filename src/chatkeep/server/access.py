@@ -365,9 +365,7 @@ class Access:
             return None if owner is None else False
         if owner == principal.user:
             return await self._stands_for(principal)
-        return await self._user_of(principal.tenant, owner) == await self._user_of(
-            principal.tenant, principal.user
-        )
+        return await self._user_of(principal.tenant, owner) == await self._user_of(principal.tenant, principal.user)
 
     async def _stands_for(self, principal: Principal) -> bool:
         stored = principal.stored
