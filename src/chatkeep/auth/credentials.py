@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct, structs
 
 from ..app import Chatkeep, core_of
-from ..conversation.keys import key_for
+from ..conversation.keys import GUEST, key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
 from ..storage.records import Records, owner_of_user
@@ -36,9 +36,6 @@ SHARE_S = 600.0
 KEYS = "keys"
 EVERYWHERE = "everywhere"
 """Among the scopes of a service key: what concerns all tenants is allowed too."""
-
-GUEST = "guest:"
-"""Begins the subject of a visitor, and of whoever has redeemed a share."""
 
 REUSE_S = 7 * 86_400.0
 """So long a rotated token is kept after its grace, so that its use is seen and ends its family."""

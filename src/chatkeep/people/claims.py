@@ -19,13 +19,10 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
 from ..storage.audit import Act, AuditLog
-from ..storage.records import Records
+from ..storage.records import CLAIMS, Records
 from ..storage.store import PAGE, Store
 
 log = logging.getLogger("chatkeep")
-
-SPACE = "people:"
-"""Begins the space of a tenant's claims."""
 
 UNDO_S = 86_400.0
 """So long a claim can be undone; rows are given their new owner after it."""
@@ -53,7 +50,7 @@ class Claims:
         self._store = store
         self._tenant = tenant
         self._clock = clock
-        self._records = Records(store, SPACE + tenant, Claim, clock=clock)
+        self._records = Records(store, CLAIMS + tenant, Claim, clock=clock)
 
     async def find_user(self, subject: str) -> str:
         """Return the user that *subject* stands for: itself, unless it was claimed."""
@@ -129,7 +126,7 @@ class Claims:
         False when there is none, or none any more. Raises `UsageError` when it was made more than UNDO_S ago.
         """
         check_user(user), check_user(subject)
-        key = Key(RESERVED + SPACE + self._tenant, subject)
+        key = Key(RESERVED + CLAIMS + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
         if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):
             return False

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct, structs
 
-from ..conversation.keys import check_user, key_for
+from ..conversation.keys import GUEST, check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Row
@@ -36,9 +36,6 @@ from .lists import (
     write_cursor,
 )
 from .saving import save
-
-GUEST = "guest:"
-"""Begins the name of somebody whom nobody knows; it ends with the claim."""
 
 CHANGED_MOST = 200
 """Conversations in one answer of what has changed."""

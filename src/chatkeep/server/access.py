@@ -49,7 +49,6 @@ from starlette.responses import Response
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
-    GUEST,
     Issued,
     Scope,
     StoredCredential,
@@ -62,7 +61,7 @@ from ..auth.credentials import (
     subject_of,
 )
 from ..auth.rights import Right, rights_of
-from ..conversation.keys import key_for
+from ..conversation.keys import GUEST, key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, UsageError
 from ..model import Content
 from ..tenant import Tenant

@@ -38,6 +38,9 @@ TRACES = 16
 _told: Newest[tuple[str, Key], bool] = Newest(1000)
 """The records, by the epoch of their store, of which the log says already that they cannot be read: lists are read often."""
 
+CLAIMS = "people:"
+"""Begins the space of a tenant's claims."""
+
 BELONGING = ("access", "aliases")
 """The spaces with records that belong to a conversation: their owner is its mark, and they go when it is erased."""
 
