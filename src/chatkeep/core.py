@@ -28,7 +28,7 @@ from .storage.ends import End, find_ends
 from .storage.holds import Hold, Holds
 from .storage.paging import walk_back
 from .storage.records import Records
-from .storage.selection import find_row
+from .storage.selection import find_listed
 from .storage.text_index import TextIndex
 
 if TYPE_CHECKING:
@@ -275,12 +275,12 @@ class Core(Generic[State]):
 
     async def find_owner(self, tenant: str, conversation: str, *, user: str) -> str | None:
         """Return whose a conversation is, as the store has it; None when there is none. Of one that cannot be read it is only told where it
-        is *user*'s; else raises `Corrupt`."""
+        is *user*'s; else it is "", as of one that is nobody's."""
         store, key = self._opened.store, key_for(tenant, conversation)
         try:
             row = await store.row(key)
         except Corrupt:
-            row = await find_row(store, key, await self.find_names(tenant, user))
+            row = await find_listed(store, key, await self.find_names(tenant, user))
         return None if row is None else row.owner
 
     async def find_user(self, tenant: str, name: str) -> str:

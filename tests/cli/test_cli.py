@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -415,6 +416,40 @@ def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> 
             raise KeyError
 
     assert (b"the second", b"the first", ["all.jsonl"]) == (kept, made.read_bytes(), os.listdir(tmp_path))
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """But nothing that another process makes just now, and no file of another name."""
+    script = (
+        "import sys; from chatkeep.cli.archives import whole_file\n"
+        "with whole_file(sys.argv[1], replace=False) as file:\n"
+        "    file.write(b'half'); file.flush(); print('begun', flush=True); sys.stdin.read()"
+    )
+    made, others = tmp_path / "all.jsonl", tmp_path / "all.jsonl.bak.0a1b2c3d.part"
+    others.write_bytes(b"somebody's")
+
+    def begun() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(made)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert "begun\n" == process.stdout.readline()
+        return process
+
+    killed, working = begun(), begun()
+    killed.kill()
+    killed.communicate()
+    with whole_file(str(made), replace=False) as file:
+        file.write(b"whole")
+        there = sorted(os.listdir(tmp_path))
+    working.communicate("")
+
+    assert 3 == len(there), there
+    assert (b"whole", 2) == (made.read_bytes(), len(os.listdir(tmp_path)))
 
 
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:

@@ -72,6 +72,31 @@ def test_every_command_takes_the_store_from_the_environment(store: Path) -> None
     assert {} == wrong
 
 
+def test_a_resumption_says_what_stays_paused(store: Path) -> None:
+    """Of a conversation, a tenant and everything; it said that the bot answers where another pause kept it silent."""
+    silent = "The bot stays silent where another one stands:"
+    said = [
+        ran(store.parent, *arguments, store=f"sqlite:///{store}")[1].strip()
+        for arguments in (
+            ("pause", "ada"),
+            ("pause", "--all"),
+            ("pause", "--all", "--tenant", "salon"),
+            ("pause", "--everywhere"),
+            ("resume", "ada"),
+            ("resume", "--all"),
+            ("resume", "--everywhere"),
+            ("resume", "--all", "--tenant", "salon"),
+        )
+    ][4:]
+
+    assert [
+        f"The pause is lifted: ada. {silent} everywhere, tenant ''.",
+        f"The pause is lifted: tenant ''. {silent} everywhere.",
+        f"The pause is lifted: everywhere. {silent} tenant 'salon'.",
+        "The bot answers: tenant 'salon'.",
+    ] == said
+
+
 def test_a_file_with_the_url_and_the_settings_file_name_it_too(store: Path) -> None:
     """So no password stands in the list of processes; a STORE that is given still counts."""
     store.with_name("url").write_text(f"sqlite:///{store}\n")

@@ -136,7 +136,7 @@ async def test_a_store_of_an_older_version_is_opened(url: str, older: Path, open
 
 
 BESIDE = """
-import asyncio, sys
+import asyncio, sys, threading
 from dataclasses import dataclass, field
 from chatkeep import Chatkeep
 
@@ -148,11 +148,21 @@ def bot(turn):
     turn.state.cart.append(turn.text)
     return "61c7a46"
 
+async def connect(readers):
+    begun, go = threading.Event(), threading.Event()
+    one = readers.call(lambda db: (begun.set(), go.wait()))
+    await asyncio.to_thread(begun.wait)
+    await readers.call(lambda db: None)  # so the other thread does it
+    go.set()
+    await one
+
 async def main(url, schema):
     more = {"schema": 2, "upgrades": {1: lambda plain: plain}} if schema == "2" else {}
     keep = Chatkeep(url, state=Order, poll="300ms", **more)
     keep.on_message(bot)
     async with keep:
+        if url.startswith("sqlite"):
+            await connect(keep._engine.store.driver._readers)
         print("open", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             verb, name, text = line.split()
@@ -168,7 +178,11 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 
 
 class Beside:
-    """An instance of the older version that does what it is told."""
+    """An instance of the older version that does what it is told.
+
+    On SQLite each of its two reading threads connects when it is first asked something, and may not any more once the schema was
+    raised: both have connected when it says that it is open.
+    """
 
     def __init__(self, older: Path, url: str, schema: int) -> None:
         self.process = subprocess.Popen(

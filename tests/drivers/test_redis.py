@@ -817,6 +817,20 @@ async def test_closing_leaves_no_task_and_no_socket(server: RedisServer) -> None
     assert (before, tasks) == (sockets(), asyncio.all_tasks())
 
 
+async def test_closing_just_when_the_server_hangs_up_leaves_no_socket(server: RedisServer) -> None:
+    """The link has seen that, and is about to drop its connection."""
+    driver: Any = await opened_on(server.url)
+    link = driver._servers._links[None]
+    transport = link._connection._writer.transport
+    [reader] = [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep redis reader"]
+    reader.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(link._task.cancel))
+    server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await asyncio.wait([link._task])
+    await driver.close()
+
+    assert transport.is_closing()
+
+
 async def test_a_primary_that_became_a_replica_is_left(server: RedisServer) -> None:
     """READONLY is certainly not written; the connection is given up, so that the new primary is looked for."""
     driver = await opened_on(server.url)

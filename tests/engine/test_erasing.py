@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from chatkeep import Chatkeep, Corrupt, HandlerFailed, OnHold, Turn, Unavailable, UsageError
+from chatkeep import Chatkeep, HandlerFailed, OnHold, OtherOwner, Turn, Unavailable, UsageError
 from chatkeep.app import core_of
 from chatkeep.conversation.snapshots import Commit
 from chatkeep.drivers.base import Append, Erase, Key, Write
@@ -149,7 +149,7 @@ async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytes
     await keep.receive("ada", "hi")
     store = keep._engine.store
     store.driver = Damaged(store.driver, ADA)
-    with pytest.raises(Corrupt, match="cannot be read"):
+    with pytest.raises(OtherOwner, match="the user has no such conversation"):
         await keep.user("u2").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")
     with pytest.raises(

@@ -8,7 +8,7 @@ import pytest
 
 from chatkeep import Chatkeep, Conflict, Turn, Uncertain, Unsupported
 from chatkeep.app import core_of
-from chatkeep.auth.credentials import create_key, issue_token, list_tokens
+from chatkeep.auth.credentials import create_key, issue_token, issue_user_token, list_tokens
 from chatkeep.drivers.base import Ability, Append, Key
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app
@@ -280,6 +280,31 @@ async def test_records_that_count_no_more_go_though_nobody_comes_back(
     assert await are(*access[:2], *erased)
     clock.now += 2 * DAY_S
     await until(lambda: are(*access[:2]))
+
+
+async def test_a_claim_of_a_guest_goes_when_nothing_rests_on_it(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an account stays, and one of a guest who has a conversation or a token."""
+    monkeypatch.setattr(leftovers, "PAGE", 2)
+    clock = Clock()
+    keep = await opened(echo, clock=clock, background=False)
+    salon = keep.tenant("salon")
+    for name in ("eve", "guest:1", "guest:2", "guest:3"):
+        await salon.user("ada").claim(name)
+    await salon.receive("c1", "hello", owner="guest:1")
+    await issue_user_token(keep, "salon", "guest:2", expires_in=100 * DAY_S)
+
+    async def claimed_after(days: int) -> list[str]:
+        clock.now += days * DAY_S
+        await keep.tend(thorough=True)
+        return sorted(await salon.user("ada").claimed())
+
+    assert ["eve", "guest:1", "guest:2", "guest:3"] == await claimed_after(29)
+    assert ["eve", "guest:1", "guest:2"] == await claimed_after(2)
+    [summary] = [one async for one in salon.user("ada").conversations()]  # which gives the conversation its new owner
+    assert "c1" == summary.id
+    assert ["eve", "guest:2"] == await claimed_after(2)
+    assert ["eve"] == await claimed_after(200)
+    assert await salon.user("ada").owns("c1")
 
 
 async def test_a_clock_that_is_ahead_leaves_the_marks_of_erasures(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,34 @@ async def test_f20_every_conversation_that_lost_something_is_told_of(
     assert 12 == keep.statistics.engine.rolled_back
 
 
+async def test_f20_a_state_that_was_lost_alone_is_told_of(
+    tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its log is as long as it was, or longer by what another instance has taken in since; where nothing is lost nothing is told."""
+    names = [f"c{number}" for number in range(6)]
+    (home := tmp_path / "server").mkdir()
+    with RedisServer("valkey-9", home) as server:
+        url = server.url + "?timeout=2"
+        keep, other = await opening(url, poll="50ms"), await opening(url, poll="50ms")
+        for name in (*names, "whole"):
+            await keep.receive(name, "1")
+            await keep.change(name, lambda state: state.update(step=1))
+        copy(server, tmp_path / "copy")
+        for name in names:
+            await insisted(keep.change, name, lambda state: state.update(step=2))
+        set_back(server, tmp_path / "copy")
+        await insisted(other.accept, names[5], "2")
+        with caplog.at_level(logging.ERROR):
+            for place, name in enumerate((*names, "whole")):
+                await insisted(
+                    (keep.receive, keep.accept, keep.conversation)[place % 3], name, *(["3"] * (place % 3 < 2))
+                )
+
+    told = [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
+    assert names == told
+    assert 6 == keep.statistics.engine.rolled_back
+
+
 async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
     tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep, OnHold
+from chatkeep import Chatkeep, Corrupt, OnHold, OtherOwner
 from chatkeep.app import core_of
-from chatkeep.drivers.base import Key
+from chatkeep.auth import credentials
+from chatkeep.conversation.keys import RESERVED
+from chatkeep.drivers.base import Key, mark_of
 
 from ..support.counting import count
 from ..support.damaged import Damaged
@@ -66,6 +68,20 @@ async def test_its_owner_may_delete_it_and_devices_are_told(opened: Any) -> None
     assert await keep.conversation("trip") is None
 
 
+async def test_a_stranger_learns_of_it_what_is_learnt_of_any_other(opened: Any) -> None:
+    """Nothing: it is not eve's, whatever she asks of it."""
+    keep = await damaged(opened)
+    eve = keep.user("eve")
+
+    for name in ("shop", "trip"):
+        assert (None, False) == (await eve.conversation(name), await eve.owns(name))
+        for asked in (eve.delete(name), eve.rename(name, "mine"), eve.create(name), eve.save(name, title="mine")):
+            with pytest.raises(OtherOwner, match="the user has no such conversation"):
+                await asked
+    with pytest.raises(Corrupt):
+        await keep.user("ada").rename("trip", "To Rome")
+
+
 async def test_a_user_is_erased_with_it(opened: Any) -> None:
     """It does not stop half way."""
     keep = await damaged(opened)
@@ -92,3 +108,51 @@ async def test_its_owner_ends_an_erasure_that_was_killed(opened: Any) -> None:
     assert (True, True, False) == (bool(alone and "sealed" in alone.fault), owns, others)
     assert ["shop", "zoo"] == receipt.conversations
     assert [] == [one.id async for one in keep.conversations()]
+
+
+async def test_a_damaged_claim_is_in_nobodys_way(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whose it is the index says: what was the guest's is listed, handed out and erased, and the log names the claim once."""
+    keep: Chatkeep[Any] = await opened(count)
+    ada, target = keep.user("ada"), io.BytesIO()
+    for guest in ("guest:1", "guest:2"):
+        await keep.receive(f"of {guest}", "hello", owner=guest)
+        await ada.claim(guest)
+    store = keep._engine.store
+    store.driver = Damaged(store.driver, Key(f"{RESERVED}people:", "guest:1"))
+    listed = [await ids(ada) for _ in range(2)]
+    handed_out = await core_of(keep).hand_out("", "ada", target)
+
+    assert [["of guest:1", "of guest:2"]] * 2 == [sorted(names) for names in listed]
+    assert (["ada", "guest:1", "guest:2"], 2) == (sorted(handed_out.names), handed_out.conversations)
+    assert 1 == caplog.text.count("A record is passed over")
+    assert "people:/guest:1" in caplog.text
+
+    receipt = await ada.erase()
+
+    assert (["of guest:1", "of guest:2"], 2) == (receipt.conversations, receipt.claims)
+
+
+async def test_a_damaged_token_is_in_nobodys_way(opened: Any) -> None:
+    """The others are listed, made and ended."""
+    keep: Chatkeep[Any] = await opened(count)
+    await keep.receive("trip", "hello", owner="ada")
+    made = [await credentials.issue_token(keep, "", "trip", scopes=["read"]) for _ in range(3)]
+    store = keep._engine.store
+    store.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
+
+    assert [made[0].id, made[2].id] == [one.id for one in await credentials.list_tokens(keep, "", "trip")]
+    assert await credentials.revoke(keep, "", "trip", made[0].id)
+
+
+async def test_a_damaged_hold_is_listed_and_may_be_about_anything(opened: Any) -> None:
+    """It hides no other; and what cannot be read itself is not erased while it is there."""
+    keep = await damaged(opened)
+    for name in ("shop", "zoo"):
+        await core_of(keep).hold("", name, "", reason="a lawsuit")
+    store = keep._engine.store
+    store.driver = Damaged(store.driver, Key(f"{RESERVED}holds:", mark_of(Key("conversation", "shop"))))
+    listed = [held.subject async for held in core_of(keep).holds("").all()]
+
+    assert ["conversation 'zoo'", "something that nobody can tell"] == sorted(listed)
+    with pytest.raises(OnHold, match="something that nobody can tell is on legal hold"):
+        await keep.erase("trip")

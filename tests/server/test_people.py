@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.base import Key
 from chatkeep.server import create_app
+from chatkeep.server.protocols.answer_stream import name_answer
 
 from ..support.counting import count
 from ..support.damaged import Damaged
@@ -411,6 +413,62 @@ async def test_what_cannot_be_read_is_shown_as_that_and_deleted_by_its_owner(hou
         assert {"a": True, "b": False} == {one["id"]: "cannot be read" in one.get("fault", "") for one in shown}
     assert 204 == gone.status
     assert ["b"] == [one["id"] for one in (await house.list(token))["conversations"]]
+
+
+SAYS = {"id": "{id}", "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]}
+RUN = {"threadId": "{id}", "runId": "r", "messages": [], "tools": [], "context": [], "state": {}}
+ANSWERED = {name: name_answer(name, 1) for name in ("trip", "shop")}
+
+
+def rpc(method: str, **params: Any) -> dict[str, Any]:
+    """A call of a method."""
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+
+STRANGE = [
+    *(
+        (method, f"/v1/conversations/{{id}}{rest}", None if method in ("GET", "DELETE") else {})
+        for rest in ("", "/messages", "/state", "/state/form", "/events", "/stop", "/tokens", "/shares", "/messages/m1")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+    ),
+    ("POST", "/api/chat", SAYS),
+    ("GET", "/api/chat/{id}", None),
+    ("POST", "/agui", RUN),
+    ("POST", "/v1/responses", {"conversation": "{id}", "input": "hi"}),
+    ("GET", "/v1/responses/resp_{answer}", None),
+    ("GET", "/streams/{id}/messages?offset=-1", None),
+    ("POST", "/a2a", rpc("GetTask", id="task_{answer}")),
+    ("POST", "/a2a", rpc("ListTasks", contextId="{id}")),
+    ("POST", "/mcp", rpc("tasks/result", taskId="task_{answer}")),
+]
+"""What a user may ask of a conversation."""
+
+
+async def test_a_stranger_is_answered_of_it_as_of_any_other(url: str) -> None:
+    """On every address of a conversation, and by every protocol; it was 500. Its owner, who comes in between, has it still."""
+    spoken = ("aisdk", "agui", "responses", "a2a", "durable_streams", "mcp")
+    async with housed(url, protocols=spoken) as house:
+        eve, ada = await house.token("eve"), await house.token("ada")
+        for name in ANSWERED:
+            await house.ask("POST", f"/v1/conversations/{name}/messages", {"content": "hi"}, token=ada)
+        store = house.keep._engine.store
+        store.forget(Key("", "trip"))
+        store.driver = Damaged(store.driver, Key("", "trip"))
+        for method, path, body in STRANGE:
+            found = []
+            for name in ANSWERED:
+                path_of, body_of = (
+                    text.replace("{id}", name).replace("{answer}", ANSWERED[name]) for text in (path, json.dumps(body))
+                )
+                answer = await house.ask(method, path_of, json.loads(body_of), token=eve, A2A_Version="1.0")
+                told = answer.body.decode().replace(ANSWERED[name], "?").replace(name, "?")
+                found.append((answer.status, re.sub('"timestamp":[^,}]*', "", told)))
+
+            assert found[0] == found[1], (method, path)
+            assert found[0][0] < 500, (method, path, found)
+        gone = await house.ask("DELETE", "/v1/conversations/trip", token=ada)
+
+    assert 204 == gone.status
 
 
 async def test_the_application_says_who_the_user_is(url: str) -> None:

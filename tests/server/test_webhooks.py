@@ -19,6 +19,7 @@ from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.drivers.base import Key, mark_of
 from chatkeep.errors import Unavailable
 from chatkeep.server.webhooks import Webhooks
+from chatkeep.testing.servers import RedisServer
 
 from ..support import program
 from ..support.platform import SECRET, Platform, platform, post_whatsapp, whatsapp_message, whatsapp_status
@@ -168,6 +169,40 @@ async def test_one_customer_under_several_names_has_one_conversation(url: str) -
 
         await tell(whatsapp_message("4918", "mine now", "w8") | {"from_user_id": "DE.9"})
         assert ["1: mine now"] == there.texts[len(first) :]  # the number has another owner: no word of the first one's
+
+
+@pytest.mark.server
+async def test_the_journal_takes_what_customers_write_who_came_before(tmp_path: Path) -> None:
+    """By one name or two, while the store is away; of anybody else it could begin a second conversation, and is posted again."""
+    journal = {"on_outage": "journal", "journal": str(tmp_path / "journal.db")}
+    with RedisServer("valkey-9", tmp_path) as server:
+        async with platform() as there, connected(f"{server.url}?timeout=1", there, **journal) as (client, keep):
+            ada = whatsapp_message("4917", "hi", "wamid.1")
+            bob = whatsapp_message("4918", "hi", "wamid.2") | {"from_user_id": "DE.2"}
+            begun = (await post_whatsapp(client, ada, bob)).status
+            await until(lambda: len(there.sent) == 2)
+            server.kill()
+            known = [
+                (await post_whatsapp(client, one)).status
+                for one in (
+                    whatsapp_message("4917", "still here", "wamid.3"),
+                    whatsapp_message("4918", "still here", "wamid.4") | {"from_user_id": "DE.2"},
+                )
+            ]
+            others = [
+                (await post_whatsapp(client, one)).status
+                for one in (
+                    whatsapp_message("4919", "hi", "wamid.5"),
+                    whatsapp_message("4917", "hi", "wamid.6") | {"from_user_id": "DE.1"},
+                )
+            ]
+            server.start()
+            await until(lambda: len(there.sent) == 4)
+            listed = [found.id async for found in keep.tenant("pizza").conversations()]
+
+    assert (200, [200, 200], [503, 503]) == (begun, known, others)
+    assert ["2: still here"] * 2 == there.texts[2:]
+    assert ["whatsapp:1550:4917", "whatsapp:1550:DE.2"] == sorted(listed)
 
 
 @pytest.mark.parametrize("told_first", [True, False])

@@ -57,11 +57,13 @@ class PlainTransport:
         return answered
 
     async def _work(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (call := await self._calls.get()) is not None:
-            command, act, answered = call
-            answer = await self._exchange(reader, writer, command)
-            settle(answered, refusal(str(answer), act) if isinstance(answer, hiredis.ReplyError) else answer)
-        writer.close()
+        try:
+            while (call := await self._calls.get()) is not None:
+                command, act, answered = call
+                answer = await self._exchange(reader, writer, command)
+                settle(answered, refusal(str(answer), act) if isinstance(answer, hiredis.ReplyError) else answer)
+        finally:
+            writer.close()
         await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: Any) -> Any:

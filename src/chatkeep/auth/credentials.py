@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct, structs
 
 from ..app import Chatkeep, core_of
-from ..conversation.keys import key_for
+from ..conversation.keys import GUEST, key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
 from ..storage.records import Records, owner_of_user
@@ -36,9 +36,6 @@ SHARE_S = 600.0
 KEYS = "keys"
 EVERYWHERE = "everywhere"
 """Among the scopes of a service key: what concerns all tenants is allowed too."""
-
-GUEST = "guest:"
-"""Begins the subject of a visitor, and of whoever has redeemed a share."""
 
 REUSE_S = 7 * 86_400.0
 """So long a rotated token is kept after its grace, so that its use is seen and ends its family."""
@@ -528,8 +525,7 @@ async def _found(keep: Chatkeep[Any], owner: str, id: str) -> str | None:
 
 
 async def _stored(keep: Chatkeep[Any], owner: str) -> AsyncIterator[tuple[str, StoredCredential]]:
-    records = stored_credentials(keep)
-    found = [(name, stored) async for name in records.owned(owner) if (stored := await records.get(name)) is not None]
+    found = [pair async for pair in stored_credentials(keep).owned_records(owner)]
     for name, stored in sorted(found, key=lambda pair: pair[1].created_at):
         yield name, stored
 
@@ -547,11 +543,10 @@ async def _tidy(keep: Chatkeep[Any], owner: str, now: float) -> None:
     Done with each new one, this keeps what is over a part of the whole, without ever looking at all of them.
     """
     records, seen = stored_credentials(keep), 0
-    async with aclosing(records.owned(owner, after=secrets.token_hex(8))) as names:
-        async for name in names:
-            stored = await records.get(name)
-            kept_s = REUSE_S if stored is not None and stored.rotated and not stored.revoked else 0.0
-            if stored is not None and stored.expires_at is not None and stored.expires_at + kept_s <= now:
+    async with aclosing(records.owned_records(owner, after=secrets.token_hex(8))) as held:
+        async for name, stored in held:
+            kept_s = REUSE_S if stored.rotated and not stored.revoked else 0.0
+            if stored.expires_at is not None and stored.expires_at + kept_s <= now:
                 await records.erase(name)
             if (seen := seen + 1) == TIDIED:
                 return

@@ -10,9 +10,14 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ..bounded import Newest
 from ..core import Core
 from ..drivers.base import Key, mark_of
+from ..errors import Unavailable
 from .base import Received, Unknown, address_of
+
+REMEMBERED = 4096
+"""Of so many customers it is remembered where they belong, for as long as the store is away."""
 
 
 class Alias(Struct, frozen=True, kw_only=True):
@@ -33,16 +38,27 @@ class Aliases:
     def __init__(self, core: Core[Any]) -> None:
         self._core = core
         self._records = core.records("aliases", Alias)
+        self._seen: Newest[tuple[str, str], Alias] = Newest(REMEMBERED)
 
     async def conversation_of(self, tenant: str, item: Received | Unknown) -> str:
         """Return the conversation that *item* belongs to. One read where all its names are known, or it has one; more, and writes, only
-        where two names are shown together for the first time, or the address is a new one."""
+        where two names are shown together for the first time, or the address is a new one.
+
+        While the store is away it is told of customers who came to this process before, under the same names: of any other the message
+        might begin a second conversation. Raises `Unavailable`, and the platform posts it again.
+        """
         names = item.names
-        held = await self._get(tenant, names[0])
+        try:
+            held = await self._get(tenant, names[0])
+        except Unavailable:
+            seen = self._seen.get((tenant, names[0]))
+            if seen is None or not _fits(seen, item):
+                raise
+            return seen.conversation
         if held is None and len(names) == 1 and not item.former:
-            return names[0]
-        known = held is not None and not item.former and (len(names) == 1 or held.person == names[0])
-        if held is not None and known and held.to == item.to:
+            held = Alias(conversation=names[0], to=item.to)
+        if held is not None and _fits(held, item):
+            self._seen[tenant, names[0]] = held
             return held.conversation
         found = {names[0]: held}
         for name in (*names[1:], *item.former):
@@ -53,6 +69,7 @@ class Aliases:
         for name in reversed(dict.fromkeys((*names, *item.former, conversation))):
             mine = item.former[0] if name in item.former else person
             await self._put(tenant, name, Alias(conversation=conversation, person=mine, to=item.to))
+        self._seen[tenant, names[0]] = Alias(conversation=conversation, person=person, to=item.to)
         return conversation
 
     async def address_of(self, tenant: str, conversation: str) -> str:
@@ -89,3 +106,8 @@ class Aliases:
 
         owner = mark_of(Key(tenant, alias.conversation))  # it goes when the conversation is erased
         await self._records.change(mark_of(Key(tenant, name)), edit, owner=owner)
+
+
+def _fits(known: Alias, item: Received | Unknown) -> bool:
+    """Tell whether *item* says nothing new of a customer: no name, and no address."""
+    return not item.former and known.to == item.to and (len(item.names) == 1 or known.person == item.names[0])

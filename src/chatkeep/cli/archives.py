@@ -14,7 +14,7 @@ import click
 
 from ..app import core_of
 from ..drivers.base import Driver
-from ..drivers.whole_files import part_of, put
+from ..drivers.whole_files import make_part, put
 from ..errors import ChatkeepError, Corrupt, UsageError
 from ..people.handing_out import HandedOut
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
@@ -104,27 +104,26 @@ def export_person(store: str, tenant: str, owner: str, output: str, *, replace: 
 @contextmanager
 def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
     """Open a file that nobody else may read, and that stands at *path* when it is complete, or never."""
-    made = part_of(path)
     try:
-        file = os.fdopen(os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+        made, part = make_part(path, 0o600)
     except OSError as fault:
         raise UsageError(
             f"{path} cannot be made: {fault.strerror}. Nothing was written; name a file in a folder that you may write to."
         ) from fault
-    try:
-        with file:
+    with os.fdopen(part, "w+b") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        try:
-            put(made, path, replace=replace)
-        except FileExistsError:
-            raise UsageError(
-                f"{path} is there by now, and stays as it is. Choose another name, or --replace."
-            ) from None
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(made)
+            try:
+                put(made, path, replace=replace)
+            except FileExistsError:
+                raise UsageError(
+                    f"{path} is there by now, and stays as it is. Choose another name, or --replace."
+                ) from None
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(made)
 
 
 async def write_export(

@@ -85,7 +85,7 @@ def holds(store: str, tenant: str, as_json: bool) -> None:
         listed(
             await of.holds(),
             lambda held: click.echo(
-                f"{when(held.at)}  {plain(held.subject, line=True)}  {plain(held.reason, line=True)}"
+                f"{when(held.at) if held.at else '?'}  {plain(held.subject, line=True)}  {plain(held.reason, line=True)}"
             ),
             as_json=as_json,
             nothing="Nothing is on hold.",

@@ -114,6 +114,10 @@ class ServerVerbs:
         """Return what is paused."""
         return await self._desk.paused()
 
+    async def paused_as_a_whole(self) -> list[str | None]:
+        """Return what is paused but for single conversations."""
+        return await self._desk.paused_as_a_whole()
+
     async def stop(self, conversation: str) -> Stopped:
         """End the reply that is being made."""
         return await self._client.conversation(conversation).stop()

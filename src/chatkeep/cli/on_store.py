@@ -124,12 +124,16 @@ class StoreVerbs:
     async def paused(self) -> tuple[list[str | None], list[str]]:
         """Return what is paused."""
         core, after, ids = core_of(self._keep), None, list[str]()
-        scopes = await core.find_paused()
+        scopes = await self.paused_as_a_whole()
         while True:
             found, after = await core.page_paused(self.name, after=after, limit=PAGE)
             ids += [key.id for key in found]
             if after is None:
                 return scopes, ids
+
+    async def paused_as_a_whole(self) -> list[str | None]:
+        """Return what is paused but for single conversations."""
+        return await core_of(self._keep).find_paused()
 
     async def stop(self, conversation: str) -> Stopped:
         """End the reply that is being made."""

@@ -65,9 +65,23 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
 
     async def work(target: Target, of: Verbs) -> None:
         await (target.resume(unread=unread) if everywhere else of.resume(conversation, unread=unread))
-        click.echo(f"The bot answers: {where(conversation, of.name, everywhere)}.")
+        there = where(conversation, of.name, everywhere)
+        if left := silenced(await of.paused_as_a_whole(), conversation, of.name, everywhere):
+            click.echo(f"The pause is lifted: {there}. The bot stays silent where another one stands: {left}.")
+        else:
+            click.echo(f"The bot answers: {there}.")
 
     in_scope(store, conversation, tenant, everywhere, work)
+
+
+def silenced(scopes: list[str | None], conversation: str | None, tenant: str, everywhere: bool) -> str:
+    """Tell, in words, which of *scopes* keep the bot silent after a resumption; "" where none does."""
+    left = [
+        scope
+        for scope in scopes
+        if (scope is not None if everywhere else scope is None or (scope == tenant and conversation is not None))
+    ]
+    return ", ".join(where(None, scope or "", scope is None) for scope in left)
 
 
 @click.command(cls=StoreCommand)

@@ -198,19 +198,22 @@ class Desk:
         await self._switch(conversation, {"paused": False, "unread": unread}, everywhere)
 
     async def paused(self) -> tuple[list[str | None], list[str]]:
-        """Return what is paused as a whole, tenants or (None) everything, as far as the key may know it; and the conversations of the
-        tenant that are paused themselves."""
-        status = await self._get("/v1/bot", BotStatus, about="the bot")
-        tenants = status.tenants
-        if tenants is None:
-            tenants = [(await self._get("/v1/me", Me, about="this credential")).tenant] * ("tenant" in status.off_by)
-        ids, asked = list[str](), dict[str, Any]()
+        """Return what `paused_as_a_whole` does; and the conversations of the tenant that are paused themselves."""
+        scopes, ids, asked = await self.paused_as_a_whole(), list[str](), dict[str, Any]()
         while True:
             page = await self._get("/v1/paused", Paused, about="the bot", **asked)
             ids += page.conversations
             if page.next is None:
-                return [*([None] * ("everywhere" in status.off_by)), *tenants], ids
+                return scopes, ids
             asked["behind"] = page.next
+
+    async def paused_as_a_whole(self) -> list[str | None]:
+        """Return the tenants that are paused, and None where everything is, as far as the key may know it."""
+        status = await self._get("/v1/bot", BotStatus, about="the bot")
+        tenants = status.tenants
+        if tenants is None:
+            tenants = [(await self._get("/v1/me", Me, about="this credential")).tenant] * ("tenant" in status.off_by)
+        return [*([None] * ("everywhere" in status.off_by)), *tenants]
 
     async def say(self, conversation: str, content: Content, *, author: str = "", id: str | None = None) -> Receipt:
         """Say something in a conversation as a person, whose name readers are shown as *author*."""

@@ -12,6 +12,8 @@ LONGEST_ID = 512
 RESERVED = "~"
 """Tenants and message ids that start with it are chatkeep's own."""
 
+GUEST = "guest:"
+"""Begins the name of somebody whom nobody knows: a visitor, or whoever has redeemed a share; it ends with the claim."""
 
 SAVED = RESERVED
 """The channel of what a save has brought: messages of elsewhere, which nobody answers and no channel sends."""

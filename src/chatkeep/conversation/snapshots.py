@@ -59,19 +59,26 @@ class Snapshot(Struct, frozen=True, gc=False):
 
 
 class Place(Struct, frozen=True, gc=False):
-    """How far a log went: in which incarnation of its conversation, the number of its last entry, and of which time that is (0: not
-    known)."""
+    """How far a conversation went: its incarnation, the number of its log's last entry, of which time that is (0: not known), and how
+    many changes of the record alone there were."""
 
     incarnation: str
     head: int
     at: float = 0.0
+    edits: int = 0
 
 
 def place_of(snapshot: Snapshot) -> Place:
-    """Return how far the log of *snapshot* goes."""
+    """Return how far *snapshot* goes."""
     row, last = snapshot.row, snapshot.messages[-1:]
     known = last and last[0].number == row.head and not last[0].redacted
-    return Place(row.incarnation, row.head, last[0].created_at if known else 0.0)
+    return Place(row.incarnation, row.head, last[0].created_at if known else 0.0, snapshot.record.edits)
+
+
+def lacks_changes(known: Place, record: Record) -> bool:
+    """Tell whether *record* counts fewer changes than were seen, though the log may be as long: the store was set back. (The first releases
+    count none, and what they write has lost the count.)"""
+    return 0 < record.edits < known.edits
 
 
 def is_other_log(known: Place, messages: Sequence[Message]) -> bool:

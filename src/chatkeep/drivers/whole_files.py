@@ -1,15 +1,68 @@
-"""Files that are made under another name, and stand under their own when they are complete."""
+"""Files that are made under another name, and stand under their own when they are complete.
+
+Who makes one holds a lock on it (flock). One that nobody has locked is left over from a process that was killed, and the next that makes
+a file of this name takes it away.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import sys
+from contextlib import suppress
+
+if sys.platform != "win32":
+    import fcntl
 
 
-def part_of(path: str) -> str:
-    """Return a name beside *path* for a file that is made: of nobody else who makes one of that name at the same time."""
+ASIDE = ("-journal", "-wal", "-shm")
+"""What SQLite may have made beside a database that was not complete."""
+
+
+def make_part(path: str, mode: int) -> tuple[str, int]:
+    """Make a file under a name beside *path* that nobody else uses, and return that name and the file, open and locked. Whoever makes it
+    closes it when it has its own name, or is gone."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
+    _remove_leftovers(folder, name)
+    while True:
+        made = os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
+        file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        if sys.platform == "win32" or (_lock(file) and os.path.exists(made)):
+            return made, file
+        os.close(file)  # before it was locked, somebody has taken it for a leftover
+
+
+def _remove_leftovers(folder: str, name: str) -> None:
+    """Remove what nobody makes any more. (Where the system has no such locks it stays.)"""
+    of_name = re.compile(re.escape(name[:32]) + r"\.[0-9a-f]{8}\.part")
+    with suppress(OSError):
+        for found in filter(of_name.fullmatch, os.listdir(folder or ".")):
+            _remove_leftover(os.path.join(folder, found))
+
+
+def _remove_leftover(part: str) -> None:
+    with suppress(OSError):
+        file = os.open(part, os.O_RDWR)
+        try:
+            if _lock(file):
+                os.unlink(part)
+                for end in ASIDE:
+                    with suppress(FileNotFoundError):
+                        os.unlink(part + end)
+        finally:
+            os.close(file)
+
+
+def _lock(file: int) -> bool:
+    """Lock a file; False where another process has, or nobody can."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def put(made: str, path: str, *, replace: bool) -> None:

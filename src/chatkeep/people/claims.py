@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -18,13 +19,10 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
 from ..storage.audit import Act, AuditLog
-from ..storage.records import Records
+from ..storage.records import CLAIMS, Records
 from ..storage.store import PAGE, Store
 
 log = logging.getLogger("chatkeep")
-
-SPACE = "people:"
-"""Begins the space of a tenant's claims."""
 
 UNDO_S = 86_400.0
 """So long a claim can be undone; rows are given their new owner after it."""
@@ -52,7 +50,7 @@ class Claims:
         self._store = store
         self._tenant = tenant
         self._clock = clock
-        self._records = Records(store, SPACE + tenant, Claim, clock=clock)
+        self._records = Records(store, CLAIMS + tenant, Claim, clock=clock)
 
     async def find_user(self, subject: str) -> str:
         """Return the user that *subject* stands for: itself, unless it was claimed."""
@@ -74,7 +72,8 @@ class Claims:
         pending = [user]
         while pending:
             name = pending.pop()
-            async for subject, claim in self._records.owned_records(name):
+            # A claim is written with its owner, so whose one is that cannot be read is known, but not since when: it is not settled.
+            async for subject, claim in self._records.owned_records(name, unreadable=partial(Claim, moved_to=name)):
                 if subject not in owners and claim.moved_to == name:
                     owners[subject] = claim
                     pending.append(subject)
@@ -127,7 +126,7 @@ class Claims:
         False when there is none, or none any more. Raises `UsageError` when it was made more than UNDO_S ago.
         """
         check_user(user), check_user(subject)
-        key = Key(RESERVED + SPACE + self._tenant, subject)
+        key = Key(RESERVED + CLAIMS + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
         if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):
             return False
@@ -147,7 +146,7 @@ class Claims:
         """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found."""
         left = MOVED_AT_ONCE
         for subject, claim in owners.items():
-            if claim is None or claim.settled or claim.at + UNDO_S > self._clock():
+            if claim is None or claim.settled or not claim.at or claim.at + UNDO_S > self._clock():
                 continue
             rows = await self._store.rows("owner", tenant=self._tenant, owner=subject, limit=min(left + 1, PAGE))
             for row in rows[:left]:

@@ -63,7 +63,8 @@ async def hand_out(engine: Engine[Any], tenant: str, user: str, target: IO[bytes
             "user": user,
             "tenant": tenant,
             "names": {
-                name: None if claim is None else {"claimed_at": _when(claim.at)} for name, claim in owners.items()
+                name: None if claim is None else {"claimed_at": _when(claim.at) if claim.at else None}
+                for name, claim in owners.items()
             },
             "conversations": said.conversations,
             "messages": said.messages,

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct, structs
 
-from ..conversation.keys import check_user, key_for
+from ..conversation.keys import GUEST, check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Row
@@ -36,9 +36,6 @@ from .lists import (
     write_cursor,
 )
 from .saving import save
-
-GUEST = "guest:"
-"""Begins the name of somebody whom nobody knows; it ends with the claim."""
 
 CHANGED_MOST = 200
 """Conversations in one answer of what has changed."""
@@ -311,9 +308,17 @@ class User(Generic[State]):
                 f"{self.id!r:.60} was claimed by a user, who has its conversations now; nothing was changed."
             )
 
+        def not_theirs(owner: str) -> OtherOwner:
+            return OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner)
+
         def check(there: Snapshot) -> None:
             owner = there.row.owner if there.row.revision else None
             if owner not in owners and not (owner is None and creates):
-                raise OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner or "")
+                raise not_theirs(owner or "")
 
-        return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
+        try:
+            return await save(self._opened, key, messages, at=at, owner=user, look=check, **told)
+        except Corrupt:
+            if await self._find_row(id) is None:  # it is a stranger's
+                raise not_theirs("") from None
+            raise

@@ -49,7 +49,6 @@ from starlette.responses import Response
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import (
-    GUEST,
     Issued,
     Scope,
     StoredCredential,
@@ -62,7 +61,7 @@ from ..auth.credentials import (
     subject_of,
 )
 from ..auth.rights import Right, rights_of
-from ..conversation.keys import key_for
+from ..conversation.keys import GUEST, key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, UsageError
 from ..model import Content
 from ..tenant import Tenant
@@ -360,14 +359,12 @@ class Access:
         if place not in self._owners:
             self._owners[place] = await core_of(self.keep).find_owner(*place, user=principal.user)
         owner = self._owners.get(place)
-        if owner is None:
-            self._owners.pop(place, None)  # created in the next moment, perhaps
-            return None
+        if not owner:  # created in the next moment, perhaps; or it cannot be read, and is somebody else's
+            self._owners.pop(place, None)
+            return None if owner is None else False
         if owner == principal.user:
             return await self._stands_for(principal)
-        return bool(owner) and await self._user_of(principal.tenant, owner) == await self._user_of(
-            principal.tenant, principal.user
-        )
+        return await self._user_of(principal.tenant, owner) == await self._user_of(principal.tenant, principal.user)
 
     async def _stands_for(self, principal: Principal) -> bool:
         stored = principal.stored

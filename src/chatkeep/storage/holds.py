@@ -31,7 +31,13 @@ class Hold(Struct, frozen=True, omit_defaults=True):
     @property
     def subject(self) -> str:
         """What is on hold, in words."""
-        return f"conversation {self.conversation!r:.80}" if self.conversation else f"all that {self.owner!r:.80} owns"
+        if self.conversation:
+            return f"conversation {self.conversation!r:.80}"
+        return f"all that {self.owner!r:.80} owns" if self.owner else "something that nobody can tell"
+
+
+UNREADABLE = Hold(reason="the record of this hold cannot be read; restore it")
+"""Stands for a hold of which nobody knows what it is about, nor since when."""
 
 
 class Holds:
@@ -55,8 +61,8 @@ class Holds:
         return held
 
     async def all(self) -> AsyncIterator[Hold]:
-        """Yield the holds there are."""
-        async for _, held in self._records.owned_records(LISTED):
+        """Yield the holds there are, with UNREADABLE for each that cannot be read."""
+        async for _, held in self._records.owned_records(LISTED, unreadable=lambda: UNREADABLE):
             yield held
 
     async def find(self, row: Row) -> Hold | None:
@@ -85,7 +91,7 @@ async def refuse_unknown(store: Store, key: Key) -> None:
     if held := await holds.find(row_at(key)):
         raise on_hold(key, held)
     async for held in holds.all():
-        if held.owner:
+        if not held.conversation:
             raise OnHold(
                 f"{key}: it cannot be read, so nobody knows whose it is, and {held.subject} is on legal hold; nothing was changed. "
                 "See `chatkeep holds`; somebody who may has to lift it first."

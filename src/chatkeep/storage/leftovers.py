@@ -1,4 +1,5 @@
-"""Records that count no more and belong to nobody who comes back: credentials that have ended, notes of what was erased.
+"""Records that count no more and belong to nobody who comes back: credentials that have ended, notes of what was erased, claims of
+guests who have nothing any more.
 
 Who makes a new one removes old ones of the same owner. What is left is of owners that nobody has asked for since, such as visitors.
 """
@@ -12,11 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation.codec import record_from
-from ..conversation.keys import RESERVED
+from ..conversation.keys import GUEST, RESERVED
 from ..drivers.base import Ability, Key, Row, row_at
 from ..errors import Conflict, Corrupt, Unsupported
 from .erasures import KEPT_S
 from .erasures import SPACE as ERASURES
+from .records import CLAIMS, owner_of_user
 from .store import Store
 
 FIRST_S = 3600.0
@@ -28,7 +30,7 @@ LOOK_S = 86_400.0
 PAGE = 100
 """So many records are looked at at one beat."""
 
-SPACES = (RESERVED + "access", RESERVED + ERASURES)
+SPACES = (RESERVED + "access", RESERVED + ERASURES, RESERVED + CLAIMS)
 """How the tenants of these records begin."""
 
 
@@ -75,7 +77,7 @@ class Leftovers:
         rows = await self._store.rows("key", after=after or row_at(Key(space, "")), limit=PAGE)
         ours = [row for row in rows if row.key.tenant.startswith(space)]
         for row in ours:
-            if _is_over(row, ends):
+            if _is_over(row, ends) and not (space == RESERVED + CLAIMS and await self._counts(row)):
                 # (With the time of a clock that is far ahead all marks of erasures would be too old to be kept.)
                 with suppress(Conflict):  # it was changed just now
                     await self._store.erase(row.key, at=ends, revision=row.revision)
@@ -85,6 +87,15 @@ class Leftovers:
             self._walk = spaces, following, None
         else:
             self._walk, self._look_at = None, self._clock() + LOOK_S
+
+    async def _counts(self, claim: Row) -> bool:
+        """Tell whether something rests on a claim: an account's does, by which people sign in, and a guest's while the guest has a
+        conversation, which is the user's by the claim alone, or a token, which is refused by it."""
+        guest, tenant = claim.key.id, claim.key.tenant.removeprefix(RESERVED + CLAIMS)
+        if not guest.startswith(GUEST):
+            return True
+        places = ((tenant, guest), (RESERVED + "access", owner_of_user(tenant, guest)))
+        return any([await self._store.rows("owner", tenant=of, owner=owner, limit=1) for of, owner in places])
 
 
 def _is_over(row: Row, ends: float) -> bool:

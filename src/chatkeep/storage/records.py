@@ -7,12 +7,14 @@ removes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from functools import cache
 from typing import Generic, TypeVar
 
 from msgspec import Struct, structs
 
+from ..bounded import Newest
 from ..conversation import commits
 from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED, key_for
@@ -20,16 +22,24 @@ from ..conversation.record import NONE, Record
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import Before, StateCodec
 from ..drivers.base import Key, mark_of, row_at
-from ..errors import Duplicate
+from ..errors import Corrupt, Duplicate, Unsupported
 from .store import PAGE, Store, fresh_token
 
 Kind = TypeVar("Kind", bound=Struct)
+
+log = logging.getLogger("chatkeep")
 
 RECORD_LIMIT = 64 * 1024
 
 TRACES = 16
 """So many notes of the last changes stay in a record's log: an act that is run again must find its own."""
 
+
+_told: Newest[tuple[str, Key], bool] = Newest(1000)
+"""The records, by the epoch of their store, of which the log says already that they cannot be read: lists are read often."""
+
+CLAIMS = "people:"
+"""Begins the space of a tenant's claims."""
 
 BELONGING = ("access", "aliases")
 """The spaces with records that belong to a conversation: their owner is its mark, and they go when it is erased."""
@@ -119,10 +129,21 @@ class Records(Generic[Kind]):
         async for row in self._store.walk("owner", tenant=self._tenant, owner=owner, after=last):
             yield row.key.id
 
-    async def owned_records(self, owner: str) -> AsyncGenerator[tuple[str, Kind], None]:
-        """As `owned`, with the records, which come in the same answers."""
-        async for row in self._store.walk("owner", tenant=self._tenant, owner=owner):
-            held = self._held(row.key, record_of(row))
+    async def owned_records(
+        self, owner: str, *, after: str = "", unreadable: Callable[[], Kind] | None = None
+    ) -> AsyncGenerator[tuple[str, Kind], None]:
+        """
+        As `owned`, with the records, which come in the same answers.
+
+        One that cannot be read is in the way of no other: the log names it, and it is left out, or *unreadable* makes what stands for it.
+        """
+        last = row_at(Key(self._tenant, after), owner=owner) if after else None
+        async for row in self._store.walk("owner", tenant=self._tenant, owner=owner, after=last):
+            try:
+                held = self._held(row.key, record_of(row))
+            except (Corrupt, Unsupported) as fault:
+                self._tell_unreadable(row.key, fault)
+                held = None if unreadable is None else unreadable()
             if held is not None:
                 yield row.key.id, held
 
@@ -135,6 +156,12 @@ class Records(Generic[Kind]):
     def _store(self) -> Store:
         self._unconfined.confinement.check()
         return self._unconfined
+
+    def _tell_unreadable(self, key: Key, fault: Exception) -> None:
+        place = self._store.driver.epoch, key
+        if place not in _told:
+            _told[place] = True
+            log.error("A record is passed over, and the others of its list are shown: %s", fault)
 
     def _key(self, name: str) -> Key:
         return Key(self._tenant, key_for("", name).id)

@@ -56,13 +56,18 @@ def _is_wanted(row: Row, wanted: Callable[[Record], bool]) -> bool:
 
 
 async def find_row(store: Store, key: Key, owners: Collection[str]) -> Row | None:
-    """Return the row of *key*, undecoded, as it is now; None when there is none. Of one that cannot be read it is what the lists of
-    *owners* show in its place; raises `Corrupt` where none of them has it."""
+    """Return the row of *key*, undecoded, as it is now, or what `find_listed` has for one that cannot be read; None when there is none."""
     try:
         return await store.row(key)
     except Corrupt:
-        for owner in owners:
-            async for row in store.walk("owner", tenant=key.tenant, owner=owner):
-                if row.key == key:
-                    return structs.replace(row, owner=owner)
-        raise
+        return await find_listed(store, key, owners)
+
+
+async def find_listed(store: Store, key: Key, owners: Collection[str]) -> Row:
+    """Return what the lists of *owners* show in the place of a row that cannot be read; where none of them has it, a row that is
+    nobody's."""
+    for owner in owners:
+        async for row in store.walk("owner", tenant=key.tenant, owner=owner):
+            if row.key == key:
+                return structs.replace(row, owner=owner)
+    return row_at(key)

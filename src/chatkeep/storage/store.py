@@ -38,6 +38,7 @@ from ..conversation.snapshots import (
     is_other_log,
     is_used_up,
     keep_outbound,
+    lacks_changes,
     place_of,
     plain_from,
     shorten,
@@ -223,7 +224,7 @@ class Store:
             self._cache.forget_place(key)
             return None
         snapshot = self._decoded(*found)
-        self._look_back(known, found[0], news=snapshot.messages)
+        self._look_back(known, found[0], snapshot.record, news=snapshot.messages)
         self.seen(key)
         return self._keep(await self._complete(snapshot, again=again))
 
@@ -300,13 +301,12 @@ class Store:
         ours: bool,
     ) -> tuple[Snapshot, int, bool]:
         before = row.head - (ours and entry.id not in known)  # without the entry of this act
-        news = messages_from(key, row.incarnation, entries)
-        if self._look_back(place, row, head=before, news=news if cached is None else ()):
+        news, record = messages_from(key, row.incarnation, entries), record_from(key, row.body)
+        if self._look_back(place, row, record, head=before, news=news if cached is None else ()):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        record = record_from(key, row.body)
         if cached is not None and self._continued(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
             snapshot = self._grown(cached, row, record, news)
@@ -568,10 +568,16 @@ class Store:
         return False
 
     def _look_back(
-        self, known: Place | None, found: Row, *, head: int | None = None, news: Sequence[Message] = ()
+        self,
+        known: Place | None,
+        found: Row,
+        record: Record,
+        *,
+        head: int | None = None,
+        news: Sequence[Message] = (),
     ) -> bool:
         """Tell whether the store holds less than it has answered before, or something else: it was set back, to a backup or a stale
-        copy. *head*: where the log ended before the act that *found* it; *news*: the last entries of the log now.
+        copy. *head*: where the log ended before the act that *found* it, with its *record*; *news*: the last entries of the log now.
 
         What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
         the store holds now: all that is cached goes.
@@ -584,7 +590,7 @@ class Store:
             if doubted:  # else it was erased, and has been begun anew
                 self._tell_lost(found.key, known.head)
             return doubted
-        if known.head <= head and not is_other_log(known, news):
+        if known.head <= head and not lacks_changes(known, record) and not is_other_log(known, news):
             return False
         self._tell_set_back(found.key, head, known.head, again=doubted)
         return True
@@ -592,7 +598,7 @@ class Store:
     def _tell_set_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
         self.rolled_back += 1
         log.error(
-            "%s: the log has %d entries, and is not the one that had %d: the store was set back, and what came after is lost. "
+            "%s: the log has %d entries, and is not what was seen when it had %d: the store was set back, and what came after is lost. "
             "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
             key,
             head,
@@ -764,12 +770,13 @@ class Store:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._look_back(place_of(snapshot), structs.replace(snapshot.row, head=0))
+                self._look_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
-        if self._look_back(place_of(snapshot), row):
+        record = record_from(key, row.body)
+        if self._look_back(place_of(snapshot), row, record):
             return await self.reload(key)
-        news, record = messages_from(key, row.incarnation, there.entries), record_from(key, row.body)
+        news = messages_from(key, row.incarnation, there.entries)
         if self._continued(snapshot, row, record, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
             return self._keep(self._grown(snapshot, row, record, news))

@@ -42,17 +42,20 @@ class Proxy:
         self.request_bytes = 0
         self.reply_bytes = 0
         self.connections = 0
-        self._server: asyncio.Server | None = None
+        self._door: socket.socket
         self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        # Not by asyncio.start_server: what that has accepted just when it is closed, or the loop ends, nobody closes.
+        self._door = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._door.setblocking(False)
+        self.port = self._door.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._door, self._accept)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        asyncio.get_running_loop().remove_reader(self._door)
+        self._door.close()
         self.cut()
         await asyncio.gather(*self._links, return_exceptions=True)
 
@@ -61,23 +64,30 @@ class Proxy:
         for link in self._links:
             link.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        assert self._server is not None
-        self._links.add(task)
-        self.connections += 1
-        ends = [writer]
-        try:
-            if self.refusing or not self._server.is_serving():  # closed since it was accepted
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            client, _ = self._door.accept()
+            self.connections += 1
+            if self.refusing:
+                _close(client)
                 return
+            link = asyncio.create_task(self._serve(client))
+            self._links.add(link)
+            link.add_done_callback(self._links.discard)
+            link.add_done_callback(lambda _: _close(client))  # also if it was cancelled before it began
+
+    async def _serve(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        ends: list[asyncio.StreamWriter] = []
+        try:
+            reader, writer = await asyncio.open_connection(sock=client)
+            ends.append(writer)
             up, down = await asyncio.open_connection("127.0.0.1", self.upstream)
             ends.append(down)
             await Link(self, reader, writer, up, down).run()
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._links.discard(task)
             for end in ends:
                 _reset(end)
 
@@ -145,8 +155,16 @@ class Link:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    # With a linger time of 0 a close is a reset: the other end sees an error, not an orderly end.
-    sock = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _do_not_linger(writer.get_extra_info("socket"))
     writer.transport.abort()
+
+
+def _close(end: socket.socket) -> None:
+    _do_not_linger(end)
+    end.close()
+
+
+def _do_not_linger(end: socket.socket) -> None:
+    # A close is a reset then: the other end sees an error, not an orderly end.
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -215,8 +215,8 @@ class Link:
             self._fault = self._fault or f"{type(fault).__name__}: {fault}"
         finally:
             reader.cancel()
+            self._drop()  # before anything is awaited: who is cancelled in the meantime would leave the connection open
             await asyncio.wait([reader])
-            self._drop()
 
     async def _read(self, connection: Connection) -> None:
         while True:

@@ -10,7 +10,7 @@ import stat
 import apsw
 
 from ...errors import ChatkeepError, Unavailable, UsageError
-from ..whole_files import part_of, put
+from ..whole_files import make_part, put
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
 from .seam import Transport
 
@@ -24,11 +24,11 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
     """Copy the store to *path*, unless *slot* is broken off."""
     file = connections.file
     path = _target(file, path, replace)
-    made = part_of(path)
+    made, part = "", -1
     try:
         with connections.looking(slot) as db:
             # Nobody may read in the copy what they may not read in the store.
-            os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(file.real).st_mode & 0o666))
+            made, part = make_part(path, os.stat(file.real).st_mode & 0o666)
             with contextlib.closing(apsw.Connection(made)) as copy:
                 db.execute("begin; select count(*) from sqlite_schema").get  # noqa: B018  all its pages are of this instant
                 with copy.backup("main", db, "main") as backup:
@@ -51,8 +51,10 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
             f"sqlite:///{file.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
         ) from fault
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(made)
+        if made:
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            os.close(part)
 
 
 def _target(file: OpenFile, path: str, replace: bool) -> str:
