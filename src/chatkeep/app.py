@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
@@ -38,6 +38,10 @@ from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
+
+if TYPE_CHECKING:
+    from .storage.shared_cache import SharedCache
+    from .storage.spool import Spool
 
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
@@ -114,11 +118,9 @@ class Chatkeep(Surface[State]):
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
     ) -> None:
-        self.settings = settings_from(options)
-        settings = self.settings
-        kind = cast(type[State], dict) if state is None else state
+        self.settings = settings = settings_from(options)
         states = StateCodec(
-            kind,
+            cast(type[State], dict) if state is None else state,
             schema=schema,
             upgrades=upgrades,
             downgrades=downgrades,
@@ -126,17 +128,28 @@ class Chatkeep(Surface[State]):
             kept=min(settings.cache_entries, STATES_KEPT),
         )
         url = store_url() if url is None else url
-        store = _make_store(
-            url, settings, Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget)
+        place = url if isinstance(url, str) else type(url).__name__
+        driver = _make_driver(url, settings)
+        store = Store(
+            driver,
+            place=without_secret(place),
+            cache=Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget),
+            shared=_make_shared_cache(driver, settings),
+            window=settings.history,
+            message_limit=settings.message_limit,
+            patience_s=seconds(settings.store_timeout),
+            another=partial(driver_for, url) if isinstance(url, str) else None,
         )
-        journal = None
-        if settings.on_outage == "journal" and settings.journal:
-            from .storage.spool import Spool
-
-            journal = Spool(settings.journal, settings.seal_keys)
-        super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
-        self._engine.changes.rules = check_rules(merge_rules or {})
-        self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
+        engine = Engine(
+            store,
+            settings,
+            states,
+            merge_rules=check_rules(merge_rules or {}),
+            journal=_make_journal(settings),
+            clock=clock,
+        )
+        super().__init__(engine, "")
+        self._core = Core(engine, place)
 
     def __repr__(self) -> str:
         return describe(self._engine, "Chatkeep")
@@ -447,24 +460,29 @@ def core_of(keep: Chatkeep[State]) -> Core[State]:
     return keep._core
 
 
-def _make_store(url: str | Driver, settings: Settings, cache: Cache) -> Store:
-    """Return the store that *url* names, with what the settings put in front of it and around it; nothing is opened."""
+def _make_driver(url: str | Driver, settings: Settings) -> Driver:
+    """Return the driver of the store that *url* names, sealed where the settings say so; nothing is opened."""
     driver = driver_for(url) if isinstance(url, str) else check_driver(url)
-    if settings.seal_keys:
-        from .storage.sealing import sealed  # an extra: imported only where it is wanted
+    if not settings.seal_keys:
+        return driver
+    from .storage.sealing import sealed  # an extra: imported only where it is wanted
 
-        driver = sealed(driver, settings.seal_keys)
-    store = Store(
-        driver,
-        cache=cache,
-        window=settings.history,
-        message_limit=settings.message_limit,
-        patience_s=seconds(settings.store_timeout),
-        another=partial(driver_for, url) if isinstance(url, str) else None,
-    )
-    store.place = without_secret(url) if isinstance(url, str) else type(url).__name__
-    if settings.cache is not None:
-        from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
+    return sealed(driver, settings.seal_keys)
 
-        store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
-    return store
+
+def _make_shared_cache(driver: Driver, settings: Settings) -> SharedCache | None:
+    """Return the shared cache that the settings name, sealed as *driver* is; None without one. Nothing is opened."""
+    if settings.cache is None:
+        return None
+    from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
+
+    return SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
+
+
+def _make_journal(settings: Settings) -> Spool | None:
+    """Return what keeps messages here while the store is away; None where the settings ask for none. Nothing is opened."""
+    if settings.on_outage != "journal" or not settings.journal:
+        return None
+    from .storage.spool import Spool  # it imports filelock, which nobody else needs
+
+    return Spool(settings.journal, settings.seal_keys)
