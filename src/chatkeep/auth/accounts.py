@@ -1,8 +1,8 @@
 """Accounts of people who operate the bot, and the sessions in which they are signed in. Records, on every store.
 
-    await add_account(keep, "kim", role="agent", tenants=["salon"], password="...")
-    account = await sign_in(keep, "kim", "...")            # None: wrong, unknown or disabled; raises `Throttled`
-    token = await begin_session(keep, account="kim")       # shown to the browser alone; the store has its SHA-256
+    await add_account(keep, "kim", role="agent", tenants=["salon"], password="correct horse battery")
+    account = await sign_in(keep, "kim", "correct horse battery")      # None: wrong, unknown or disabled; raises `Throttled`
+    token = await begin_session(keep, account="kim")                   # shown to the browser alone; the store has its SHA-256
 
 There is no account and no password that nobody has made.
 """

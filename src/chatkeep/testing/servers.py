@@ -1,5 +1,7 @@
 """Real servers for tests and benchmarks, from PyPI wheels and npm, on free loopback ports; nobody has to install one.
 
+    from chatkeep.drivers.redis import RedisDriver
+
     with RedisServer("valkey-9", tmp_path) as server:
         driver = RedisDriver(server.url)
 
