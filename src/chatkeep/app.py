@@ -78,6 +78,16 @@ class Chatkeep(Surface[State]):
         async with keep:
             receipt = await keep.receive("ada", "hello", id="wamid.1")
 
+    The state of a session can have a type, and the handler then takes a `Turn[Order]`:
+
+        from dataclasses import dataclass, field
+
+        @dataclass
+        class Order:
+            items: list[str] = field(default_factory=list)
+
+        keep = Chatkeep("sqlite:///chat.db", state=Order)
+
     Args:
         url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`. None: what
             CHATKEEP_STORE says, or `store` in the settings file.
@@ -184,6 +194,10 @@ class Chatkeep(Surface[State]):
         """
         Decorate the hook that rebuilds a session's state from the application's own data.
 
+            @keep.on_missing
+            async def rebuild(turn: Turn) -> dict[str, Any]:
+                return {"customer": turn.conversation}
+
         It runs when a message finds no live session, is given the `Turn` (without history), and returns the state, or
         None for a fresh one. Its result is committed before the handler runs, once per session. When it raises, the
         message stays unread, is tried again, and `receive` raises `HandlerFailed`: never does a bot see an empty
@@ -197,6 +211,10 @@ class Chatkeep(Surface[State]):
     def on_failure(self, hook: Callable[[Turn[State]], Said] = unnamed) -> Callable[[Turn[State]], Said]:
         """
         Decorate the hook that says what a user is told whose message could not be answered.
+
+            @keep.on_failure
+            async def apologize(turn: Turn) -> str:
+                return "I cannot answer that now. A colleague will."
 
         It runs when a message is set aside because its handler kept failing (`retry_for`, `attempts`), is given the `Turn`, with
         the last reason in `turn.failure`, and returns a reply as a handler does, or None. The reply is recorded together with
@@ -260,7 +278,12 @@ class Chatkeep(Surface[State]):
 
     def deliver(self, outlet: Outlet) -> None:
         """
-        Send replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.
+        Send replies out through *outlet*, which says whose.
+
+            from chatkeep.channels import Telegram
+            from chatkeep.channels.outlet import ChannelOutlet
+
+            keep.deliver(ChannelOutlet(Telegram(token=BOT_TOKEN, secrets=[TELEGRAM_SECRET])))
 
         In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
@@ -287,7 +310,12 @@ class Chatkeep(Surface[State]):
         return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
-        """Return the same surface over another tenant's conversations."""
+        """
+        Return the same surface over another tenant's conversations.
+
+            salon = keep.tenant("salon-7")
+            receipt = await salon.receive("ada", "hello", id="wamid.1")
+        """
         key_for(name, "-")
         return Tenant(self._engine, name)
 
@@ -406,6 +434,11 @@ class Chatkeep(Surface[State]):
         """
         Do everything that is due, and return what was done: messages that wait for an answer, reminders, retries, replies that
         have to go out, sessions and logs whose time is over.
+
+            keep = Chatkeep("sqlite:///chat.db", background=False)
+
+            async with keep:
+                await keep.tend(within="50s")
 
         For a `Chatkeep(..., background=False)`, which looks for nothing by itself: call it from a cron, once a minute say. Several
         may run at once; each conversation is looked after by one. A message whose handler fails is tried again by the next call.

@@ -129,7 +129,14 @@ class Slot:
 
 
 class Chat:
-    """One conversation on the server. Nothing is asked before you ask something."""
+    """
+    One conversation on the server. Nothing is asked before you ask something.
+
+        chat = client.conversation("trip")
+        receipt = await chat.send("hello", id="m1")
+        for message in await chat.history():
+            print(message.role, message.text)
+    """
 
     def __init__(self, client: Client, id: str) -> None:
         key_for("", id)
