@@ -16,19 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from starlette.applications import Starlette
 
 import chatkeep
 from chatkeep import Chatkeep
-from chatkeep.auth.credentials import create_key, issue_user_token
-from chatkeep.client import Client
-from chatkeep.cookie import CookieChat
 from chatkeep.settings import Flags
 
 from .support.blocks import Block, awaits, compiled, run_open
-from .support.client_server import Place, counting
-from .support.serving import served
 
 SRC = Path(chatkeep.__file__).parent
 SECTIONS = ("Args:", "Raises:", "Returns:")
@@ -37,30 +30,32 @@ SECTIONS = ("Args:", "Raises:", "Returns:")
 PYTHON = r"^(?:from \w+ import |import \w+$|await |async |with |@\w|class \w+\(|[\w.]+ = [\w.]+\(\S)"
 """How a line begins that is Python and nothing else."""
 
-STARTING = ("chatkeep.testing.servers",)
-"""Modules whose examples start a server of a database."""
+SERVED = ("chatkeep.client", "chatkeep.server", "chatkeep.testing.http_contract", "chatkeep.testing.servers")
+"""Modules and packages whose examples need a server, or what it is made of: `make quick` leaves them out."""
 
 REQUEST = SimpleNamespace(headers={}, host="chat.example", secure=True, is_secure=True)
 OWN: dict[str, Callable[[], Any]] = {
     "ACCESS_TOKEN": lambda: "token",
     "APP_SECRET": lambda: "app secret",
     "BOT_TOKEN": lambda: "42:token",
-    "FastAPI": lambda: FastAPI,
+    "FastAPI": lambda: import_module("fastapi").FastAPI,
     "PAGE_ID": lambda: "106540352242922",
     "PAGE_TOKEN": lambda: "token",
-    "Starlette": lambda: Starlette,
+    "Starlette": lambda: import_module("starlette.applications").Starlette,
     "TELEGRAM_SECRET": lambda: "hush",
     "WEBHOOK_SECRET": lambda: "whsec_" + "YWJj" * 8,
-    "app": Starlette,
+    "app": lambda: import_module("starlette.applications").Starlette(),
     "asynccontextmanager": lambda: asynccontextmanager,
     "bot": lambda: lambda turn: f"You said: {turn.text}",
-    "chats": lambda: CookieChat(lambda turn: turn.text, keys=["a secret of at least sixteen bytes"]),
+    "chats": lambda: import_module("chatkeep.cookie").CookieChat(
+        lambda turn: turn.text, keys=["a secret of at least sixteen bytes"]
+    ),
     "pytest": lambda: pytest,
     "request": lambda: REQUEST,
     "server": lambda: SimpleNamespace(port=1),
     "text": lambda: "hello",
 }
-"""What examples take for the reader's own, where neither the module nor `chatkeep` has it."""
+"""What examples take for the reader's own, where neither the module nor `chatkeep` has it; imported where it is wanted."""
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, int, str]]:
@@ -69,9 +64,8 @@ def docstrings(path: Path) -> Iterator[tuple[str, int, str]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text is not None:
-                lines = node.body[0].lineno
-                raw = ast.get_docstring(node, clean=False) or ""
-                yield getattr(node, "name", ""), lines + (not raw.partition("\n")[0].strip()), text
+                begins_below = (ast.get_docstring(node, clean=False) or "").lstrip(" ").startswith("\n")
+                yield getattr(node, "name", ""), node.body[0].lineno + begins_below, text
 
 
 def indented(text: str) -> Iterator[tuple[int, str]]:
@@ -93,6 +87,8 @@ def indented(text: str) -> Iterator[tuple[int, str]]:
 def examples() -> Iterator[tuple[str, str, Block]]:
     """What is indented in the docstrings of chatkeep, with the module and the name that it is of."""
     for path in sorted(SRC.rglob("*.py")):
+        if not any(any(indented(inspect.cleandoc(text))) for text in re.findall('"""(.*?)"""', path.read_text(), re.S)):
+            continue  # parsing them all takes two seconds
         module = ".".join(path.relative_to(SRC.parent).with_suffix("").parts).removesuffix(".__init__")
         for name, first, text in docstrings(path):
             for line, code in indented(text):
@@ -113,30 +109,29 @@ RUN = [example for example in ALL if is_python(example[2].code)]
 
 
 @asynccontextmanager
-async def client_of(place: Place) -> AsyncIterator[Client]:
-    """A client with a user's token, and a list with one conversation."""
-    token = (await issue_user_token(place.keep, "", "ada")).token
-    async with Client(place.url, token) as client:
-        await place.keep.user("ada").create("trip", title="To Rome")
-        yield client
-
-
-async def run(module: str, block: Block, names: dict[str, Any]) -> None:
-    """Runs one example. What is of the client speaks to a server that is there."""
+async def served(module: str, block: Block) -> AsyncIterator[tuple[Block, dict[str, Any]]]:
+    """An example and the names that it finds; one of the client speaks to a server that is there, with a conversation "ada" in it."""
     if not module.startswith("chatkeep.client"):
-        await run_here(block, names)
+        yield block, {}
         return
+    from chatkeep.auth.credentials import create_key, issue_user_token
+    from chatkeep.client import Client
+
+    from .support.client_server import counting
+    from .support.serving import served
+
     async with counting("memory://") as keep, served(keep) as server:
-        place = Place(server.port, (await create_key(keep, "")).token, keep)
+        url, key = f"http://127.0.0.1:{server.port}", (await create_key(keep, "")).token
         await keep.receive("ada", "hello")
-        code = re.sub('token="ck_._..."', f'token="{place.key}"', block.code.replace("https://chat.example", place.url))
-        async with client_of(place) as client, place.client() as other:
-            own = {"client": client, "chat": other.conversation("ada"), "cursor": ""}
-            await run_here(block._replace(code=code), names | own)
+        await keep.user("eve").create("rome", title="To Rome")
+        token = key if ".account" not in module else (await issue_user_token(keep, "", "eve")).token
+        code = re.sub('token="ck_._..."', f'token="{key}"', block.code.replace("https://chat.example", url))
+        async with Client(url, token) as client:
+            yield block._replace(code=code), {"client": client, "chat": client.conversation("ada"), "cursor": ""}
 
 
-async def run_here(block: Block, names: dict[str, Any]) -> None:
-    """Runs code: what waits in an open Chatkeep, unless it makes its own; the rest in a thread, where it may block."""
+async def run(block: Block, names: dict[str, Any]) -> None:
+    """Runs an example: what waits in an open Chatkeep, unless it makes its own; the rest in a thread, where it may block."""
     code = compiled(block)
     if not awaits(code):
         if "@keep.on_message" not in block.code:
@@ -150,7 +145,7 @@ async def run_here(block: Block, names: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "block"),
-    [pytest.param(*one, id=one[1], marks=[pytest.mark.server] * (one[0] in STARTING)) for one in RUN],
+    [pytest.param(*one, id=one[1], marks=[pytest.mark.server] * one[0].startswith(SERVED)) for one in RUN],
 )
 async def test_an_example_runs(
     module: str, name: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,10 +160,11 @@ async def test_an_example_runs(
     names |= vars(import_module(module))
     names |= {module.rpartition(".")[2]: import_module(module), "keep": Chatkeep("sqlite:///chat.db")}
     try:
-        await run(module, block, names)
+        async with served(module, block) as (block, own):
+            await run(block, names | own)
     finally:
-        if isinstance(chats := names.get("chats"), CookieChat):
-            chats.stop()
+        if "chats" in names:
+            names["chats"].stop()
 
 
 def test_what_is_no_python_does_not_look_like_it() -> None:
