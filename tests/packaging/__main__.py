@@ -35,6 +35,7 @@ AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server o
 
 SERVER_TESTS = (
     "test_serving.py",
+    "test_checks.py",
     "test_access.py",
     "test_cookies.py",
     "test_tokens.py",
