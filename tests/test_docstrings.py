@@ -176,6 +176,16 @@ def test_what_is_no_python_does_not_look_like_it() -> None:
     assert [{"new_menu": True}] == [dict(Flags(table["flags"]).of("salon")) for table in tables]
 
 
+def test_no_example_is_hidden() -> None:
+    """What is Python stands indented, where it is looked for, and not at the left edge."""
+    texts = {path: re.findall('"""(.*?)"""', path.read_text(), re.S) for path in SRC.rglob("*.py")}
+    bare = r"^(?:from \w+ import |async (?:with|for) |with \w+\(|await \w+[.(]|[\w.]+\(.*\)$|[\w.]+ = [\w.]+\(\S)"
+
+    assert [] == [
+        path for path, found in texts.items() for one in found if re.search(bare, inspect.cleandoc(one), re.M)
+    ]
+
+
 def test_examples_are_found() -> None:
     """Those of classes, of methods and of modules; nothing of what a section says of an argument."""
     text = inspect.cleandoc(

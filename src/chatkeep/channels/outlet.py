@@ -1,6 +1,10 @@
 """Where replies go out: the channels of a Chatkeep with their connections and the pace that each account keeps.
 
-keep.deliver(ChannelOutlet(WhatsApp(...), Telegram(...), rates={"whatsapp:1550": 20}))
+    from chatkeep.channels import Telegram, Webhook
+
+    telegram = Telegram(token=BOT_TOKEN, secrets=[TELEGRAM_SECRET])
+    shop = Webhook("shop", secrets=[WEBHOOK_SECRET], url="https://shop.example/replies")
+    keep.deliver(ChannelOutlet(telegram, shop, rates={"webhook:shop": 20}))
 
 The server takes in what platforms post to /channels/whatsapp and so on by itself then.
 """
