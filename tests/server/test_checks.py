@@ -12,8 +12,6 @@ from chatkeep.server.settings import KNOWN
 from ..support.service import BOT, run, service
 
 SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
-
-
 GUESSED = """
 from chatkeep.channels import Telegram, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet

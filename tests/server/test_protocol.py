@@ -32,8 +32,6 @@ from ..support.serving import Answer, Client, answer_from, path_of, served, serv
 from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
-
-
 MOST_MB = 30.0
 """What the server's memory may grow by while a client floods it."""
 
@@ -43,20 +41,10 @@ FLOOD = 64_000_000
 
 
 HOST = b"Host: localhost\r\n"
-
-
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
-
-
 WHOLE = GET + b"\r\n"
-
-
 POST = b"POST /v1/conversations HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
-
-
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
 BODY = CHUNKED + b"2\r\n{}\r\n"
 
 

@@ -15,8 +15,6 @@ from ..support.service import BOT, run, service
 from ..support.waiting import nothing_happens_for, until
 
 SECRET_URL = "redis://bot:hunter2@127.0.0.1:1/0"
-
-
 REPLACED_S = 2 * HUNG_S + 20.0
 """Until a worker that is killed is followed by another: each of two may be waited for, if it is still starting."""
 

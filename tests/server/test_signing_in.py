@@ -20,8 +20,6 @@ from ..support.stores import FAST
 from ..support.waiting import time_passes, until
 
 PHONE = "whatsapp:4915112345678"
-
-
 HASHER = passwords._hasher
 """The one that people have: other tests have one that costs little (tests/conftest.py)."""
 
