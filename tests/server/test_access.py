@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_token, name_of
+from chatkeep.auth.credentials import SCOPES, create_key, issue_token
+from chatkeep.auth.format import make_credential, name_of
 
 from ..support.salon import ADA, COOKIE, House, housed, with_cookie
 from ..support.waiting import until
@@ -127,7 +128,7 @@ async def test_visitors_are_let_in_only_where_they_are_meant_to_be(tmp_path: Pat
         assert 200 == await house.may(made["token"], path)
         assert 403 == (await house.ask("POST", path, {"content": "x"}, token=made["token"])).status
         assert 401 == (await house.ask("GET", path)).status
-        assert 401 == (await house.ask("POST", "/v1/conversations", {}, token=credential("token"))).status
+        assert 401 == (await house.ask("POST", "/v1/conversations", {}, token=make_credential("token"))).status
 
 
 async def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ async def test_no_credential_leaks(house: House, everything_logged: pytest.LogCa
         token = await house.token("read", "share")
         share = await house.share(token)
         wrong = token[:-1] + ("0" if token[-1] != "0" else "1")
-        unknown = credential("token")
+        unknown = make_credential("token")
         answers = [
             await house.ask(method, path, body, token=credential_, **headers)
             for credential_ in (token, wrong, unknown, house.key, share)

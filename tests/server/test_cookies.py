@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from chatkeep.auth.credentials import credential
+from chatkeep.auth.format import make_credential
 
 from ..support.salon import ADA, COOKIE, PAGE, House, with_cookie
 
@@ -79,7 +79,7 @@ async def test_a_cookie_from_before_does_not_survive(house: House) -> None:
         "POST",
         "/v1/conversations",
         {"cookie": True},
-        Cookie=f"{COOKIE}={credential('token')}",
+        Cookie=f"{COOKIE}={make_credential('token')}",
         Sec_Fetch_Site="same-origin",
     )
 
@@ -183,7 +183,7 @@ async def test_a_header_wins_over_the_cookie_and_neither_is_guessed_at(house: Ho
 
     assert 200 == await told(Cookie=f"a=b; {COOKIE}={token}; c=d")
     assert 404 == await told(Cookie=f"{COOKIE}={token}", Authorization=f"Bearer {other}")
-    assert 401 == await told(Cookie=f"{COOKIE}={token}", Authorization=f"Bearer {credential('token')}")
+    assert 401 == await told(Cookie=f"{COOKIE}={token}", Authorization=f"Bearer {make_credential('token')}")
     assert 401 == await told(Cookie=f"{COOKIE}={other}; {COOKIE}={token}")
     assert 401 == await told(Cookie=f"{COOKIE}={house.key}")
     assert 401 == await told(Cookie=f"chatkeep={token}")

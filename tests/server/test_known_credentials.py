@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from chatkeep.auth.credentials import forget, list_tokens, name_of, stored_credentials
+from chatkeep.auth.credentials import forget, list_tokens, stored_credentials
+from chatkeep.auth.format import name_of
 from chatkeep.errors import Unavailable
 from chatkeep.server.known_credentials import KnownCredentials
 

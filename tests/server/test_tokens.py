@@ -16,15 +16,14 @@ from starlette.routing import Mount
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import (
     create_key,
-    credential,
     issue_token,
     list_keys,
     list_tokens,
-    name_of,
     revoke,
     revoke_key,
     stored_credentials,
 )
+from chatkeep.auth.format import make_credential, name_of
 from chatkeep.server import create_app
 
 from ..support.salon import ADA, Clock, House, ask, housed
@@ -199,7 +198,7 @@ async def test_a_share_becomes_a_token_once(house: House) -> None:
     share = await house.share(maker)
     answers = await asyncio.gather(*[house.redeem(share) for _ in range(8)])
     [won] = [answer for answer in answers if answer.status == 201]
-    unknown = await house.redeem(credential("share"))
+    unknown = await house.redeem(make_credential("share"))
 
     assert [201, *[404] * 7] == sorted(answer.status for answer in answers)
     assert ("ada", ["read", "send"]) == (won.json["id"], won.json["scopes"])

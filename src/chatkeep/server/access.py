@@ -59,13 +59,12 @@ from ..auth.credentials import (
     Scope,
     StoredCredential,
     checked,
-    digest_of,
     forget,
-    id_of,
     issue_token,
     new_guest,
     subject_of,
 )
+from ..auth.format import digest_of, id_of
 from ..auth.rights import Right, rights_of
 from ..conversation.keys import key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, UsageError
