@@ -178,7 +178,9 @@ class Chatkeep(Surface[State]):
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:
-            raise Misconfigured("There is a handler already; a Chatkeep has one. Leave one @keep.on_message away.")
+            raise Misconfigured(
+                "This Chatkeep has a handler already, and can have only one. Remove one @keep.on_message."
+            )
         self._engine.turns.handler = self._awaitable(handler)
         return handler
 
@@ -204,7 +206,9 @@ class Chatkeep(Surface[State]):
         state by mistake.
         """
         if self._engine.turns.on_missing is not None:
-            raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
+            raise Misconfigured(
+                "This Chatkeep has an on_missing hook already, and can have only one. Remove one @keep.on_missing."
+            )
         self._engine.turns.on_missing = self._awaitable(hook)
         return hook
 
@@ -222,7 +226,9 @@ class Chatkeep(Surface[State]):
         of it, `failure_reply` is said.
         """
         if self._engine.turns.on_failure is not None:
-            raise Misconfigured("There is an on_failure hook already; a Chatkeep has one.")
+            raise Misconfigured(
+                "This Chatkeep has an on_failure hook already, and can have only one. Remove one @keep.on_failure."
+            )
         self._engine.turns.on_failure = self._awaitable(hook)
         return hook
 
@@ -289,8 +295,12 @@ class Chatkeep(Surface[State]):
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
         the store that answers messages should have the same outlet.
         """
-        if self._engine.is_open or self._engine.sender.outlet is not None:
-            raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
+        if self._engine.is_open:
+            raise Misconfigured("This Chatkeep is open already; call `deliver` before `async with keep`.")
+        if self._engine.sender.outlet is not None:
+            raise Misconfigured(
+                "This Chatkeep has an outlet already. Give all channels to one: keep.deliver(ChannelOutlet(one, another))."
+            )
         refuse_other(outlet, Outlet, "outlet", "A channel goes into one: keep.deliver(ChannelOutlet(channel)).")
         self._engine.sender.outlet = outlet
         if (attach := getattr(outlet, "attach", None)) is not None:  # it keeps records of its own in the store

@@ -232,7 +232,7 @@ async def issue_share(
     ancestors = (*token.ancestors, token.family) if token else ()
     if len(ancestors) > 2 * DEEPEST:  # a maker and its share on each level
         raise UsageError(
-            f"{conversation}: this token comes from {DEEPEST} shares, one of the other, and makes no more."
+            f"{conversation}: this token was made through {DEEPEST} shares, one after the other, which is the most; it can make no share."
         )
     stored = StoredCredential(
         kind="share",

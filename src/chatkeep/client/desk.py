@@ -338,7 +338,7 @@ class Desk:
             await self._link.ask("PUT", "/v1/bot", asked | {"everywhere": everywhere}, about="the bot")
             return
         if everywhere:
-            raise UsageError("everywhere goes with no conversation; nothing was changed.")
+            raise UsageError("`everywhere` cannot be combined with a conversation; nothing was changed.")
         await self._link.ask("PUT", f"{conversation_at(conversation)}/bot", asked, about=conversation)
 
     async def _act(self, method: str, path: str, about: str) -> None:
@@ -368,7 +368,7 @@ async def found(client_desk: Desk, conversation: str, *, messages: int) -> Conve
 
 def _subject(conversation: str | None, owner: str | None) -> dict[str, str]:
     if bool(conversation) == bool(owner):
-        raise UsageError("Name a conversation or an owner, one of them; nothing was changed.")
+        raise UsageError("Name either a conversation or an owner; nothing was changed.")
     return {"conversation": conversation} if conversation else {"owner": owner or ""}
 
 

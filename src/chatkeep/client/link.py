@@ -143,7 +143,7 @@ class Link:
     def token(self, token: str | None) -> None:
         """From now on."""
         if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
-            raise Misconfigured("This token is none: it is one line of letters and digits. Nothing was changed.")
+            raise Misconfigured("This is not a token: a token is one line of letters and digits. Nothing was changed.")
         self._token = token
 
     async def open(self) -> None:

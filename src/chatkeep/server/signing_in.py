@@ -290,7 +290,10 @@ async def verified(request: Request, name: str, password: str, *, status: int) -
         found = await accounts.sign_in(keep_of(request), name, password)
     except Busy:
         raise wire.Refused(
-            503, "busy", "Too many people sign in here now; nobody looked at this one. Try again.", {"retry-after": "2"}
+            503,
+            "busy",
+            "Too many people sign in here now; the password was not checked. Try again.",
+            {"retry-after": "2"},
         ) from None
     except Throttled as wait:
         after = max(1, ceil(wait.after))
