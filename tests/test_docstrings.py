@@ -109,7 +109,7 @@ RUN = [example for example in ALL if is_python(example[2].code)]
 
 
 @asynccontextmanager
-async def served(module: str, block: Block) -> AsyncIterator[tuple[Block, dict[str, Any]]]:
+async def placed(module: str, block: Block) -> AsyncIterator[tuple[Block, dict[str, Any]]]:
     """An example and the names that it finds; one of the client speaks to a server that is there, with a conversation "ada" in it."""
     if not module.startswith("chatkeep.client"):
         yield block, {}
@@ -160,7 +160,7 @@ async def test_an_example_runs(
     names |= vars(import_module(module))
     names |= {module.rpartition(".")[2]: import_module(module), "keep": Chatkeep("sqlite:///chat.db")}
     try:
-        async with served(module, block) as (block, own):
+        async with placed(module, block) as (block, own):
             await run(block, names | own)
     finally:
         if "chats" in names:
