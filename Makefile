@@ -13,7 +13,7 @@ WORKERS := -n 4
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # What is repeated as often as CHATKEEP_SOAK says.
 SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
-QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_invariants.py)
+QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_docstrings.py test_invariants.py)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
 # Without -m the second time: of a test that is collected alone, tests/conftest.py takes the one variant for the first.

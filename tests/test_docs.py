@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import functools
-import inspect
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -33,6 +32,8 @@ from chatkeep.errors import NotOpen
 from chatkeep.server.settings import KNOWN
 from chatkeep.testing.servers import UpstashServer
 from tools.cli_reference import commands, section
+
+from .support.blocks import Block, awaits, compiled, run_open
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -57,15 +58,6 @@ MAPPED = ("drivers", "conversation", "storage", "auth", "engine", "people", "coo
 """The rooms of which ARCHITECTURE.md names every module; of the others it says that there is a file a subject."""
 
 
-class Block(NamedTuple):
-    """A Python block of a page, with what the comment before it says: "" (it runs), "fragment", or which test runs it."""
-
-    page: str
-    line: int
-    code: str
-    mark: str
-
-
 def blocks(page: Path) -> list[Block]:
     """The Python blocks of a page."""
     text = page.read_text()
@@ -78,13 +70,6 @@ def blocks(page: Path) -> list[Block]:
 
 ALL = [block for page in PAGES for block in blocks(page)]
 RUN = sorted({block.page for block in ALL if not block.mark})
-
-
-def compiled(block: Block, tree: ast.Module | None = None) -> Any:
-    """The code of a block, whose lines are those of its page."""
-    tree = tree or ast.parse(block.code)
-    ast.increment_lineno(tree, block.line - 1)
-    return compile(tree, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def test_no_python_is_hidden_from_these_tests() -> None:
@@ -114,26 +99,16 @@ def run(page: str) -> dict[str, Any]:
         if block.page != page or block.mark:
             continue
         code = compiled(block)
-        awaits = bool(code.co_flags & inspect.CO_COROUTINE)
         makes = re.search(r"^keep = ", block.code, re.M)
-        if not makes and ("keep" not in names or "@keep.on_" in block.code or awaits):
+        if not makes and ("keep" not in names or "@keep.on_" in block.code or awaits(code)):
             names["keep"] = Chatkeep("memory://")
-        if not awaits:
+        if not awaits(code):
             exec(code, names)
         elif makes:
             asyncio.run(eval(code, names))
         else:
             asyncio.run(run_open(code, names))
     return names
-
-
-async def run_open(code: Any, names: dict[str, Any]) -> None:
-    """Runs a block that awaits, while the Chatkeep that it was given is open."""
-    keep = names["keep"]
-    keep.on_message(lambda turn: turn.state.update(seats=2))
-    async with keep:
-        await keep.receive("ada", "hello")
-        await eval(code, names)
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.mark], ids=lambda b: f"{b.page}:{b.line}")

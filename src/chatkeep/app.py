@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
@@ -38,6 +38,10 @@ from .storage.cache import Cache, CacheStatistics
 from .storage.seal_note import Sealing
 from .storage.store import Store
 from .tenant import LETTERS, Surface, Tenant, Unread, skips_unread
+
+if TYPE_CHECKING:
+    from .storage.shared_cache import SharedCache
+    from .storage.spool import Spool
 
 Reply = Content | Part | Sequence[Content | Part] | None
 """What a handler may return."""
@@ -73,6 +77,16 @@ class Chatkeep(Surface[State]):
 
         async with keep:
             receipt = await keep.receive("ada", "hello", id="wamid.1")
+
+    The state of a session can have a type, and the handler then takes a `Turn[Order]`:
+
+        from dataclasses import dataclass, field
+
+        @dataclass
+        class Order:
+            items: list[str] = field(default_factory=list)
+
+        keep = Chatkeep("sqlite:///chat.db", state=Order)
 
     Args:
         url: The store: sqlite:///chat.db (a file here), sqlite:////var/chat.db, memory:// ...; or a `Driver`. None: what
@@ -114,11 +128,9 @@ class Chatkeep(Surface[State]):
         clock: Callable[[], float] = time.time,
         **options: Unpack[Options],
     ) -> None:
-        self.settings = settings_from(options)
-        settings = self.settings
-        kind = cast(type[State], dict) if state is None else state
+        self.settings = settings = settings_from(options)
         states = StateCodec(
-            kind,
+            cast(type[State], dict) if state is None else state,
             schema=schema,
             upgrades=upgrades,
             downgrades=downgrades,
@@ -126,17 +138,28 @@ class Chatkeep(Surface[State]):
             kept=min(settings.cache_entries, STATES_KEPT),
         )
         url = store_url() if url is None else url
-        store = _make_store(
-            url, settings, Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget)
+        place = url if isinstance(url, str) else type(url).__name__
+        driver = _make_driver(url, settings)
+        store = Store(
+            driver,
+            place=without_secret(place),
+            cache=Cache(entries=settings.cache_entries, bytes=settings.cache_bytes, dropped=states.forget),
+            shared=_make_shared_cache(driver, settings),
+            window=settings.history,
+            message_limit=settings.message_limit,
+            patience_s=seconds(settings.store_timeout),
+            another=partial(driver_for, url) if isinstance(url, str) else None,
         )
-        journal = None
-        if settings.on_outage == "journal" and settings.journal:
-            from .storage.spool import Spool
-
-            journal = Spool(settings.journal, settings.seal_keys)
-        super().__init__(Engine(store, settings, states, journal=journal, clock=clock), "")
-        self._engine.changes.rules = check_rules(merge_rules or {})
-        self._core = Core(self._engine, url if isinstance(url, str) else type(url).__name__)
+        engine = Engine(
+            store,
+            settings,
+            states,
+            merge_rules=check_rules(merge_rules or {}),
+            journal=_make_journal(settings),
+            clock=clock,
+        )
+        super().__init__(engine, "")
+        self._core = Core(engine, place)
 
     def __repr__(self) -> str:
         return describe(self._engine, "Chatkeep")
@@ -155,7 +178,9 @@ class Chatkeep(Surface[State]):
         plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:
-            raise Misconfigured("There is a handler already; a Chatkeep has one. Leave one @keep.on_message away.")
+            raise Misconfigured(
+                "This Chatkeep has a handler already, and can have only one. Remove one @keep.on_message."
+            )
         self._engine.turns.handler = self._awaitable(handler)
         return handler
 
@@ -171,13 +196,19 @@ class Chatkeep(Surface[State]):
         """
         Decorate the hook that rebuilds a session's state from the application's own data.
 
+            @keep.on_missing
+            async def rebuild(turn: Turn) -> dict[str, Any]:
+                return {"customer": turn.conversation}
+
         It runs when a message finds no live session, is given the `Turn` (without history), and returns the state, or
         None for a fresh one. Its result is committed before the handler runs, once per session. When it raises, the
         message stays unread, is tried again, and `receive` raises `HandlerFailed`: never does a bot see an empty
         state by mistake.
         """
         if self._engine.turns.on_missing is not None:
-            raise Misconfigured("There is an on_missing hook already; a Chatkeep has one.")
+            raise Misconfigured(
+                "This Chatkeep has an on_missing hook already, and can have only one. Remove one @keep.on_missing."
+            )
         self._engine.turns.on_missing = self._awaitable(hook)
         return hook
 
@@ -185,13 +216,19 @@ class Chatkeep(Surface[State]):
         """
         Decorate the hook that says what a user is told whose message could not be answered.
 
+            @keep.on_failure
+            async def apologize(turn: Turn) -> str:
+                return "I cannot answer that now. A colleague will."
+
         It runs when a message is set aside because its handler kept failing (`retry_for`, `attempts`), is given the `Turn`, with
         the last reason in `turn.failure`, and returns a reply as a handler does, or None. The reply is recorded together with
         the dead letter. Nothing else of the turn is kept. When the hook fails, or a message is set aside because processes died
         of it, `failure_reply` is said.
         """
         if self._engine.turns.on_failure is not None:
-            raise Misconfigured("There is an on_failure hook already; a Chatkeep has one.")
+            raise Misconfigured(
+                "This Chatkeep has an on_failure hook already, and can have only one. Remove one @keep.on_failure."
+            )
         self._engine.turns.on_failure = self._awaitable(hook)
         return hook
 
@@ -247,14 +284,23 @@ class Chatkeep(Surface[State]):
 
     def deliver(self, outlet: Outlet) -> None:
         """
-        Send replies out through *outlet*, which says whose: see `chatkeep.channels.outlet.ChannelOutlet`.
+        Send replies out through *outlet*, which says whose.
+
+            from chatkeep.channels import Telegram
+            from chatkeep.channels.outlet import ChannelOutlet
+
+            keep.deliver(ChannelOutlet(Telegram(token=BOT_TOKEN, secrets=[TELEGRAM_SECRET])))
 
         In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
         the store that answers messages should have the same outlet.
         """
-        if self._engine.is_open or self._engine.sender.outlet is not None:
-            raise Misconfigured("A Chatkeep has one outlet, given before it is opened.")
+        if self._engine.is_open:
+            raise Misconfigured("This Chatkeep is open already; call `deliver` before `async with keep`.")
+        if self._engine.sender.outlet is not None:
+            raise Misconfigured(
+                "This Chatkeep has an outlet already. Give all channels to one: keep.deliver(ChannelOutlet(one, another))."
+            )
         refuse_other(outlet, Outlet, "outlet", "A channel goes into one: keep.deliver(ChannelOutlet(channel)).")
         self._engine.sender.outlet = outlet
         if (attach := getattr(outlet, "attach", None)) is not None:  # it keeps records of its own in the store
@@ -274,7 +320,12 @@ class Chatkeep(Surface[State]):
         return handler_for(function, self._engine.runner.call_in_thread)
 
     def tenant(self, name: str) -> Tenant[State]:
-        """Return the same surface over another tenant's conversations."""
+        """
+        Return the same surface over another tenant's conversations.
+
+            salon = keep.tenant("salon-7")
+            receipt = await salon.receive("ada", "hello", id="wamid.1")
+        """
         key_for(name, "-")
         return Tenant(self._engine, name)
 
@@ -394,6 +445,11 @@ class Chatkeep(Surface[State]):
         Do everything that is due, and return what was done: messages that wait for an answer, reminders, retries, replies that
         have to go out, sessions and logs whose time is over.
 
+            keep = Chatkeep("sqlite:///chat.db", background=False)
+
+            async with keep:
+                await keep.tend(within="50s")
+
         For a `Chatkeep(..., background=False)`, which looks for nothing by itself: call it from a cron, once a minute say. Several
         may run at once; each conversation is looked after by one. A message whose handler fails is tried again by the next call.
 
@@ -447,24 +503,29 @@ def core_of(keep: Chatkeep[State]) -> Core[State]:
     return keep._core
 
 
-def _make_store(url: str | Driver, settings: Settings, cache: Cache) -> Store:
-    """Return the store that *url* names, with what the settings put in front of it and around it; nothing is opened."""
+def _make_driver(url: str | Driver, settings: Settings) -> Driver:
+    """Return the driver of the store that *url* names, sealed where the settings say so; nothing is opened."""
     driver = driver_for(url) if isinstance(url, str) else check_driver(url)
-    if settings.seal_keys:
-        from .storage.sealing import sealed  # an extra: imported only where it is wanted
+    if not settings.seal_keys:
+        return driver
+    from .storage.sealing import sealed  # an extra: imported only where it is wanted
 
-        driver = sealed(driver, settings.seal_keys)
-    store = Store(
-        driver,
-        cache=cache,
-        window=settings.history,
-        message_limit=settings.message_limit,
-        patience_s=seconds(settings.store_timeout),
-        another=partial(driver_for, url) if isinstance(url, str) else None,
-    )
-    store.place = without_secret(url) if isinstance(url, str) else type(url).__name__
-    if settings.cache is not None:
-        from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
+    return sealed(driver, settings.seal_keys)
 
-        store.shared = SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
-    return store
+
+def _make_shared_cache(driver: Driver, settings: Settings) -> SharedCache | None:
+    """Return the shared cache that the settings name, sealed as *driver* is; None without one. Nothing is opened."""
+    if settings.cache is None:
+        return None
+    from .storage.shared_cache import SharedCache  # an extra: imported only where it is wanted
+
+    return SharedCache(settings.cache, driver if isinstance(driver, Sealing) else None)
+
+
+def _make_journal(settings: Settings) -> Spool | None:
+    """Return what keeps messages here while the store is away; None where the settings ask for none. Nothing is opened."""
+    if settings.on_outage != "journal" or not settings.journal:
+        return None
+    from .storage.spool import Spool  # it imports filelock, which nobody else needs
+
+    return Spool(settings.journal, settings.seal_keys)

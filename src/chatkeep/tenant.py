@@ -67,6 +67,10 @@ class Surface(PeopleSurface[State]):
         """
         Record a message and answer it in this call.
 
+            receipt = await keep.receive("ada", "basic manicure", id="wamid.1")
+            for reply in receipt.replies:
+                print(reply.text)
+
         Promised: when this returns, message, new state and replies are durable, and recorded together. A message
         whose *id* is in the log already has no second effect; the receipt then carries the replies recorded for it
         and `duplicate` is True. While the handler raises, it is tried again, with growing pauses; `HandlerFailed`
@@ -133,6 +137,8 @@ class Surface(PeopleSurface[State]):
         """
         Record a message and return; a worker answers it, here or, after a crash, wherever the store is opened next.
 
+            await keep.accept("ada", "and a pedicure", id="wamid.2")
+
         When this returns, the message is durable. Roles other than "user" and "event" are kept and shown, and not
         answered. For a message whose *id* is known, the receipt has what became of it. Arguments and errors as for
         `receive`.
@@ -151,6 +157,8 @@ class Surface(PeopleSurface[State]):
         """
         Create a conversation before anything is said in it, and return it; one that is there already is returned as it is.
 
+            await keep.create("trip", owner="ada")
+
         *owner* is whose it is. Raises `OtherOwner` when the conversation exists and is not that owner's, who is never changed.
         """
         key, owner = self._key(conversation), owner or self._owner
@@ -168,6 +176,10 @@ class Surface(PeopleSurface[State]):
     async def conversation(self, conversation: str, *, messages: int | None = None) -> Conversation[State] | None:
         """
         Return the conversation as it is now, with its last messages; None when there is none.
+
+            conversation = await keep.conversation("ada")
+            if conversation is not None:
+                print(conversation.state, len(conversation.messages))
 
         Always read from the store, never from a cache, so it shows every act that was answered before, on any
         instance; only with on_outage="read", while the store is away, what this process has seen last, marked
@@ -195,6 +207,9 @@ class Surface(PeopleSurface[State]):
         """
         Return the log, oldest first, of all sessions: what is numbered above *after* and below *before*.
 
+            async for message in keep.history("ada"):
+                print(message.number, message.role, message.text)
+
         With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
         entries that are added meanwhile are seen, entries that retention removes are not.
         """
@@ -219,7 +234,12 @@ class Surface(PeopleSurface[State]):
 
     async def events(self, conversation: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """
-        Return what happens in a conversation, as it happens, on whichever instance: `async for event in keep.events("ada")`.
+        Return what happens in a conversation, as it happens, on whichever instance.
+
+            async for event in keep.events("ada", after=0):
+                if isinstance(event, Message):
+                    print(event.text)
+                    break
 
         Promised: every `Message` of the log but chatkeep's own notes, in order, each once, from number *after* on (None:
         what comes from now on), also after outages of the store. `StateChanged` when the state is another, before the reply
@@ -246,6 +266,9 @@ class Surface(PeopleSurface[State]):
         List this tenant's conversations, each with so many of its last *messages*: last changed first, or by="key"; or those
         of an *owner*. *after*: only those behind this one, the last of a list before.
 
+            async for conversation in keep.conversations(limit=20, messages=1):
+                print(conversation.id, [message.text for message in conversation.messages])
+
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
         """
         told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
@@ -257,6 +280,8 @@ class Surface(PeopleSurface[State]):
     ) -> Conversation[State]:
         """
         Apply *edit* to the state outside a turn, and return the conversation as it is then.
+
+            await keep.change("ada", lambda state: state.update(vip=True))
 
         *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
         newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
@@ -354,6 +379,9 @@ class Surface(PeopleSurface[State]):
     async def replay(self, conversation: str, number: int) -> Receipt:
         """
         Accept the content of a message that was set aside once more, as a new message at the end of the log.
+
+            for letter in await keep.dead_letters():
+                await keep.replay(letter.conversation, letter.number)
 
         When it is answered the dead letter is closed; when it fails too it takes the place of the letter. Replaying the same
         one twice has no second effect, unless the first replay was passed over unanswered. Raises `UsageError` when

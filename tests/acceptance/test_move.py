@@ -222,7 +222,7 @@ def test_refusals_come_before_anything_is_touched(tmp_path: Path) -> None:
         (("a.db", "carrier-pigeon://x"), 2, "There is no driver for 'carrier-pigeon'"),
         (("redis://127.0.0.1:1/0", "b.db"), 3, "127.0.0.1:1"),
         (("a.db", "redis://127.0.0.1:1/0"), 3, "127.0.0.1:1"),
-        (("a.db", "b.db", "--cancel", "--finish"), 2, "--cancel goes with neither"),
+        (("a.db", "b.db", "--cancel", "--finish"), 2, "--cancel cannot be combined with"),
     ]:
         result = chatkeep("move", *arguments, folder=tmp_path)
         assert (code, "") == result[:2], arguments

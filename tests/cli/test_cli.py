@@ -406,7 +406,7 @@ def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> 
     late.enter_context(whole_file(str(made), replace=False)).write(b"the first")
     with whole_file(str(made), replace=False) as second:
         second.write(b"the second")
-    with pytest.raises(UsageError, match="is there by now"):
+    with pytest.raises(UsageError, match="was made by somebody else meanwhile"):
         late.close()
     kept = made.read_bytes()
     with whole_file(str(made), replace=True) as first:

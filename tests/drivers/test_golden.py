@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from chatkeep.auth.credentials import StoredCredential, mistyped, name_of, subject_of
+from chatkeep.auth.credentials import StoredCredential, subject_of
+from chatkeep.auth.format import is_mistyped, name_of
 from chatkeep.conversation.codec import body_of, entry_for, message_from, record_from
 from chatkeep.conversation.record import Record
 from chatkeep.drivers.base import Key, mark_of
@@ -62,7 +63,7 @@ def from_python(of: dict[str, Any]) -> dict[str, Any]:
         "etag": etag(json.loads(of["state"]), secret),
         "subject": subject_of(msgspec.convert(of["credential"], StoredCredential)),
         "name": name_of(of["token"]),
-        "fits": not mistyped(of["token"]),
+        "fits": not is_mistyped(of["token"]),
         "read": [
             round(message.created_at * 1000),
             msgspec.json.encode(message.content).decode(),

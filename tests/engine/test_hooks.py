@@ -163,7 +163,7 @@ def test_what_cannot_be_called_with_a_turn_is_refused_at_once(given: Any, said: 
         getattr(keep, hook)(given)
     getattr(keep, hook)(partial(too_many, more="hi"))
 
-    with pytest.raises(Misconfigured, match="already; a Chatkeep has one"):
+    with pytest.raises(Misconfigured, match="already, and can have only one"):
         getattr(keep, hook)(Callable())
 
 

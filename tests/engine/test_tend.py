@@ -69,6 +69,15 @@ async def test_tend_answers_what_other_processes_have_left(opened: Open) -> None
 
 
 @pytest.mark.slow
+async def test_without_a_handler_nothing_is_waited_for(opened: Open) -> None:
+    """What waits for an answer is left to those who have a handler, and stays due."""
+    keep = await opened(None, background=False)
+    await keep.accept("ada", "hello", id="1")
+
+    assert Tended() == await keep.tend(within="1s")
+    assert [1] == [message.number for message in (await keep.conversation("ada")).waiting]
+
+
 async def test_what_fails_is_tried_again_by_the_next_call(opened: Open) -> None:
     """Its pause is not waited for, and nobody holds it meanwhile."""
     broken = True

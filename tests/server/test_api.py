@@ -6,39 +6,17 @@ import asyncio
 import gzip
 import json
 import re
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
-from fastapi import FastAPI
-from starlette.applications import Starlette
 
-from chatkeep import Chatkeep, Misconfigured, NotOpen, Turn, Unavailable, Uncertain
-from chatkeep.auth.credentials import create_key
-from chatkeep.drivers.base import Append
-from chatkeep.drivers.memory import MemoryDriver
-from chatkeep.server import create_app, wire
+from chatkeep import Chatkeep, Turn
+from chatkeep.server import wire
 
-from ..support.serving import Client, answer_from, path_of, served, serving
+from ..support.bots import counting
+from ..support.serving import PROBLEM, Client, answer_from, path_of, served
 from ..support.waiting import nothing_happens_for, until
-
-PROBLEM = "application/problem+json"
-
-
-def counting(url: str = "memory://", **options: Any) -> Chatkeep[Any]:
-    """A Chatkeep whose bot counts the messages of a conversation."""
-    keep: Chatkeep[Any] = Chatkeep(url, **options)
-
-    @keep.on_message
-    async def bot(turn: Turn[Any]) -> str:
-        turn.state["count"] = turn.state.get("count", 0) + 1
-        return f"{turn.text} is number {turn.state['count']}"
-
-    return keep
 
 
 async def logged(client: Client, conversation: str, count: int) -> bool:
@@ -230,6 +208,8 @@ async def test_respond_async_answers_before_the_bot_does() -> None:
 
 
 NESTED = b'{"content":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
 HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
     "empty": (400, b"", {}),
     "no JSON": (400, b"content=hello", {}),
@@ -521,107 +501,6 @@ async def test_messages_at_once_lose_nothing(store: str, tmp_path: Path) -> None
     assert [20, 20, 20] == [found.state["count"] for found in states if found]
 
 
-async def test_a_message_that_the_bot_fails_at_is_kept_and_its_secrets_too() -> None:
-    """500, without the exception's words; the message is in the log, and a redelivery is told that it failed."""
-    keep: Chatkeep[Any] = Chatkeep("memory://", retry_after="1ms", retry_longest="1ms", attempts=3)
-
-    @keep.on_message
-    async def bot(turn: Turn[Any]) -> str:
-        raise RuntimeError("password=hunter2")
-
-    async with served(keep) as client:
-        first = await client.post("ada", {"content": "x", "id": "m1"})
-        again = await client.post("ada", {"content": "x", "id": "m1"})
-        log = await client.log("ada")
-
-    assert (500, PROBLEM, "urn:chatkeep:handler-failed") == (
-        first.status,
-        first.headers["content-type"],
-        first.json["type"],
-    )
-    assert "kept" in first.json["detail"]
-    assert (200, "failed", True) == (again.status, again.json["status"], again.json["duplicate"])
-    assert ["x"] == [message["content"] for message in log]
-    assert b"hunter2" not in first.body + again.body + json.dumps(log).encode()
-
-
-class Failing(MemoryDriver):
-    """A store that refuses to append."""
-
-    error: Exception = Unavailable("the disk at /secret is full")
-
-    async def append(self, act: Append) -> Any:
-        """Fails."""
-        raise self.error
-
-
-async def test_trouble_with_the_store_says_when_to_try_again() -> None:
-    """Unavailable and Uncertain are 503 with Retry-After, and say nothing of the machine."""
-    for error, kind in ((Unavailable("at /secret"), "unavailable"), (Uncertain("at /secret"), "uncertain")):
-        driver = Failing("memory://")
-        driver.error = error
-        keep: Chatkeep[Any] = Chatkeep(driver, store_timeout="100ms")
-        keep.on_message(counting)
-        async with served(keep) as client:
-            answer = await client.post("ada", {"content": "x"})
-
-        assert (503, PROBLEM, "1") == (answer.status, answer.headers["content-type"], answer.headers["retry-after"])
-        assert f"urn:chatkeep:{kind}" == answer.json["type"]
-        assert b"secret" not in answer.body
-
-
-async def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
-    """With a backlog of one, the second of two messages at once is not taken."""
-    keep: Chatkeep[Any] = Chatkeep("memory://", backlog=1)
-    thinking = asyncio.Event()
-
-    @keep.on_message
-    async def bot(turn: Turn[Any]) -> str:
-        await thinking.wait()
-        return "done"
-
-    async with served(keep) as client:
-        first = asyncio.create_task(client.post("ada", {"content": "x"}))
-        await until(lambda: logged(client, "ada", 1))
-        second = await client.post("bob", {"content": "x"})
-        thinking.set()
-        answered = await first
-
-    assert (503, "1", "urn:chatkeep:overloaded") == (second.status, second.headers["retry-after"], second.json["type"])
-    assert 200 == answered.status
-
-
-async def test_a_damaged_conversation_is_a_problem_of_its_own(tmp_path: Path) -> None:
-    """500 for the one whose bytes were changed; the others are answered."""
-    keep = counting(f"sqlite:///{tmp_path}/chat.db", cache_entries=0)
-    async with served(keep) as client:
-        for name in ("ada", "bob"):
-            await client.post(name, {"content": "x"})
-        db = apsw.Connection(f"{tmp_path}/chat.db")
-        db.execute("update conversation set body = substr(body, 1, 10) where id = 'ada'")
-        db.close()
-        ada, bob = [await client.ask("GET", path_of(name)) for name in ("ada", "bob")]
-        posted = await client.post("ada", {"content": "y"})
-
-    assert (500, "urn:chatkeep:corrupt", "ada") == (ada.status, ada.json["type"], ada.json["conversation"])
-    assert (500, PROBLEM) == (posted.status, posted.headers["content-type"])
-    assert 200 == bob.status
-
-
-async def test_the_store_is_open_exactly_while_the_server_runs() -> None:
-    """Health while it runs; closed behind it."""
-    keep = counting()
-    async with served(keep) as client:
-        health = await client.ask("GET", "/healthz")
-
-    assert (200, {"status": "ok"}) == (health.status, health.json)
-    with pytest.raises(NotOpen):
-        await keep.receive("ada", "x")
-
-
-# -- conversations ----------------------------------------------------------------------------------------------------------
-
-
 async def test_a_service_key_begins_conversations() -> None:
     """201 once, 200 after; under its own id or one of the server's; Location leads there; what is no id is refused."""
     keep = counting()
@@ -736,123 +615,6 @@ async def test_a_visitor_is_given_a_conversation_and_its_token() -> None:
     assert (404, 403) == (other.status, listed.status)
 
 
-# -- mounted ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("parent", [FastAPI, Starlette])
-@pytest.mark.parametrize("opens", ["app", "keep"])
-async def test_it_can_be_mounted(parent: type[Starlette], opens: str) -> None:
-    """Under a prefix with a space; the parent's lifespan runs the application's, or opens the Chatkeep itself."""
-    keep = counting()
-    chat = create_app(keep, title="A bot")
-
-    @asynccontextmanager
-    async def life(app: Any) -> AsyncIterator[None]:
-        async with chat.router.lifespan_context(chat) if opens == "app" else keep:
-            yield
-
-    outer = parent(lifespan=life)
-    outer.mount("/my bot", chat)
-    async with serving(outer) as port:
-        client = Client(port, (await create_key(keep, "")).token)
-        at = "/my%20bot/v1/conversations"
-        made = await client.ask("POST", at, b'{"id":"a/b"}')
-        said = await client.ask("POST", f"{made.headers['location']}/messages", b'{"content":"tea"}')
-        page = await client.ask("GET", "/my%20bot/")
-        told = await client.ask("GET", "/my%20bot/openapi.json")
-        nothing = [await client.ask("GET", path) for path in ("/my%20bot/v1/x", "/v1/conversations")]
-
-    assert (201, f"{at}/a%2Fb") == (made.status, made.headers["location"])
-    assert (200, "a/b", "tea is number 1") == (
-        said.status,
-        said.json["conversation"],
-        said.json["replies"][0]["content"],
-    )
-    assert 200 == page.status
-    assert [{"url": "/my%20bot"}] == told.json["servers"]
-    assert [404, 404] == [answer.status for answer in nothing]
-    with pytest.raises(NotOpen):
-        await keep.receive("ada", "x")
-
-
-@pytest.mark.parametrize("parent", [FastAPI, Starlette])
-async def test_mounted_and_never_opened_says_so(parent: type[Starlette], caplog: pytest.LogCaptureFixture) -> None:
-    """Every route and the probe of readiness; the log has the lines to write, once."""
-    keep, outer = counting(), parent()
-    async with counting() as other:
-        token = (await create_key(other, "")).token
-    outer.mount("/chat", create_app(keep, title="A bot", anonymous=True))
-    async with serving(outer) as port:
-        client, at = Client(port, ""), "/chat/v1/conversations"
-        key = Client(port, token)
-        told = [
-            await client.ask("POST", at, b"{}"),
-            await key.ask("POST", at, b"{}"),
-            await key.ask("GET", f"{at}/ada/messages"),
-            await key.ask("POST", f"{at}/ada/messages", b'{"content":"tea"}'),
-            await key.ask("GET", f"{at}/ada/events"),
-        ]
-        ready = await client.ask("GET", "/chat/readyz")
-
-    assert {(500, "urn:chatkeep:not-open")} == {(answer.status, answer.json["type"]) for answer in told}
-    assert all("lifespan" in answer.json["detail"] for answer in told)
-    assert (503, True) == (ready.status, "not open" in ready.json["trouble"])
-    assert 1 == len([one for one in caplog.records if "async with keep" in one.getMessage()])
-
-
-async def test_mounted_and_opened_in_another_loop_is_not_ready() -> None:
-    """Where each request is refused, no load balancer is told to send some; and no server that was forked after the opening."""
-    keep, open_, done = counting(), threading.Event(), threading.Event()
-
-    async def elsewhere() -> None:
-        async with keep:
-            open_.set()
-            await asyncio.to_thread(done.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
-    thread.start()
-    try:
-        await asyncio.to_thread(open_.wait)
-        outer = Starlette()
-        outer.mount("/chat", create_app(keep, title="A bot", anonymous=True))
-        async with serving(outer) as port:
-            client = Client(port, "")
-            refused = await client.ask("POST", "/chat/v1/conversations", b"{}")
-            ready = await client.ask("GET", "/chat/readyz")
-    finally:
-        done.set()
-        await asyncio.to_thread(thread.join)
-
-    assert (500, "urn:chatkeep:not-open") == (refused.status, refused.json["type"])
-    assert (503, True) == (ready.status, "another event loop" in ready.json["trouble"])
-
-
-async def test_a_chatkeep_that_is_open_stays_open() -> None:
-    """Whoever has opened it closes it."""
-    async with counting() as keep:
-        async with served(keep) as client:
-            over_http = await client.post("ada", {"content": "x"})
-        after = await keep.receive("ada", "y")
-
-    assert ("x is number 1", "y is number 2") == (over_http.json["replies"][0]["content"], after.replies[0].text)
-
-
-async def test_a_bug_is_told_without_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 with every header that other answers have, and nothing of the exception."""
-    keep = counting()
-    async with served(keep) as client:
-        monkeypatch.setattr(wire, "message", None)
-        answer = await client.post("ada", {"content": "x"})
-
-    assert (500, PROBLEM, "no-store", "nosniff") == (
-        answer.status,
-        answer.headers["content-type"],
-        answer.headers["cache-control"],
-        answer.headers["x-content-type-options"],
-    )
-    assert b"NoneType" not in answer.body
-
-
 async def test_lists_of_what_never_was_are_404() -> None:
     """As its messages are; of what is there, and of a token for what has not begun, the list is empty or has it."""
     paths = ("messages", "deliveries", "tokens")
@@ -880,9 +642,3 @@ async def test_a_whole_number_may_be_written_with_a_point() -> None:
 
     assert [201, 201] == taken
     assert [400] * 3 == refused
-
-
-def test_what_is_no_chatkeep_is_refused() -> None:
-    """With how one is made, and before anything is served."""
-    with pytest.raises(Misconfigured, match=r"A Chatkeep is wanted here, not 'sqlite:///chat.db'"):
-        create_app("sqlite:///chat.db")  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Route
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.auth.credentials import SCOPES, create_key, credential, issue_token, list_tokens, revoke, revoke_key
+from chatkeep.auth.credentials import SCOPES, create_key, issue_token, list_tokens, revoke, revoke_key
+from chatkeep.auth.format import make_credential
 from chatkeep.server import create_app
 from chatkeep.server.principals import AccessPolicy
 
@@ -282,12 +283,12 @@ async def placed(url: str) -> AsyncIterator[Place]:
             "empty": {"Authorization": "Bearer "},
             "malformed": bearing("ck_c_0"),
             "mistyped": bearing(expired.token[:-1] + "~"),
-            "unknown": bearing(credential("token")),
-            "unknown key": bearing(credential("service")),
+            "unknown": bearing(make_credential("token")),
+            "unknown key": bearing(make_credential("service")),
             "expired": bearing(expired.token),
             "revoked": bearing(revoked.token),
             "revoked key": bearing(dead_key.token),
-            "a share": bearing(credential("share")),
+            "a share": bearing(make_credential("share")),
             "another scheme": {"Authorization": f"Basic {key}"},
             "a cookie that is a key": {"Cookie": f"__Host-chatkeep={key}"},
             "in the query's place": {"X-Api-Key": key},

@@ -1,9 +1,10 @@
-"""What of a request is not its body has one budget and one deadline, and nothing after the headers is a header."""
+"""What of a request is not its body has one budget and one deadline; connections mix nothing up, whatever a client sends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import time
 import tomllib
@@ -23,18 +24,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.server import create_app, protocol
+from chatkeep.server import create_app, protocol, wire
 
+from ..support.bots import echoing
 from ..support.service import BOT, Service, service
-from ..support.serving import answer_from, path_of, served, serving
+from ..support.serving import Answer, Client, answer_from, path_of, served, serving
 from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 HURRIED = "from chatkeep.server import protocol, wire\nprotocol.HEAD_S = wire.PATIENCE_S = 1.0\n" + BOT
 MOST_MB = 30.0
 """What the server's memory may grow by while a client floods it."""
 
+
 FLOOD = 64_000_000
 """What a client sends if nobody stops it."""
+
 
 HOST = b"Host: localhost\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
@@ -42,6 +46,8 @@ WHOLE = GET + b"\r\n"
 POST = b"POST /v1/conversations HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 BODY = CHUNKED + b"2\r\n{}\r\n"
+
+
 WAITS = b"POST /v1/conversations/ada/messages HTTP/1.1\r\n" + HOST
 
 
@@ -211,9 +217,6 @@ async def test_what_comes_byte_by_byte_has_a_deadline(running: Service) -> None:
     assert found.memory_mb < MOST_MB
 
 
-# -- requests that wait ------------------------------------------------------------------------------------------------------
-
-
 async def test_requests_that_wait_are_few(running: Service) -> None:
     """Ten thousand requests behind one that takes its time: that one is answered, and nothing of the others is kept."""
     slow = json.dumps({"content": "wait"}).encode()
@@ -244,8 +247,6 @@ async def test_a_few_requests_may_wait() -> None:
 
     assert {200} == {answer.status for answer in answers}
 
-
-# -- nothing after the headers is a header -----------------------------------------------------------------------------------
 
 TRAILERS = {
     "Authorization": "Bearer {key}",
@@ -360,9 +361,6 @@ async def test_a_trailer_opens_no_door(without: str) -> None:
     assert (200 if without == "Idempotency-Key" else 0) == (given.status if given.status == 200 else 0)
     if given.status == 200:
         assert "mine" != given.json["id"]
-
-
-# -- beside other answers ----------------------------------------------------------------------------------------------------
 
 
 class Streaming:
@@ -546,9 +544,6 @@ async def test_what_follows_an_upgrade_is_no_request() -> None:
     assert (200,) == told.said
 
 
-# -- uvicorn's inner names ---------------------------------------------------------------------------------------------------
-
-
 async def test_uvicorn_has_what_is_used_of_it() -> None:
     """Each of its inner names is there, and newer versions that nobody has tried are not installed with chatkeep."""
     state = ServerState()
@@ -602,3 +597,199 @@ async def test_idle_connections_go_soon_where_there_are_many(monkeypatch: pytest
             writer.close()
 
     assert [False, False, True, True] == closed
+
+
+async def test_methods_are_what_they_are() -> None:
+    """HEAD is GET without a body, OPTIONS says what there is, others and overrides are refused without effect."""
+    async with served(echoing()) as client:
+        await client.post("ada", {"content": "x"})
+        whole = await client.ask("GET", "/v1/conversations/ada/state")
+        head = await client.raw(
+            client.opening("HEAD", "/v1/conversations/ada/state", "Connection: close"), bodyless=True
+        )
+        options = await client.ask("OPTIONS", "/v1/conversations/ada/state")
+        refused = [
+            (await client.ask(method, path_of("ada"))).status
+            for method in ("PUT", "DELETE", "PATCH", "TRACE", "PROPFIND")
+        ]
+        unknown = await client.ask("BREW", path_of("ada"))
+        overrides = [
+            await client.ask("GET", "/v1/conversations/ada", headers={name: "DELETE"})
+            for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+        ]
+        form = await client.ask("GET", "/v1/conversations/ada?_method=DELETE")
+        log = await client.log("ada")
+
+    assert (200, whole.headers["etag"], whole.headers["content-length"]) == (
+        head.status,
+        head.headers["etag"],
+        head.headers["content-length"],
+    )
+    assert (204, {"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}) == (
+        options.status,
+        set(options.headers["allow"].split(", ")),
+    )
+    assert [405] * 5 == refused
+    assert 400 == unknown.status
+    assert [200] * 3 == [answer.status for answer in overrides]
+    assert 400 == form.status
+    assert 2 == len(log)
+
+
+async def test_a_body_that_ends_early_leaves_nothing() -> None:
+    """Hung up in the middle of a message: no conversation, no log, and nothing is left open."""
+    keep = echoing()
+    async with served(keep) as client:
+        for cut in (0, 1, 10):
+            _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            lines = ("Content-Type: application/json", "Content-Length: 15")
+            writer.write(client.opening("POST", path_of("ada"), *lines) + b'{"content":"x"}'[:cut])
+            await writer.drain()
+            writer.close()
+        await nothing_happens_for(0.05)
+        kept = [found.id async for found in keep.conversations()]
+
+    assert [] == kept
+
+
+async def test_two_lengths_are_no_request() -> None:
+    """What two servers could cut differently (request smuggling) is not read at all."""
+    async with served(echoing()) as client:
+        for lines in (
+            ("Content-Length: 15", "Transfer-Encoding: chunked"),
+            ("Content-Length: 15", "Content-Length: 16"),
+            ("Content-Length: +15",),
+            ("Content-Length: 1 5",),
+            ("Transfer-Encoding: chunked, identity",),
+        ):
+            head = client.opening("POST", path_of("ada"), "Content-Type: application/json", *lines)
+            answer = await client.raw(head + b'{"content":"x"}')
+            assert 400 == answer.status, lines
+        log = await client.log("ada")
+
+    assert [] == log
+
+
+async def ends(client: Client, opening: bytes, *, then: bytes = b"", every_s: float = 0.02) -> bytes:
+    """What the server says to a client that goes on saying *then* until the server hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(opening)
+    said = bytearray()
+
+    async def listen() -> None:
+        with suppress(ConnectionError):  # a hang-up upon one who still talks is a reset
+            while heard := await reader.read(65536):
+                said.extend(heard)
+
+    listening = asyncio.create_task(listen())
+    async with asyncio.timeout(10):
+        while not listening.done():
+            if then:
+                writer.write(then)
+            await asyncio.wait([listening], timeout=every_s)
+    writer.close()
+    return bytes(said)
+
+
+async def test_a_client_that_does_not_come_to_the_point_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence, headers byte by byte, blank lines for ever, a body nobody waits for: the server hangs up."""
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    monkeypatch.setattr(wire, "PATIENCE_S", 0.3)
+    async with served(echoing()) as client:
+        kind = "Content-Type: application/json"
+        said = await asyncio.gather(
+            ends(client, b""),
+            ends(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", then=b"X-A: b\r\n"),
+            ends(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", then=b"\r\n"),
+            ends(client, client.opening("POST", path_of("ada"), kind, "Content-Length: 9999"), then=b" "),
+            ends(
+                client,
+                b"POST /v1/conversations/ada/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n",
+                then=b" ",
+            ),
+        )
+        after = await client.post("ada", {"content": "x"})
+
+    assert [b"", b"HTTP/1.1 408", b"HTTP/1.1 200", b"HTTP/1.1 408", b"HTTP/1.1 401"] == [answer[:12] for answer in said]
+    assert 200 == after.status
+
+
+async def test_headers_without_end_are_not_kept() -> None:
+    """A head of more than 64 KB is refused, long before it takes memory."""
+    async with served(echoing()) as client:
+        began = time.monotonic()
+        said = await ends(
+            client, b"GET / HTTP/1.1\r\nHost: localhost\r\n", then=b"X-A: " + b"b" * 8000 + b"\r\n", every_s=0.001
+        )
+        took_s = time.monotonic() - began
+        after = await client.post("ada", {"content": "x"})
+
+    assert b"HTTP/1.1 431" == said[:12]
+    assert took_s < 5
+    assert 200 == after.status
+
+
+async def test_a_connection_that_is_kept_serves_one_request_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is for one head: requests in a row, also in one packet, are all answered."""
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with served(echoing()) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        for request in (one, one[:20], one[20:], one + one):
+            writer.write(request)
+            await takes(0.15)
+        answers = [await answer_from(reader) for _ in range(4)]
+        writer.close()
+
+    assert [200] * 4 == [answer.status for answer in answers]
+
+
+async def at_rest(keep: Chatkeep[Any]) -> bool:
+    """Whether nothing waits and nothing runs."""
+    return not (keep.statistics.engine.waiting or keep.statistics.engine.workers)
+
+
+async def test_a_storm_of_clients_that_go_away_mixes_nothing_up(url: str) -> None:
+    """Two hundred posts to forty conversations, half of them cut off at random: no answer has another's content, each
+    message is in the log at most once and has its own reply, and nothing is left open."""
+    chance = random.Random(7)
+    keep = echoing(url)
+    jobs = [(f"c{number % 40}", f"m{number}", number % 2 == 0) for number in range(200)]
+    async with served(keep) as client:
+
+        async def post(name: str, id: str, cut: bool) -> Answer | None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            body = json.dumps({"content": id, "id": id}).encode()
+            request = client.opening(
+                "POST",
+                path_of(name),
+                "Content-Type: application/json",
+                f"Content-Length: {len(body)}",
+                "Connection: close",
+            )
+            try:
+                writer.write(
+                    (request + body)[: chance.randrange(len(request + body)) if cut and chance.random() < 0.3 else None]
+                )
+                if cut:
+                    await asyncio.sleep(chance.random() * 0.05)
+                    return None
+                return await answer_from(reader)
+            finally:
+                writer.transport.abort() if cut else writer.close()
+
+        answers = await asyncio.gather(*[post(*job) for job in jobs])
+        await until(lambda: at_rest(keep))
+        logs = {name: await client.log(name, "?limit=500") for name in {name for name, _, _ in jobs}}
+
+    for (name, id, cut), answer in zip(jobs, answers, strict=True):
+        if not cut:
+            assert answer is not None
+            assert (200, name, id) == (answer.status, answer.json["conversation"], answer.json["id"])
+            assert [f"{name}: {id}"] == [reply["content"] for reply in answer.json["replies"]]
+    for name, log in logs.items():
+        sent = [message for message in log if message["role"] == "user"]
+        assert len(sent) == len({message["id"] for message in sent})
+        assert {message["id"] for message in sent} <= {id for there, id, _ in jobs if there == name}
+        replies = {message["reply_to"]: message["content"] for message in log if message["role"] == "assistant"}
+        assert {message["number"]: f"{name}: {message['id']}" for message in sent} == replies

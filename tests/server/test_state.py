@@ -18,9 +18,8 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
 from chatkeep.server import state
 
-from ..support.serving import Answer, Client, path_of, served
+from ..support.serving import PROBLEM, Answer, Client, path_of, served
 
-PROBLEM = "application/problem+json"
 HERE = "/v1/conversations/ada/state"
 MERGE = "application/merge-patch+json"
 

@@ -19,6 +19,7 @@ from chatkeep.server import create_app
 from chatkeep.server.protocol import PromptProtocol
 
 PATIENCE_S = 10.0
+PROBLEM = "application/problem+json"
 
 
 class Answer(NamedTuple):

@@ -11,15 +11,8 @@ from aiohttp import ClientSession
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.auth.credentials import (
-    create_key,
-    issue_share,
-    issue_token,
-    list_tokens,
-    name_of,
-    redeem,
-    rotate,
-)
+from chatkeep.auth.credentials import create_key, issue_share, issue_token, list_tokens, redeem, rotate
+from chatkeep.auth.format import name_of
 from chatkeep.drivers.base import Key, Read
 from chatkeep.storage.audit import Act
 from chatkeep.testing.http_contract import MERGE_PATCH, SLOT, HttpContract, HttpUser

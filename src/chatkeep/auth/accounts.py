@@ -1,8 +1,8 @@
 """Accounts of people who operate the bot, and the sessions in which they are signed in. Records, on every store.
 
-    await add_account(keep, "kim", role="agent", tenants=["salon"], password="...")
-    account = await sign_in(keep, "kim", "...")            # None: wrong, unknown or disabled; raises `Throttled`
-    token = await begin_session(keep, account="kim")       # shown to the browser alone; the store has its SHA-256
+    await add_account(keep, "kim", role="agent", tenants=["salon"], password="correct horse battery")
+    account = await sign_in(keep, "kim", "correct horse battery")      # None: wrong, unknown or disabled; raises `Throttled`
+    token = await begin_session(keep, account="kim")                   # shown to the browser alone; the store has its SHA-256
 
 There is no account and no password that nobody has made.
 """
@@ -97,7 +97,7 @@ def name_of(text: str) -> str:
     name = unicodedata.normalize("NFKC", text).strip().casefold()
     if not 1 <= len(name) <= NAME_MOST or any(unicodedata.category(letter)[0] in "CZ" for letter in name):
         raise UsageError(
-            f"{text!r:.60} is no name of an account: 1 to {NAME_MOST} characters that can be seen, without spaces."
+            f"{text!r:.60} cannot be the name of an account, which has 1 to {NAME_MOST} visible characters and no spaces."
         )
     key_for("", name)
     return name
@@ -118,7 +118,7 @@ async def add_account(
     Raises `UsageError` where there is one of that name.
     """
     if role not in ROLES:
-        raise UsageError(f"{role!r:.40} is no role; there are {', '.join(ROLES)}.")
+        raise UsageError(f"{role!r:.40} is not a role; the roles are {', '.join(ROLES)}.")
     named = tuple(dict.fromkeys(tenants)) or ("",)
     for tenant in named:
         key_for(tenant, "-")

@@ -1,15 +1,12 @@
-"""Access: the credentials that people hold, and what the store keeps of them.
+"""Access: what the store keeps of the credentials that people hold, and how they are made, changed and ended.
 
-A credential is `ck_`, its kind (k service key, c conversation token, h share, u user token), 256 random bits and a checksum, so that
-typos and secret scanners need no look-up. The store holds its SHA-256 only, as the name of its record.
+The store holds the SHA-256 of a credential only, as the name of its record; `format` is how it is written.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
-import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from hashlib import sha256
@@ -22,8 +19,8 @@ from ..conversation.keys import GUEST, key_for
 from ..drivers.base import mark_of
 from ..errors import UsageError
 from ..storage.records import Records, owner_of_user
+from .format import Kind, id_of, make_credential, name_of
 
-Kind = Literal["service", "token", "share", "user"]
 Scope = Literal["read", "send", "state:read", "state:write", "share", "erase", "save"]
 Holder = Literal["service", "user", "visitor", "holder"]
 
@@ -120,49 +117,6 @@ class Listed(Struct, frozen=True, kw_only=True):
     revoked: bool
 
 
-# -- credentials as text --------------------------------------------------------------------------------------------------
-
-LETTERS: dict[Kind, str] = {"service": "k", "token": "c", "share": "h", "user": "u"}
-SHAPE = re.compile(r"ck_[kchu]_[0-9A-Za-z]{43}[0-9A-Za-z]{6}")
-DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-def credential(kind: Kind) -> str:
-    """Return a new one: prefix, 256 random bits, checksum."""
-    said = f"ck_{LETTERS[kind]}_{base62(secrets.randbits(256), 43)}"
-    return said + base62(zlib.crc32(said.encode()), 6)
-
-
-def name_of(text: str) -> str | None:
-    """Return the name under which the store has a credential; None if *text* is none, which needs no look-up, or is mistyped."""
-    name = digest_of(text)
-    return None if name is None or mistyped(text) else name
-
-
-def digest_of(text: str) -> str | None:
-    """As `name_of`, for a credential that may be mistyped."""
-    return sha256(text.encode()).hexdigest() if SHAPE.fullmatch(text) else None
-
-
-def mistyped(text: str) -> bool:
-    """Tell whether the checksum is wrong of what has the shape of a credential."""
-    return text[-6:] != base62(zlib.crc32(text[:-6].encode()), 6)
-
-
-def base62(number: int, width: int) -> str:
-    """Return *number* in *width* letters and digits."""
-    found = ""
-    while len(found) < width:
-        number, digit = divmod(number, 62)
-        found = DIGITS[digit] + found
-    return found
-
-
-def id_of(name: str) -> str:
-    """Return what people call a credential: the first letters of its name."""
-    return name[:16]
-
-
 def subject_of(stored: StoredCredential) -> str:
     """
     Name the holder of a credential by an opaque text, which is safe to show and to use as a key.
@@ -178,9 +132,6 @@ def subject_of(stored: StoredCredential) -> str:
 def new_guest() -> str:
     """Make the subject of somebody whom nobody knows."""
     return GUEST + secrets.token_hex(16)
-
-
-# -- what the store holds of them -----------------------------------------------------------------------------------------
 
 
 def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
@@ -278,7 +229,7 @@ async def issue_share(
     ancestors = (*token.ancestors, token.family) if token else ()
     if len(ancestors) > 2 * DEEPEST:  # a maker and its share on each level
         raise UsageError(
-            f"{conversation}: this token comes from {DEEPEST} shares, one of the other, and makes no more."
+            f"{conversation}: this token was made through {DEEPEST} shares, one after the other, which is the most; it can make no share."
         )
     stored = StoredCredential(
         kind="share",
@@ -505,7 +456,7 @@ def owner_of(tenant: str, conversation: str) -> str:
 
 
 async def _issue(keep: Chatkeep[Any], stored: StoredCredential, *, owner: str) -> Issued:
-    token = credential(stored.kind)
+    token = make_credential(stored.kind)
     name = str(name_of(token))
     made = structs.replace(stored, family=stored.family or id_of(name))
     await stored_credentials(keep).change(name, lambda held: made, owner=owner)

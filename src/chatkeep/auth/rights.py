@@ -36,7 +36,9 @@ def checked_for_key(scopes: Iterable[str]) -> tuple[str, ...]:
     """*scopes* of a service key without repetition. Raises `UsageError` for one that there is not, and for none at all."""
     found = tuple(dict.fromkeys(scopes))
     if unknown := [scope for scope in found if scope not in ALL]:
-        raise UsageError(f"{unknown[0]!r:.40} is no scope of a key; there are {', '.join(sorted(ALL))}.")
+        raise UsageError(f"{unknown[0]!r:.40} is not a scope of a key; the scopes are {', '.join(sorted(ALL))}.")
     if not found:
-        raise UsageError("A key without any scope would open nothing; name one, or leave scopes out for all.")
+        raise UsageError(
+            "A key without a scope would allow nothing; name at least one scope, or leave scopes out to allow everything."
+        )
     return found

@@ -1,6 +1,10 @@
 """Where replies go out: the channels of a Chatkeep with their connections and the pace that each account keeps.
 
-keep.deliver(ChannelOutlet(WhatsApp(...), Telegram(...), rates={"whatsapp:1550": 20}))
+    from chatkeep.channels import Telegram, Webhook
+
+    telegram = Telegram(token=BOT_TOKEN, secrets=[TELEGRAM_SECRET])
+    shop = Webhook("shop", secrets=[WEBHOOK_SECRET], url="https://shop.example/replies")
+    keep.deliver(ChannelOutlet(telegram, shop, rates={"webhook:shop": 20}))
 
 The server takes in what platforms post to /channels/whatsapp and so on by itself then.
 """
@@ -9,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import structs
 
@@ -113,67 +117,37 @@ class ChannelOutlet(Accounts):
                 to = await self.aliases.address_of(tenant, conversation)
         except ChatkeepError as fault:
             return Sent(status="retry", reason=str(fault), parts=skip, counts=False, cause="store")
-        try:
-            requests = channel.requests(content, account=account, to=to, key=key, at=at)
-        except Misconfigured as fault:
-            return Sent(status="retry", reason=str(fault), after=REPAIR_S, parts=skip, counts=False, cause="account")
-        except ChatkeepError as fault:
-            return Sent(status="failed", reason=str(fault), cause="content")
-        except Exception as fault:  # a bug of one channel must not hold up its conversation for ever
-            log.exception("%s: a reply cannot be made into a request.", conversation)
-            return Sent(status="failed", reason=f"{type(fault).__name__} in channel {name}", cause="bug")
+        requests = write_requests(channel, content, account=account, to=to, key=key, at=at, about=conversation)
+        if isinstance(requests, Sent):
+            return requests if requests.status == "failed" else structs.replace(requests, parts=skip)
         if self._session is None:
-            return Sent(
-                status="retry", reason="this instance stops", after=0.0, parts=skip, counts=False, cause="stopping"
-            )
+            reason = "this instance stops"
+            return Sent(status="retry", reason=reason, after=0.0, parts=skip, counts=False, cause="stopping")
         limiter, slots = self._pace_of(f"{name}:{account}", channel.rate)
-        ids: list[str] = []
+        ids: tuple[str, ...] = ()
         unknown = ""
         for part, request in enumerate(requests[skip:], skip):
             async with slots, limiter:
                 found = await send(self._session, channel, request, timeout=self._timeout)
             if isinstance(found, Delivered):
-                ids.append(found.id)
-            elif isinstance(found, Retry):
-                return Sent(
-                    status="retry",
-                    ids=tuple(ids),
-                    reason=found.reason,
-                    after=found.after,
-                    parts=part,
-                    cause="platform",
-                )
-            elif isinstance(found, Failed) and not found.permanent:
-                log.error("%s:%s cannot send: %s", name, account, found.reason)
-                return Sent(
-                    status="retry",
-                    ids=tuple(ids),
-                    reason=found.reason,
-                    after=REPAIR_S,
-                    parts=part,
-                    counts=False,
-                    cause=found.cause,
-                )
-            elif isinstance(found, Failed) and found.moved_to and found.moved_to != to and self.aliases is not None:
+                ids += (found.id,)
+            elif isinstance(found, Retry | Failed):
+                if isinstance(found, Failed) and not found.permanent:
+                    log.error("%s:%s cannot send: %s", name, account, found.reason)
+                moved = found.moved_to if isinstance(found, Failed) and found.permanent else ""
+                if not moved or moved == to or self.aliases is None:
+                    return judge(found, ids=ids, part=part)
                 # The platform tells the new address to who sends to the old one.
-                moved = conversation_of(name, account, found.moved_to)
                 try:
-                    await self.aliases.move(tenant, conversation, moved, found.moved_to)
+                    await self.aliases.move(tenant, conversation, conversation_of(name, account, moved), moved)
                 except ChatkeepError as fault:
-                    return Sent(
-                        status="retry", ids=tuple(ids), reason=str(fault), parts=part, counts=False, cause="store"
-                    )
-                return Sent(
-                    status="retry", ids=tuple(ids), reason=found.reason, after=0.0, parts=part, cause="recipient"
-                )
-            elif isinstance(found, Failed):
-                reason = f"{ADVICE[found.cause]} ({found.reason})"
-                return Sent(status="failed", ids=tuple(ids), reason=reason, cause=found.cause)
+                    return Sent(status="retry", ids=ids, reason=str(fault), parts=part, counts=False, cause="store")
+                return Sent(status="retry", ids=ids, reason=found.reason, after=0.0, parts=part, cause="recipient")
             else:
                 unknown = unknown or found.reason  # the rest is to go out all the same
         if unknown:
-            return Sent(status="uncertain", ids=tuple(ids), reason=unknown, cause="unclear")
-        return Sent(status="delivered", ids=tuple(ids))
+            return Sent(status="uncertain", ids=ids, reason=unknown, cause="unclear")
+        return Sent(status="delivered", ids=ids)
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
         """
@@ -206,3 +180,29 @@ class ChannelOutlet(Accounts):
             limiter = AsyncLimiter(burst, burst / rate)
             self._pace[account] = limiter, asyncio.Semaphore(self._concurrency)
         return self._pace[account]
+
+
+def write_requests(
+    channel: Channel, content: Content, *, account: str, to: str, key: str, at: float, about: str
+) -> Sequence[Request] | Sent:
+    """Return the requests that send a reply; or, where *channel* makes none of it, what becomes of the reply."""
+    try:
+        return channel.requests(content, account=account, to=to, key=key, at=at)
+    except Misconfigured as fault:
+        return Sent(status="retry", reason=str(fault), after=REPAIR_S, counts=False, cause="account")
+    except ChatkeepError as fault:
+        return Sent(status="failed", reason=str(fault), cause="content")
+    except Exception as fault:  # a bug of one channel must not hold up its conversation for ever
+        log.exception("%s: a reply cannot be made into a request.", about)
+        return Sent(status="failed", reason=f"{type(fault).__name__} in channel {channel.name}", cause="bug")
+
+
+def judge(found: Retry | Failed, *, ids: tuple[str, ...], part: int) -> Sent:
+    """Return what becomes of a reply whose request number *part* was not taken; *ids*: of those before it."""
+    if isinstance(found, Retry):
+        return Sent(status="retry", ids=ids, reason=found.reason, after=found.after, parts=part, cause="platform")
+    if not found.permanent:
+        return Sent(
+            status="retry", ids=ids, reason=found.reason, after=REPAIR_S, parts=part, counts=False, cause=found.cause
+        )
+    return Sent(status="failed", ids=ids, reason=f"{ADVICE[found.cause]} ({found.reason})", cause=found.cause)

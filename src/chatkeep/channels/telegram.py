@@ -58,9 +58,10 @@ class Telegram:
     """
     One Telegram bot.
 
-        Telegram(token="123456:AAF...", secrets=["what setWebhook was given as secret_token"])
+        Telegram(token=BOT_TOKEN, secrets=[TELEGRAM_SECRET])
 
-    The conversation is the chat: a person's, a group's, or one topic of a group.
+    token: from @BotFather, such as 123456:AAF... secrets: what setWebhook was given as secret_token, and while it is being changed also
+    the old one. The conversation is the chat: a person's, a group's, or one topic of a group.
     """
 
     name = "telegram"

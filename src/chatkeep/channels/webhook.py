@@ -45,10 +45,10 @@ class Webhook:
     """
     A system of yours, or somebody's, that speaks JSON.
 
-        Webhook("shop", secrets=["whsec_..."], url="https://shop.example/replies")
+        Webhook("shop", secrets=[WEBHOOK_SECRET], url="https://shop.example/replies")
 
     It posts {"conversation": "ada", "content": "hello", "id": "42"}, or {"messages": [...]} with several, and gets replies
-    posted to *url*. secrets: base64 of 24 bytes or more; all of them are accepted, and replies are signed with each, so
+    posted to *url*. secrets: "whsec_" and base64 of 24 bytes or more; all of them are accepted, and replies are signed with each, so
     that either side can change them without a gap. account: names it in its conversations' ids.
     """
 

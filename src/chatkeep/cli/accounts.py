@@ -202,7 +202,7 @@ def asked_password() -> tuple[str, bool]:
         return make_password(), True
     check_password(typed)
     if click.prompt("The same again", hide_input=True, default="", show_default=False, err=True) != typed:
-        raise UsageError("The two differ; nothing was changed.")
+        raise UsageError("The two passwords differ; nothing was changed. Try again.")
     return typed, False
 
 

@@ -54,10 +54,10 @@ def export(
       chatkeep export https://chat.example -o monday.jsonl
     """
     if output is not None and os.path.exists(output) and not replace:
-        raise UsageError(f"{output} is there; nothing was written. Choose another name, or --replace.")
+        raise UsageError(f"{output} exists already; nothing was written. Choose another name, or add --replace.")
     if owner is not None:
         if output is None or conversation is not None:
-            raise UsageError("--owner needs --output, and goes without --conversation; nothing was written.")
+            raise UsageError("--owner needs --output and cannot be combined with --conversation; nothing was written.")
         if is_server(store):
             raise UsageError(
                 "`chatkeep export --owner` is not possible over HTTP: the archive for a person is put together where the store is. "
@@ -119,7 +119,7 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
                 put(made, path, replace=replace)
             except FileExistsError:
                 raise UsageError(
-                    f"{path} is there by now, and stays as it is. Choose another name, or --replace."
+                    f"{path} was made by somebody else meanwhile, and was not changed. Choose another name, or add --replace."
                 ) from None
         finally:
             with suppress(FileNotFoundError):

@@ -50,7 +50,7 @@ def move(source: str, target: str, follow: bool, finish: bool, stopped: bool, ca
       chatkeep move redis://127.0.0.1/0 sqlite:////var/lib/bot/chat.db --follow
     """
     if cancel and (follow or finish):
-        raise UsageError("--cancel goes with neither --follow nor --finish; nothing was done.")
+        raise UsageError("--cancel cannot be combined with --follow or --finish; nothing was done.")
     source, target = url_of(source), url_of(target)
     try:
         asyncio.run(
@@ -105,10 +105,10 @@ async def moved(
 def refuse_unfit(source: str, target: str) -> tuple[Driver, Driver]:
     """Return the drivers of two stores that look as if one could be moved to the other; nothing is opened."""
     if not source or not target:
-        raise UsageError("FROM and TO are two stores; nothing was opened.")
+        raise UsageError("Name two stores, FROM and TO; nothing was opened.")
     for url in (source, target):
         if url.startswith("memory:"):
-            raise UsageError("memory:// is gone with its process; nothing was moved.")
+            raise UsageError("A memory:// store exists only inside its process and cannot be moved; nothing was moved.")
     path, there = file_of(source), file_of(target)
     if path is not None and not os.path.isfile(path):
         raise UsageError(

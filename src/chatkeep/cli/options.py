@@ -83,7 +83,7 @@ def one_or_more(ctx: click.Context, param: click.Parameter, conversation: str | 
     """Want one conversation, or else the words for several: nobody silences them all by leaving out a name."""
     several = "--everywhere" if ctx.params.get("everywhere") else "--all" if ctx.params.get("whole") else ""
     if several and conversation is not None:
-        raise click.BadParameter(f"{several} goes with no conversation; nothing was changed.", ctx, param)
+        raise click.BadParameter(f"{several} cannot be combined with a conversation; nothing was changed.", ctx, param)
     if not several and conversation is None:
         hint = "Name a conversation; or --all for the whole tenant, --everywhere for all tenants."
         raise click.MissingParameter(hint, ctx, param)

@@ -46,7 +46,7 @@ def in_scope(
 ) -> None:
     """Run *work* on what *store* names and one tenant of it, where the *conversation* is there; *everywhere* goes with no tenant."""
     if everywhere and tenant:
-        raise UsageError("--everywhere goes with no tenant; nothing was changed.")
+        raise UsageError("--everywhere cannot be combined with --tenant; nothing was changed.")
 
     async def worked(target: Target) -> None:
         of = target.of(tenant)

@@ -59,7 +59,7 @@ def serve(
     options = {"app": app, "host": host, "port": port, "admin_bind": admin_bind, "workers": workers}
     said = {name: value for name, value in options.items() if value is not None}
     if whole and not only_check:
-        raise UsageError("--all says more of what --check finds; nothing was started.")
+        raise UsageError("--all is an option of --check; nothing was started. Add --check.")
     settings = server_settings_from(said)
     if not only_check:
         serving.run(settings)

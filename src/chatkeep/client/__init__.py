@@ -1,10 +1,12 @@
 """Conversations on a chatkeep server, from Python: `Client`, and `SyncClient` for code without an event loop.
 
-async with Client("https://chat.example", token="ck_c_...") as client:
-    chat = client.conversation("ada")
-    receipt = await chat.send("hello")
-    async for event in chat.events():
-        ...
+    async with Client("https://chat.example", token="ck_c_...") as client:
+        chat = client.conversation("ada")
+        receipt = await chat.send("hello")
+        for message in await chat.history():
+            print(message.role, message.text)
+
+`chat.events()` shows the conversation as it goes on.
 """
 
 from ..errors import KeyReused
@@ -12,7 +14,8 @@ from ..model import Answering, Delta, Failing, PartSaid, SetAside, Stopped, Typi
 from ..people.lists import Changed, Summary
 from .account import Account, Claimed, SignedIn
 from .blocking import SyncAccount, SyncChat, SyncClient, SyncDesk, SyncSlot
-from .chat import Chat, Client, Slot
+from .chat import Chat, Slot
+from .client import Client
 from .desk import Desk
 from .events import Ended, Event, MessageEvent, StateEvent
 from .notices import Notice

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ from ..conversation.saves import SLOT, TITLE, Saved
 from ..errors import ChatkeepError, StoreError, UsageError
 from ..people.lists import Changed, Summary
 from ..people.surface import Lost
+from .addresses import conversation_at, given, with_query
 from .events import Ended, StreamEnd, frames
 from .link import Link, TemporaryFailure, decoded, pause
 from .notices import Run
@@ -93,7 +94,7 @@ class Account:
         """List the user's conversations: pinned ones first, then the last changed first."""
         asked: dict[str, Any] = {"limit": PAGE}
         while True:
-            page = (await self._link.ask("GET", f"{LIST}?{urlencode(asked)}", about="conversations")).to(ListPage)
+            page = (await self._link.ask("GET", with_query(LIST, **asked), about="conversations")).to(ListPage)
             for summary in page.conversations:
                 yield summary
             if page.next is None:
@@ -102,8 +103,8 @@ class Account:
 
     async def changes(self, since: str = "", *, limit: int = PAGE) -> Changed:
         """Return what has changed since a cursor; without one, everything, in pages. See `chatkeep.User.changes`."""
-        query = urlencode({"since": since, "limit": limit})
-        return (await self._link.ask("GET", f"{LIST}?{query}", about="changes")).to(Changed)
+        path = with_query(LIST, since=since, limit=limit)
+        return (await self._link.ask("GET", path, about="changes")).to(Changed)
 
     async def events(self, since: str = "") -> AsyncGenerator[Changed | SignedIn | Ended, None]:
         """
@@ -210,7 +211,12 @@ class Account:
         notices, id = self._link.notices, f"save:{conversation}"
         try:
             answer = await self._link.ask(
-                method, _path(conversation), asked, about=conversation, headers=headers, repeatable=checksum is None
+                method,
+                conversation_at(conversation),
+                asked,
+                about=conversation,
+                headers=headers,
+                repeatable=checksum is None,
             )
         except PreconditionFailed:
             raise
@@ -257,21 +263,26 @@ class Account:
     async def delete(self, conversation: str) -> None:
         """Erase a conversation; the user's other devices are told. Twice is fine. There is no way back."""
         try:
-            await self._link.ask("DELETE", _path(conversation), about=conversation)
+            await self._link.ask("DELETE", conversation_at(conversation), about=conversation)
         except NotFound:
             log.debug("%s was gone already, or is nobody's.", conversation)
 
     async def _change(self, conversation: str, *, notify: bool = True, **asked: Any) -> Saved:
-        given = {name: value for name, value in asked.items() if value is not None}
-        return await self._save("PATCH", conversation, given, None, notify)
+        return await self._save("PATCH", conversation, given(**asked), None, notify)
 
     async def losses(self, conversation: str) -> list[Lost]:
         """Return what gave way in saves and merges, the newest first."""
-        return (await self._link.ask("GET", f"{_path(conversation)}/losses", about=conversation)).to(Losses).losses
+        return (
+            (await self._link.ask("GET", f"{conversation_at(conversation)}/losses", about=conversation))
+            .to(Losses)
+            .losses
+        )
 
     async def restore(self, conversation: str, number: int) -> None:
         """Put back what gave way."""
-        await self._link.ask("POST", f"{_path(conversation)}/losses/{number}", about=conversation, repeatable=False)
+        await self._link.ask(
+            "POST", f"{conversation_at(conversation)}/losses/{number}", about=conversation, repeatable=False
+        )
 
     async def restore_lost(
         self, conversation: str, about: str, *, slot: str = "", path: Sequence[str] = (), value: Any
@@ -332,7 +343,3 @@ def note_merge(link: Link, conversation: str, slot: str, losses: Sequence[Mappin
 
 async def _nothing() -> None:
     """Give up what was asked for: it was not done."""
-
-
-def _path(conversation: str) -> str:
-    return f"/v1/conversations/{quote(conversation, safe='')}"

@@ -8,7 +8,8 @@ from typing import Self
 from ..durations import Duration
 from ..loop_thread import LoopThread, Words, blocking, iterating
 from .account import Account
-from .chat import Chat, Client, Slot
+from .chat import Chat, Slot
+from .client import Client
 from .desk import Desk
 from .link import HAPPENED
 from .notices import Notice

@@ -1,4 +1,4 @@
-"""The words people use: `Client`, one `Chat` of it, and one `Slot` of a chat's state."""
+"""One conversation on the server, `Chat`, and one `Slot` of its state."""
 
 from __future__ import annotations
 
@@ -6,36 +6,26 @@ import asyncio
 import copy
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Self
-from urllib.parse import quote, urlencode
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
 
-from msgspec import UNSET, Struct, structs
+from msgspec import UNSET, Struct
 
 from ..conversation.keys import key_for
-from ..durations import Duration
-from ..errors import HandlerFailed, Unavailable, UsageError
 from ..model import Answering, Content, Message, Stopped
-from .account import Account, Claimed, note_merge
-from .desk import Desk
+from .account import note_merge
+from .addresses import conversation_at, given, with_query
 from .events import Event, follow
 from .link import Answer, Link, encode, pause
-from .notices import EXPIRED, Notice
 from .outbox import Outbox
-from .refusals import NotFound, PreconditionFailed, Unauthorized
-from .statistics import Statistics
-from .values import Conversation, Created, Credential, Me, Pending, Queued, Receipt, Redeemed, Share, Token
+from .refusals import NotFound, PreconditionFailed
+from .values import Conversation, Credential, Receipt, Share, Token
 
 MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 MERGE = {"content-type": "application/vnd.chatkeep.merge+json"}
 ASYNC = {"prefer": "respond-async"}
 MISSING: Any = object()
-
-Unsent = Literal["keep", "send", "discard"]
-"""What becomes of the messages in the queue when their user signs out."""
 
 
 class Messages(Struct):
@@ -43,12 +33,6 @@ class Messages(Struct):
 
     messages: list[Message]
     truncated: bool = False
-
-
-class Conversations(Struct):
-    """A listing, as it comes."""
-
-    conversations: list[Conversation]
 
 
 class Tokens(Struct):
@@ -129,13 +113,24 @@ class Slot:
 
 
 class Chat:
-    """One conversation on the server. Nothing is asked before you ask something."""
+    """
+    One conversation on the server. Nothing is asked before you ask something.
 
-    def __init__(self, client: Client, id: str) -> None:
+        chat = client.conversation("trip")
+        receipt = await chat.send("hello", id="m1")
+        for message in await chat.history():
+            print(message.role, message.text)
+    """
+
+    def __init__(
+        self, link: Link, id: str, *, queue: Callable[[], Outbox], take: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
         key_for("", id)
         self.id = id
-        self._client, self._link = client, client._link
-        self._path = f"/v1/conversations/{quote(id, safe='')}"
+        self._link = link
+        self._path = conversation_at(id)
+        self._queue = queue  # refuses where the client has none
+        self._take = take
 
     async def send(
         self, content: Content, *, id: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -171,7 +166,7 @@ class Chat:
         `send` does not wait behind it.
         """
         id = id or secrets.token_hex(16)
-        await self._client._queue.put(self.id, id, encode(_message(content, None, metadata), self.id))
+        await self._queue().put(self.id, id, encode(as_posted(content, None, metadata), self.id))
         return id
 
     async def read(self, *, messages: int = 20) -> Conversation:
@@ -185,8 +180,9 @@ class Chat:
         found: list[Message] = []
         wanted = 100 if limit is None else limit
         while True:
-            query = _query(after=after, before=before, limit=wanted - len(found) if found else limit)
-            page = (await self._link.ask("GET", f"{self._path}/messages{query}", about=self.id)).to(Messages)
+            rest = wanted - len(found) if found else limit
+            path = with_query(f"{self._path}/messages", after=after, before=before, limit=rest)
+            page = (await self._link.ask("GET", path, about=self.id)).to(Messages)
             found = found + page.messages if after is not None else page.messages + found
             if not page.truncated or len(found) >= wanted:
                 return found
@@ -293,7 +289,7 @@ class Chat:
 
         *subject* names the user whom it is for, by any name that stays the same. Clients keep users apart by it.
         """
-        asked = _given(scopes=scopes, expires_in=expires_in, label=label, subject=subject)
+        asked = given(scopes=scopes, expires_in=expires_in, label=label, subject=subject)
         return (await self._link.ask("POST", f"{self._path}/tokens", asked, about=self.id, repeatable=False)).to(Token)
 
     async def tokens(self) -> list[Credential]:
@@ -307,19 +303,17 @@ class Chat:
     async def rotate(self, token_id: str = "current", *, grace: float | None = None) -> Token:
         """Change a token for a new one; the old one goes on for *grace* seconds. The client takes its own new one."""
         path = f"{self._path}/tokens/{quote(token_id, safe='')}/rotate"
-        asked = _given(grace=grace)
+        asked = given(grace=grace)
         token = (await self._link.ask("POST", path, asked, about=self.id, repeatable=False)).to(Token)
         if token_id == "current":
-            if self._client._outbox is not None and self._link.token is not None:
-                await self._client._outbox.hand_over(self._link.token, token.token)
-            self._client.token = token.token
+            await self._take(token.token)
         return token
 
     async def share(
         self, *, scopes: Sequence[str] | None = None, expires_in: float | None = None, uses: int | None = None
     ) -> Share:
         """Make an invitation that `Client.redeem` turns into a token."""
-        asked = _given(scopes=scopes, expires_in=expires_in, uses=uses)
+        asked = given(scopes=scopes, expires_in=expires_in, uses=uses)
         return (await self._link.ask("POST", f"{self._path}/shares", asked, about=self.id, repeatable=False)).to(Share)
 
     async def _send(
@@ -328,266 +322,9 @@ class Chat:
         id = id or secrets.token_hex(16)
         about = f"{self.id}: message {id!r}"
         # In the body, not as Idempotency-Key: it may be any text, and a second try then waits for the answer.
-        asked = _message(content, id, metadata)
+        asked = as_posted(content, id, metadata)
         answer = await self._link.ask("POST", f"{self._path}/messages", asked, about=about, headers=headers)
         return answer.to(Receipt)
-
-
-class Client:
-    """
-    Conversations on a chatkeep server.
-
-        async with Client("https://chat.example", token="ck_c_...") as client:
-            receipt = await client.conversation("ada").send("hello")
-
-    Args:
-        url: The server, with the path it is mounted under.
-
-        token: A conversation token or a service key. None: a visitor, who may create a conversation where the server
-        lets everybody; the client then takes the token it is given. `client.token = ...` gives it another.
-
-        queue: A local SQLite file for `Chat.post`; one for each process and server.
-
-        timeout: A call ends within it, with an answer or an error, however often it was tried.
-
-        attempt: A request that is not answered within it is made again.
-
-    Raises:
-        Misconfigured: Nothing was opened.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        token: str | None = None,
-        *,
-        queue: str | None = None,
-        timeout: Duration = "60s",
-        attempt: Duration = "20s",
-    ) -> None:
-        self._link = Link(url, token, timeout=timeout, attempt=attempt)
-        self._outbox = Outbox(queue, self._link.url) if queue else None
-        self.token = token
-
-    @property
-    def token(self) -> str | None:
-        """What the client shows to the server."""
-        return self._link.token
-
-    @token.setter
-    def token(self, token: str | None) -> None:
-        """From now on; of the queue, what the same subject has posted goes out."""
-        self._link.token = token
-        self._link.notices.dismiss(EXPIRED)
-        if self._outbox is not None:
-            self._outbox.use(token)
-
-    async def open(self) -> None:
-        """Make ready, and start to send what is in the queue. Asks the server nothing."""
-        await self._link.open()
-        if self._outbox is not None:
-            try:
-                await self._outbox.open(self._deliver, self._name_of, self._note_settled)
-                for queued in await self._outbox.refused():
-                    self._note_settled(queued, queued.reason)
-            except BaseException:
-                await self._link.close()
-                raise
-
-    async def close(self) -> None:
-        """End every connection. What is in the queue stays there."""
-        if self._outbox is not None:
-            await self._outbox.close()
-        await self._link.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def conversation(self, id: str) -> Chat:
-        """Return a handle on one conversation; it need not be there yet."""
-        return Chat(self, id)
-
-    async def create(self, id: str | None = None, *, owner: str | None = None) -> Created:
-        """Create a conversation, or find it. A visitor names neither *id* nor *owner*, and gets a token for it."""
-        created = (
-            await self._link.ask(
-                "POST",
-                "/v1/conversations",
-                _given(id=id, owner=owner),
-                about=id or "a new conversation",
-                repeatable=id is not None,
-            )
-        ).to(Created)
-        self._take(created.token)
-        return created
-
-    async def conversations(self, *, owner: str | None = None, limit: int | None = None) -> list[Conversation]:
-        """List conversations, last changed first, or those of an *owner*. Wants a service key."""
-        answer = await self._link.ask(
-            "GET", f"/v1/conversations{_query(owner=owner, limit=limit)}", about="conversations"
-        )
-        return answer.to(Conversations).conversations
-
-    @property
-    def account(self) -> Account:
-        """What the user of the client's token has: its conversations, what has changed, its devices."""
-        return Account(self._link)
-
-    @property
-    def desk(self) -> Desk:
-        """What operators do: pause the bot, write as a person, look after what failed, legal holds. Wants a service key."""
-        return Desk(self._link)
-
-    async def me(self) -> Me:
-        """Return who the client's credential stands for, and what it allows. Raises `Unauthorized` without a valid one."""
-        return (await self._link.ask("GET", "/v1/me", about="this credential")).to(Me)
-
-    async def sign_in(self, token: str) -> Claimed | None:
-        """
-        Go on as the user of *token*. What the guest has whose token the client had until now becomes the user's, and so does what the
-        guest has in the queue; answers what was claimed, None when the client's token was no guest's.
-
-        All or nothing: when the claim is refused, the client has its token of before. Twice is fine.
-        """
-        before = self.token
-        if before in (None, token):
-            self.token = token
-            return None
-        self.token = token
-        try:
-            claimed: Claimed | None = await self.account.claim(before)
-        except NotFound:  # another user's, or an ended one
-            claimed = None
-            self._link.notices.clear()
-        except BaseException:
-            self.token = before
-            raise
-        if claimed is not None and self._outbox is not None:
-            await self._outbox.hand_on(before, token)
-        return claimed
-
-    async def sign_out(self, *, unsent: Unsent = "keep") -> None:
-        """
-        End the client's token, which must be a user's, and go on without one; notices of the user stand no more.
-
-        *unsent*: what becomes of the user's messages in the queue. "keep": they stay, and go out when the same user signs in. "send":
-        they go out first. "discard": they are deleted. Raises `Unavailable`, and the user is signed in as before, when "send" is not
-        possible within the client's timeout.
-        """
-        if self._outbox is not None and unsent == "send":
-            try:
-                async with asyncio.timeout(self._link.timeout_s):
-                    await self._outbox.drained()
-            except TimeoutError:
-                raise Unavailable(
-                    f"The queue does not get empty ({self.pending.trouble}); nobody was signed out."
-                ) from None
-        with suppress(Unauthorized):  # it has ended already
-            if self._outbox is not None and self.token is not None:  # what stays is known as this user's
-                await self._outbox.name(self.token, (await self.me()).subject)
-            await self.account.sign_out()
-        if self._outbox is not None and unsent == "discard":
-            await self._outbox.discard()
-        self.token = None
-        self._link.notices.clear()
-
-    async def notices(self) -> AsyncGenerator[Notice, None]:
-        """
-        Return what a person should be told, as it happens, until the client is closed; first what still stands of before.
-
-        Queue, saves, merges, claims, the connection and `account.events` make notices; see `Notice`.
-        """
-        async for notice in self._link.notices.listen():
-            yield notice
-
-    async def act(self, notice: Notice | str, action: str) -> None:
-        """Do one of the actions of a notice, such as "retry". Raises `UsageError` when it does not stand any more."""
-        await self._link.notices.act(notice if isinstance(notice, str) else notice.id, action)
-
-    def dismiss(self, notice: Notice | str) -> bool:
-        """Let a notice stand no more; False when it does not. What it is about stays as it is."""
-        return self._link.notices.dismiss(notice if isinstance(notice, str) else notice.id)
-
-    def statistics(self) -> Statistics:
-        """Return what the client has done since it was made, in numbers. At the level DEBUG the logger "chatkeep.client" has each
-        request, by address and without content."""
-        told = {"online": self._link.notices.online, "notices": dict(self._link.notices.counts)}
-        return structs.replace(self._link.statistics, **told, pending=None if self._outbox is None else self.pending)
-
-    async def redeem(self, share: str) -> Redeemed:
-        """Turn an invitation into a token of its conversation. A client without a token takes it."""
-        asked = {"share": share}
-        answer = await self._link.ask("POST", "/v1/shares/redeem", asked, about="this share", repeatable=False)
-        redeemed = answer.to(Redeemed)
-        self._take(redeemed.token)
-        return redeemed
-
-    @property
-    def pending(self) -> Pending:
-        """How many messages of this credential's subject wait in the queue, how many were refused, what is in the way, and
-        how many are held for others."""
-        return self._queue.pending
-
-    async def drained(self) -> None:
-        """Wait until no message of this credential's subject waits in the queue."""
-        await self._queue.drained()
-
-    async def refused(self) -> list[Queued]:
-        """Return the messages of the queue that the server did not take and will not take as they are, each with the reason."""
-        return await self._queue.refused()
-
-    async def retry(self, number: int) -> None:
-        """Put a refused message back into the queue, at its old place."""
-        await self._queue.retry(number)
-
-    async def drop(self, number: int) -> None:
-        """Forget a refused message."""
-        await self._queue.drop(number)
-
-    async def adopt(self) -> int:
-        """Send, as this credential's own, what nobody known has put into the queue; answers how many messages that are.
-
-        Those are posted without a credential, or with one that never reached the server, or by a release that did not
-        note whose they are. What is known as another subject's stays.
-        """
-        return await self._queue.adopt()
-
-    @property
-    def _queue(self) -> Outbox:
-        if self._outbox is None:
-            raise UsageError('This client has no queue; open it with queue="outbox.db". Nothing was done.')
-        return self._outbox
-
-    def _note_settled(self, queued: Queued, reason: str) -> None:
-        """Tell what has become of a message of the queue."""
-        notices, id = self._link.notices, f"queue:{queued.number}"
-        if reason:
-            runs = {"retry": partial(self.retry, queued.number), "discard": partial(self.drop, queued.number)}
-            notices.tell("failed", reason, about=queued.conversation, id=id, actions=runs)
-            return
-        notices.dismiss(id)
-        if not self._queue.pending.waiting:
-            notices.tell("saved", "Everything is sent.", about=queued.conversation)
-
-    def _take(self, token: str) -> None:
-        if token and self._link.token is None:
-            self.token = token
-
-    async def _name_of(self, token: str, told: Callable[[str], None]) -> str:
-        return (await self._link.ask("GET", "/v1/me", about="this credential", told=told, only=token)).to(Me).subject
-
-    async def _deliver(self, queued: Queued, token: str | None, told: Callable[[str], None]) -> None:
-        path = f"{self.conversation(queued.conversation)._path}/messages"
-        asked = _message(queued.content, queued.id, queued.metadata)
-        about = f"{queued.conversation}: message {queued.id!r}"
-        with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            await self._link.ask("POST", path, asked, about=about, headers=ASYNC, told=told, only=token)
 
 
 async def _write_state(
@@ -599,17 +336,10 @@ async def _write_state(
     return await link.ask(method, path, value, about=about, headers=keyed)
 
 
-def _message(content: Content, id: str | None, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"content": content} | _given(id=id, metadata=None if metadata is None else dict(metadata))
+def as_posted(content: Content, id: str | None, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a message as the server takes it."""
+    return {"content": content} | given(id=id, metadata=None if metadata is None else dict(metadata))
 
 
 def _as_seen(etag: str) -> dict[str, str]:
     return {"if-match": etag} if etag else {"if-none-match": "*"}
-
-
-def _given(**asked: Any) -> dict[str, Any]:
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def _query(**asked: Any) -> str:
-    return "?" + urlencode(given) if (given := _given(**asked)) else ""

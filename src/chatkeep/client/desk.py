@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct, structs
@@ -19,6 +19,7 @@ from ..model import Content, Message, Role
 from ..people.erasing import ErasedUser
 from ..storage.audit import Act
 from ..storage.holds import Hold
+from .addresses import conversation_at, with_query
 from .link import Link
 from .refusals import NotFound
 from .values import Conversation, DeadLetter, Exported, Listed, Me, ProcessStats, Receipt
@@ -149,7 +150,9 @@ class Desk:
 
     async def read(self, conversation: str, *, messages: int = 20) -> Conversation:
         """Return a conversation as it is now, with its last *messages*, chatkeep's own notes among them."""
-        answer = await self._link.ask("GET", f"{_path(conversation)}?messages={messages}&notes=1", about=conversation)
+        answer = await self._link.ask(
+            "GET", f"{conversation_at(conversation)}?messages={messages}&notes=1", about=conversation
+        )
         entries = answer.to(Entries).messages
         return structs.replace(answer.to(Conversation), messages=[_entry(one) for one in entries])
 
@@ -161,7 +164,7 @@ class Desk:
 
         With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate.
         """
-        path = f"{_path(conversation)}/messages"
+        path = f"{conversation_at(conversation)}/messages"
         asked: dict[str, Any] = {"notes": 1}
         if before is not None:
             asked["before"] = min(before, 2**53)
@@ -218,24 +221,26 @@ class Desk:
     async def say(self, conversation: str, content: Content, *, author: str = "", id: str | None = None) -> Receipt:
         """Say something in a conversation as a person, whose name readers are shown as *author*."""
         asked = {"content": content, "author": author, "id": id or secrets.token_hex(16)}
-        return (await self._link.ask("POST", f"{_path(conversation)}/operator", asked, about=conversation)).to(Receipt)
+        return (
+            await self._link.ask("POST", f"{conversation_at(conversation)}/operator", asked, about=conversation)
+        ).to(Receipt)
 
     async def redact(self, conversation: str, number: int) -> None:
         """Remove what one message says, for good; its number and id stay."""
-        await self._act("DELETE", f"{_path(conversation)}/messages/{number}", conversation)
+        await self._act("DELETE", f"{conversation_at(conversation)}/messages/{number}", conversation)
 
     async def undo(self, conversation: str, number: int) -> None:
         """Undo what a person has changed of the state, which entry *number* of the log tells of; see `Chatkeep.undo`."""
-        await self._act("POST", f"{_path(conversation)}/changes/{number}", conversation)
+        await self._act("POST", f"{conversation_at(conversation)}/changes/{number}", conversation)
 
     async def as_of(self, conversation: str, number: int) -> StateAsOf:
         """Return what is known of the state as it was when entry *number* was the last one; see `Chatkeep.as_of`."""
-        return await self._get(f"{_path(conversation)}/as-of/{number}", StateAsOf, about=conversation)
+        return await self._get(f"{conversation_at(conversation)}/as-of/{number}", StateAsOf, about=conversation)
 
     async def dead_letters(self, conversation: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Return the messages that were set aside: of one conversation, or of all of the tenant."""
         if conversation is not None:
-            page = await self._get(f"{_path(conversation)}/dead-letters", Letters, about=conversation)
+            page = await self._get(f"{conversation_at(conversation)}/dead-letters", Letters, about=conversation)
             for one in page.dead_letters:
                 yield _letter(one)
             return
@@ -250,32 +255,32 @@ class Desk:
 
     async def replay(self, conversation: str, number: int) -> Receipt:
         """Hand in a message again that was set aside."""
-        path, about = f"{_path(conversation)}/dead-letters/{number}", f"{conversation}: message {number}"
+        path, about = f"{conversation_at(conversation)}/dead-letters/{number}", f"{conversation}: message {number}"
         return (await self._link.ask("POST", path, about=about)).to(Receipt)
 
     async def dismiss(self, conversation: str, number: int) -> None:
         """Close a dead letter without a replay."""
-        await self._act("DELETE", f"{_path(conversation)}/dead-letters/{number}", conversation)
+        await self._act("DELETE", f"{conversation_at(conversation)}/dead-letters/{number}", conversation)
 
     async def deliveries(self, conversation: str) -> list[Delivery]:
         """Return how the sending of each reply through its channel stands, oldest first."""
-        path = f"{_path(conversation)}/deliveries"
+        path = f"{conversation_at(conversation)}/deliveries"
         answer = await self._link.ask("GET", path, about=conversation)
         return answer.to(dict[str, list[Delivery]])["deliveries"]
 
     async def resend(self, conversation: str, number: int) -> None:
         """Send a reply once more. It is asked for once: where the answer is lost, `Uncertain` says that it may be sent."""
-        path = f"{_path(conversation)}/deliveries/{number}"
+        path = f"{conversation_at(conversation)}/deliveries/{number}"
         await self._link.ask("POST", path, about=conversation, repeatable=False)
 
     async def doubts(self, conversation: str) -> list[Call]:
         """Return the calls of tools that must not run twice that have begun and not ended."""
-        answer = await self._link.ask("GET", f"{_path(conversation)}/doubts", about=conversation)
+        answer = await self._link.ask("GET", f"{conversation_at(conversation)}/doubts", about=conversation)
         return answer.to(dict[str, list[Call]])["doubts"]
 
     async def settle(self, conversation: str, call: str, *, done: bool, result: Any = None) -> None:
         """Say how a call in doubt has ended."""
-        path = f"{_path(conversation)}/doubts/{quote(call, safe='')}"
+        path = f"{conversation_at(conversation)}/doubts/{quote(call, safe='')}"
         await self._link.ask("POST", path, {"done": done, "result": result}, about=f"{conversation}: call {call}")
 
     async def erase_user(self, user: str) -> ErasedUser:
@@ -295,8 +300,8 @@ class Desk:
 
     async def unhold(self, conversation: str | None = None, *, owner: str | None = None) -> list[Hold]:
         """Lift a legal hold, and answer what it was. Raises `NotFound` where there is none."""
-        query = urlencode(_subject(conversation, owner))
-        answer = await self._link.ask("DELETE", f"/v1/holds?{query}", about=conversation or owner or "")
+        path = with_query("/v1/holds", **_subject(conversation, owner))
+        answer = await self._link.ask("DELETE", path, about=conversation or owner or "")
         return answer.to(dict[str, list[Hold]])["holds"]
 
     async def stats(self) -> ProcessStats:
@@ -317,8 +322,8 @@ class Desk:
         last one, which says how many there should be, has come.
         """
         said, ended = Exported() if said is None else said, False
-        query = "" if conversation is None else "?" + urlencode({"conversation": conversation})
-        async for line in self._link.lines(f"/v1/export{query}", about=conversation or "export"):
+        path = with_query("/v1/export", conversation=conversation)
+        async for line in self._link.lines(path, about=conversation or "export"):
             if line.startswith(b'{"left_out":'):
                 said.left_out = msgspec.json.decode(line, type=dict[str, dict[str, str]])["left_out"]
                 continue
@@ -336,8 +341,8 @@ class Desk:
             await self._link.ask("PUT", "/v1/bot", asked | {"everywhere": everywhere}, about="the bot")
             return
         if everywhere:
-            raise UsageError("everywhere goes with no conversation; nothing was changed.")
-        await self._link.ask("PUT", f"{_path(conversation)}/bot", asked, about=conversation)
+            raise UsageError("`everywhere` cannot be combined with a conversation; nothing was changed.")
+        await self._link.ask("PUT", f"{conversation_at(conversation)}/bot", asked, about=conversation)
 
     async def _act(self, method: str, path: str, about: str) -> None:
         await self._link.ask(method, path, about=about)
@@ -353,7 +358,7 @@ class Desk:
             asked["next"] = page.next
 
     async def _get(self, path: str, kind: type[T], *, about: str, **asked: Any) -> T:
-        return (await self._link.ask("GET", path + ("?" + urlencode(asked) if asked else ""), about=about)).to(kind)
+        return (await self._link.ask("GET", with_query(path, **asked), about=about)).to(kind)
 
 
 async def found(client_desk: Desk, conversation: str, *, messages: int) -> Conversation | None:
@@ -364,13 +369,9 @@ async def found(client_desk: Desk, conversation: str, *, messages: int) -> Conve
         return None
 
 
-def _path(conversation: str) -> str:
-    return f"/v1/conversations/{quote(conversation, safe='')}"
-
-
 def _subject(conversation: str | None, owner: str | None) -> dict[str, str]:
     if bool(conversation) == bool(owner):
-        raise UsageError("Name a conversation or an owner, one of them; nothing was changed.")
+        raise UsageError("Name either a conversation or an owner; nothing was changed.")
     return {"conversation": conversation} if conversation else {"owner": owner or ""}
 
 

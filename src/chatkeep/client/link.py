@@ -11,8 +11,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -143,7 +143,7 @@ class Link:
     def token(self, token: str | None) -> None:
         """From now on."""
         if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
-            raise Misconfigured("This token is none: it is one line of letters and digits. Nothing was changed.")
+            raise Misconfigured("This is not a token: a token is one line of letters and digits. Nothing was changed.")
         self._token = token
 
     async def open(self) -> None:
@@ -288,10 +288,11 @@ class Link:
         counted, began = self.statistics, time.monotonic()
         counted.requests += 1
         counted.sent_bytes += len(raw or b"")
-        try:
-            async with self._session.request(
-                method, address, data=raw, headers=headers, timeout=within, allow_redirects=False
-            ) as said:
+        asking = self._session.request(
+            method, address, data=raw, headers=headers, timeout=within, allow_redirects=False
+        )
+        with self._telling_failures(method, path, about):
+            async with asking as said:
                 counted.note_time(time.monotonic() - began)
                 log.debug("%s %s: %d after %.3f s", method, path, said.status, time.monotonic() - began)
                 if said.status >= 300:
@@ -303,6 +304,12 @@ class Link:
                     yield said
                 finally:
                     self._reading.discard(said)
+
+    @contextmanager
+    def _telling_failures(self, method: str, path: str, about: str) -> Iterator[None]:
+        """Raise `TemporaryFailure` for what keeps a request from its answer, and note that."""
+        try:
+            yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as fault:
             self._note_unanswered(method, path, fault, away=True)
             raise TemporaryFailure(Unavailable(f"{about}: {_words(fault)}. {NOTHING}"), certain=True) from fault

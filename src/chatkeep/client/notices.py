@@ -129,7 +129,9 @@ class Notices:
         """Do one of a notice's actions; it stands no more when that is done. Raises `UsageError` when there is no such notice or action."""
         told = self._standing.get(id)
         if told is None or action not in told.runs:
-            raise UsageError(f"No notice {id!r:.60} stands that has the action {action!r:.40}; nothing was done.")
+            raise UsageError(
+                f"There is no notice {id!r:.60} with the action {action!r:.40} any more; nothing was done."
+            )
         await told.runs[action]()
         if self._standing.get(id) is told:
             del self._standing[id]

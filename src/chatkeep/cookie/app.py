@@ -39,7 +39,8 @@ class CookieChat(Generic[State]):
         chats = CookieChat(bot, keys=[os.environ["CHAT_KEY"]])
         app = chats(app)                                   # any ASGI application
 
-        receipt = await request.state.chat.receive("hello")           # in a request
+        async def say(request):                            # one of its endpoints
+            receipt = await request.state.chat.receive("hello")
 
     Promised: the visitor can neither read nor alter what is in the cookie, nor use it for another host; state, messages and replies
     are in it together. Not promised: that an old cookie is refused, for nobody keeps count; that of two requests at the same time both

@@ -50,6 +50,9 @@ class Chat(Generic[State]):
     """
     The visitor's chat, for one request: `request.state.chat`.
 
+        async def say(request):
+            receipt = await request.state.chat.receive("hello")
+
     lost: why the cookie that came was not used, and the chat begins anew: "expired", "unreadable" (altered, of another key or host, or
     no cookie of chatkeep's at all), or "" where it was used or none came.
     """

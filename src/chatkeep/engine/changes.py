@@ -48,7 +48,7 @@ class Rewritten(Struct, frozen=True):
 
 
 class Changes(Generic[State]):
-    """What one engine does to conversations when it is told to."""
+    """What one engine does to conversations when it is told to. *rules*: how slots are merged, by name; the others by "later"."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Changes(Generic[State]):
         sender: Sender,
         pauses: Pauses,
         notifier: Notifier,
+        rules: Mapping[str, Rule],
     ) -> None:
         self._shared = shared
         self._store = shared.store
@@ -67,8 +68,7 @@ class Changes(Generic[State]):
         self._sender = sender
         self._pauses = pauses
         self._notifier = notifier
-        self.rules: Mapping[str, Rule] = {}
-        """How slots are merged, by name; the others by "later"."""
+        self._rules = rules
 
     async def create(self, key: Key, *, owner: str, visitor: bool = False) -> tuple[Snapshot, bool]:
         """Create the conversation before anything is said in it; the one there is, if there is one, and whether this has made it.
@@ -159,7 +159,7 @@ class Changes(Generic[State]):
         """Put what somebody has made of a *slot*, which was *base* then, together with what is there; and tell what gave way, which the
         log keeps."""
         found: tuple[Loss, ...] = ()
-        name, rule = fresh_token(), self.rules.get(slot, "later")
+        name, rule = fresh_token(), self._rules.get(slot, "later")
 
         def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
             nonlocal found

@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 
+from ..conversation.merge import Rule
 from ..conversation.state import StateCodec
 from ..drivers.base import Key
 from ..durations import seconds
@@ -67,6 +69,7 @@ class Engine(Generic[State]):
         settings: Settings,
         states: StateCodec[State],
         *,
+        merge_rules: Mapping[str, Rule] = MappingProxyType({}),
         journal: Spool | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -136,11 +139,10 @@ class Engine(Generic[State]):
             sender=sender,
             pauses=pauses,
             notifier=notifier,
+            rules=merge_rules,
         )
         self._life: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-        store.instruments = shared.instruments
-        store.changed = self._changed_here
-        store.seen = notifier.expect
+        store.observe(shared.instruments, changed=self._changed_here, seen=notifier.expect)
 
     @property
     def statistics(self) -> EngineStatistics:

@@ -153,10 +153,9 @@ class Sweeper:
                 self._leftovers.ask()
                 while not self._leftovers.is_done:
                     await self._remove_leftovers()
-            while True:
+            while self._workers.answers():
                 self._wake.clear()
-                if self._workers.answers():
-                    await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
+                await self._backlog.work_off(asyncio.get_running_loop().time() + LOOK_S)
                 if self._backlog.is_done:
                     break
                 with suppress(TimeoutError):  # (what a call of `receive` works on tells nobody of its end)

@@ -75,7 +75,12 @@ class PeopleSurface(Generic[State]):
         return Claims(self._opened.store, self._tenant, clock=self._engine.shared.clock)
 
     def user(self, id: str) -> User[State]:
-        """Return a user of this tenant, under the name that the application knows the user by; a guest's begins with "guest:"."""
+        """
+        Return a user of this tenant, under the name that the application knows the user by; a guest's begins with "guest:".
+
+            async for summary in keep.user("ada").conversations():
+                print(summary.title, summary.unseen)
+        """
         return User(self._engine, self._tenant, id)
 
     async def save(
@@ -141,6 +146,9 @@ class PeopleSurface(Generic[State]):
     ) -> MergedSlot:
         """
         Put what somebody has made of a slot of the state together with what is there now.
+
+            merged = await keep.merge("ada", "cart", base=["tea"], value=["tea", "cake"], by="phone")
+            print(merged.value)
 
         What only one side has changed since *base* is taken from that side, member by member and item by item. Where both have changed
         the same, the later one stands, by *at* and *by*, and what gives way is told and kept as a note of the log, see `losses`. What a

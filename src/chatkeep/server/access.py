@@ -1,21 +1,26 @@
 """Who may do what: recognises who asks, and checks the policy that every endpoint declares.
 
+    from chatkeep.server.wire import Resource
+
     access = Access(keep, anonymous=True)       # one for an application: app.state.access, beside app.state.keep
     await access.close()                        # before keep is closed
 
     class Messages(Resource):
-        @allows("read")                         # the tenant's service key, or the conversation's token with this scope
+        @allows("read")
         async def get(self, request): ...
 
-    @allows(right="operate")                    # service keys, and people who are signed in, whose rights have it
-    @allows(right="send", visitor=True)         # and anonymous visitors, where the server lets them in
-    @allows("send", right="operate")            # as "read" above; of keys and people it takes that right instead
-    @allows(own=True)                           # service keys, and any token; if the route names a conversation, its own
-    @allows(own=True, right="tokens")           # the same; keys and people need the right
-    @allows("read", masks=True)                 # people who may not see what is personal are let in, and the answer is masked
-    @allows(user=True)                          # users' tokens, and whom `create_app(users=...)` knows
-    @allows(right="send", user=True)            # and service keys
-    @allows(anyone=True)                        # no credentials are looked at
+The policies:
+
+    allows("read")                              # the tenant's service key, or the conversation's token with this scope
+    allows(right="operate")                     # service keys, and people who are signed in, whose rights have it
+    allows(right="send", visitor=True)          # and anonymous visitors, where the server lets them in
+    allows("send", right="operate")             # as "read" above; of keys and people it takes that right instead
+    allows(own=True)                            # service keys, and any token; if the route names a conversation, its own
+    allows(own=True, right="tokens")            # the same; keys and people need the right
+    allows("read", masks=True)                  # people who may not see what is personal are let in, and the answer is masked
+    allows(user=True)                           # users' tokens, and whom `create_app(users=...)` knows
+    allows(right="send", user=True)             # and service keys
+    allows(anyone=True)                         # no credentials are looked at
 
 A user is let in wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
 it were not there. With `creates` a user may ask for what nobody has; the endpoint has it created by `Access.begin`.
@@ -53,13 +58,12 @@ from ..auth.credentials import (
     Scope,
     StoredCredential,
     checked,
-    digest_of,
     forget,
-    id_of,
     issue_token,
     new_guest,
     subject_of,
 )
+from ..auth.format import digest_of, id_of
 from ..auth.rights import Right, rights_of
 from ..conversation.keys import GUEST, key_for
 from ..errors import BadKey, Misconfigured, OtherOwner, UsageError

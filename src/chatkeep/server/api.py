@@ -21,7 +21,7 @@ from ..conversation import commits
 from ..conversation.shapes import Shape
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
-from . import answers, people, state, wire
+from . import answers, saving, state, wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
 from .cookies import COOKIE, clear_cookie, refuse_other_pages, set_cookie
@@ -127,12 +127,12 @@ class Conversation(Resource):
     @allows("send", creates=True)
     async def put(self, request: Request) -> Response:
         """Save title, messages and marks; it is created where there is none. `If-Match`: only if it is the version that the client has."""
-        return await people.save(request, creates=True)
+        return await saving.save(request, creates=True)
 
     @allows("send")
     async def patch(self, request: Request) -> Response:
         """As PUT, of a conversation that is there."""
-        return await people.save(request, creates=False)
+        return await saving.save(request, creates=False)
 
     @audited("erase")
     @allows("erase")
@@ -337,7 +337,7 @@ class Slot(State):
     @allows("state:write", creates=True)
     async def patch(self, request: Request) -> Response:
         """Merge what a device has made of the slot into what is there: three-way, by `base` and time."""
-        return await people.merge(request)
+        return await saving.merge(request)
 
 
 class WholeState(State):

@@ -20,7 +20,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
-from . import api, audit, desk, exporting, holds, people, problems, running, signing_in, switches, tokens, wire
+from . import (
+    api,
+    audit,
+    desk,
+    devices,
+    exporting,
+    holds,
+    people,
+    problems,
+    running,
+    saving,
+    signing_in,
+    switches,
+    tokens,
+    wire,
+)
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, allows
 from .appearance import Appearance, appearance_of
 from .assets import CLIENT, OPERATOR, PAGE, SHOWN, WIDGET, static, static_bytes, version_of
@@ -85,6 +100,8 @@ ROUTES: list[BaseRoute] = [
     wire.RawRoute("/v1/conversations/{id}/events", Events),
     *tokens.ROUTES,
     *people.ROUTES,
+    *devices.ROUTES,
+    *saving.ROUTES,
     *OPERATING,
     *switches.ROUTES,
     *running.ROUTES,

@@ -1,5 +1,8 @@
 """Who did what: one line of the log for each act of an operator, a backend or a token, and for keys an entry in the store.
 
+    from chatkeep.server.access import allows
+    from chatkeep.server.wire import Resource
+
     class Erasing(Resource):
         @audited("erase")
         @allows("erase")

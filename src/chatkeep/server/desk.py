@@ -25,7 +25,6 @@ from .listing import Item, Place, find_page, place_as_text, place_from_text
 from .refusals import forbidden, not_found
 from .samples import Instance, Sample, Samples
 
-SMALL = 16 * 1024
 ALL = "*"
 """Asks for the conversations of all tenants."""
 
@@ -112,7 +111,7 @@ class Notes(wire.Resource):
     @allows(right="operate")
     async def post(self, request: Request) -> Response:
         """Write a note into the log, for other people at the desk."""
-        asked = await wire.body(request, Noting, limit=SMALL)
+        asked = await wire.body(request, Noting, limit=wire.SHORT_BODY)
         place = tenant_of(request).name, conversation_asked(request)
         author = principal_of(request).label or principal_of(request).id
         if not await core_of(keep_of(request)).note(*place, asked.text, author=author, id=asked.id):

@@ -16,8 +16,6 @@ from . import wire
 from .access import allows, keep_of, principal_of
 from .audit import audited
 
-SMALL = 16 * 1024
-
 Reason = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
@@ -55,7 +53,7 @@ class LegalHolds(wire.Resource):
     @allows(right="hold")
     async def post(self, request: Request) -> Response:
         """Put a conversation, or all that is an owner's, on hold; where it is on hold already, that stands."""
-        asked = await wire.body(request, Holding, limit=SMALL)
+        asked = await wire.body(request, Holding, limit=wire.SHORT_BODY)
         tenant = note_subject(request, asked.conversation, asked.owner)
         made = await core_of(keep_of(request)).hold(tenant, asked.conversation, asked.owner, reason=asked.reason)
         return wire.as_json(HeldThings(made))

@@ -11,7 +11,8 @@ from cachetools import TTLCache
 from msgspec import structs
 
 from ..app import Chatkeep, core_of
-from ..auth.credentials import StoredCredential, digest_of, end_reused, id_of, mistyped, stored_credentials
+from ..auth.credentials import StoredCredential, end_reused, stored_credentials
+from ..auth.format import digest_of, id_of, is_mistyped
 from ..errors import StoreError
 
 log = logging.getLogger("chatkeep.server")
@@ -79,7 +80,7 @@ class KnownCredentials:
             task = self._looked[name]  # (`get` asks for the time twice)
         except KeyError:
             task = None
-            if text and mistyped(text):
+            if text and is_mistyped(text):
                 return None
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = self._looked[name] = self._start(self._records.get(name))

@@ -1,5 +1,7 @@
 """Signs people in at the operators' desk through an OpenID Connect provider: authorization code with PKCE, by Authlib.
 
+    from chatkeep.server import create_app
+
     provider = OpenIDProvider("https://login.example.com", "desk", "...", roles={"desk-admins": "admin"}, role_claim="groups")
     app = create_app(keep, provider=provider)
 

@@ -24,6 +24,7 @@ from . import (
     bulk,
     canned,
     desk,
+    devices,
     events,
     exporting,
     holds,
@@ -31,6 +32,7 @@ from . import (
     people,
     presence,
     running,
+    saving,
     signing_in,
     story,
     switches,
@@ -125,7 +127,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(
-            takes=people.Saving, headers=MATCH, gives={200: people.SavedConversation}, refuses=(412, *WRITE)
+            takes=saving.Saving, headers=MATCH, gives={200: saving.SavedConversation}, refuses=(412, *WRITE)
         )
         for method in ("put", "patch")
     },
@@ -149,9 +151,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         }.items()
     },
     (f"{ONE}/state/{{slot}}", "patch"): Operation(
-        takes=people.Merging, media=people.MERGE, headers=KEY, gives={200: people.MergedValue}, refuses=WRITE
+        takes=saving.Merging, media=saving.MERGE, headers=KEY, gives={200: saving.MergedValue}, refuses=WRITE
     ),
-    (f"{ONE}/losses", "get"): Operation(gives={200: people.Losses}, refuses=READ),
+    (f"{ONE}/losses", "get"): Operation(gives={200: saving.Losses}, refuses=READ),
     (f"{ONE}/losses/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/me/conversations", "get"): Operation(
         query=people.ListingQuery, gives={200: people.UserListing}, refuses=READ
@@ -165,16 +167,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("/v1/me/claim", "post"): Operation(takes=people.Claiming, gives={200: people.Claimed}, refuses=WRITE),
     ("/v1/me/claim/{guest}", "delete"): Operation(gives={204: None}, refuses=WRITE),
-    ("/v1/me/tokens", "get"): Operation(gives={200: people.Devices}, refuses=READ),
+    ("/v1/me/tokens", "get"): Operation(gives={200: devices.Devices}, refuses=READ),
     ("/v1/me/tokens/{token}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     ("/v1/me/tokens/{token}/rotate", "post"): Operation(
-        takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
+        takes=devices.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
     ("/v1/users/{user}", "delete"): Operation(gives={200: ErasedUser}, refuses=WRITE),
     ("/v1/users/{user}/tokens", "post"): Operation(
-        takes=people.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
+        takes=devices.UserTokenAsked, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
-    ("/v1/users/{user}/tokens", "get"): Operation(gives={200: people.Devices}, refuses=READ),
+    ("/v1/users/{user}/tokens", "get"): Operation(gives={200: devices.Devices}, refuses=READ),
     ("/v1/users/{user}/tokens/{token}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/state", "patch"): Operation(
         takes=dict[str, Any],
@@ -206,7 +208,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (f"{ONE}/tokens", "get"): Operation(gives={200: answers.Tokens}, refuses=READ),
     (f"{ONE}/tokens/{{token}}", "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/tokens/{{token}}/rotate", "post"): Operation(
-        takes=people.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
+        takes=devices.Rotation, needed=False, gives={201: answers.Credential}, refuses=WRITE
     ),
     (f"{ONE}/shares", "post"): Operation(
         takes=tokens.NewShare, needed=False, gives={201: answers.Share}, refuses=WRITE

@@ -1,6 +1,8 @@
 """Uvicorn's HTTP protocol, with one budget and one deadline for everything of a request that is not its body; uvicorn has neither.
 
-uvicorn.Config(app, http=PromptProtocol)
+    import uvicorn
+
+    uvicorn.Config(app, http=PromptProtocol)
 
 The one place that uses inner names of uvicorn; INNER lists them.
 """

@@ -16,7 +16,7 @@ from ..errors import Misconfigured
 from . import wire
 from .access import allows, keep_of
 from .cookies import refuse_other_pages
-from .people import credential_of
+from .devices import credential_of
 from .refusals import not_found
 
 BROWSERS = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from ..app import Chatkeep, core_of
 from ..auth import accounts
 from ..auth.accounts import Account, StoredSession
-from ..auth.credentials import EVERYWHERE, StoredCredential, id_of, stored_credentials
+from ..auth.credentials import EVERYWHERE, StoredCredential, stored_credentials
+from ..auth.format import id_of
 from ..auth.rights import ROLES, rights_of
 from ..drivers.url import is_loopback
 from ..errors import UsageError

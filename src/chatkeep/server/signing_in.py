@@ -15,7 +15,8 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth import accounts
 from ..auth.accounts import Account, Throttled
-from ..auth.credentials import digest_of, mistyped, stored_credentials
+from ..auth.credentials import stored_credentials
+from ..auth.format import digest_of, is_mistyped
 from ..auth.passwords import Busy
 from ..errors import UsageError
 from . import audit, wire
@@ -289,7 +290,10 @@ async def verified(request: Request, name: str, password: str, *, status: int) -
         found = await accounts.sign_in(keep_of(request), name, password)
     except Busy:
         raise wire.Refused(
-            503, "busy", "Too many people sign in here now; nobody looked at this one. Try again.", {"retry-after": "2"}
+            503,
+            "busy",
+            "Too many people sign in here now; the password was not checked. Try again.",
+            {"retry-after": "2"},
         ) from None
     except Throttled as wait:
         after = max(1, ceil(wait.after))
@@ -309,7 +313,7 @@ async def verified(request: Request, name: str, password: str, *, status: int) -
 async def key_named(request: Request, key: str) -> str:
     """Return the name of the record of a service key that stands. Raises 401."""
     name = digest_of(key)
-    stored = None if name is None or mistyped(key) else await stored_credentials(keep_of(request)).get(name)
+    stored = None if name is None or is_mistyped(key) else await stored_credentials(keep_of(request)).get(name)
     now = core_of(keep_of(request)).clock()
     if name is None or stored is None or stored.kind != "service" or stored.over(now):
         note_refused(request, "a key", "refused")

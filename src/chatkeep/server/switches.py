@@ -18,8 +18,6 @@ from .access import allows, keep_of, principal_of, tenant_of
 from .audit import audited, call
 from .refusals import forbidden
 
-SMALL = 16 * 1024
-
 
 class TenantPausing(Struct, forbid_unknown_fields=True):
     """Whether the bot is silent for the key's tenant or, with *everywhere*, for all; what is *unread* then is answered or skipped."""
@@ -54,7 +52,7 @@ class TenantBot(wire.Resource):
     @allows(right="switch")
     async def put(self, request: Request) -> Response:
         """Pause the bot for the key's tenant, or resume it; everywhere, with a key that may (`chatkeep key create --everywhere`)."""
-        asked = await wire.body(request, TenantPausing, limit=SMALL)
+        asked = await wire.body(request, TenantPausing, limit=wire.SHORT_BODY)
         keep, tenant = keep_of(request), tenant_of(request)
         where = "everywhere" if asked.everywhere else "tenant"
         call(request, f"{'pause' if asked.paused else 'resume'}:{where}")
@@ -114,7 +112,7 @@ class SharedCache(wire.Resource):
     @allows(right="switch")
     async def put(self, request: Request) -> Response:
         """Switch the shared cache off, or on again, on all instances; only speed changes. It takes a key for everywhere."""
-        asked = await wire.body(request, CacheSwitch, limit=SMALL)
+        asked = await wire.body(request, CacheSwitch, limit=wire.SHORT_BODY)
         call(request, f"cache:{'on' if asked.on else 'off'}")
         refuse_without_everywhere(request)
         await core_of(keep_of(request)).switch_cache(asked.on)

@@ -24,10 +24,9 @@ from .cookies import (
     set_cookie,
     shared_cookie,
 )
-from .people import Rotation
+from .devices import Rotation
 from .refusals import forbidden, not_found, unauthorized
 
-BODY_LIMIT = 16 * 1024
 DAY_S = 86_400.0
 OWN = "current"
 """Names the token that a request is made with."""
@@ -85,7 +84,7 @@ class Tokens(wire.Resource):
     @allows(right="tokens")
     async def post(self, request: Request) -> Response:
         """Make a token; the only time that it is shown."""
-        asked = await wire.body(request, NewToken, limit=BODY_LIMIT, needed=False)
+        asked = await wire.body(request, NewToken, limit=wire.SHORT_BODY, needed=False)
         issued = await credentials.issue_token(
             keep_of(request), principal_of(request).tenant, conversation_asked(request), **structs.asdict(asked)
         )
@@ -133,7 +132,7 @@ class Rotated(wire.Resource):
     @allows(own=True, right="tokens")
     async def post(self, request: Request) -> Response:
         """Put a new token in the place of another; whoever holds it in the cookie gets the new one there."""
-        asked = await wire.body(request, Rotation, limit=BODY_LIMIT, needed=False)
+        asked = await wire.body(request, Rotation, limit=wire.SHORT_BODY, needed=False)
         place = (principal_of(request).tenant, conversation_asked(request), rotated_asked(request))
         with wire.refusing(409, "rotated"):
             issued = await credentials.rotate(keep_of(request), *place, grace=asked.grace)
@@ -151,7 +150,7 @@ class Shares(wire.Resource):
     async def post(self, request: Request) -> Response:
         """Make a share of the conversation, with no more rights than its maker has."""
         maker = principal_of(request)
-        asked = await wire.body(request, NewShare, limit=BODY_LIMIT, needed=False)
+        asked = await wire.body(request, NewShare, limit=wire.SHORT_BODY, needed=False)
         scopes = asked.scopes
         if scopes is None:
             scopes = [scope for scope in credentials.TOKEN_SCOPES if scope in maker.scopes]
@@ -181,7 +180,7 @@ class Redeemed(wire.Resource):
     @allows(anyone=True)
     async def post(self, request: Request) -> Response:
         """Exchange a share for a token of its conversation."""
-        asked = await wire.body(request, Redemption, limit=BODY_LIMIT)
+        asked = await wire.body(request, Redemption, limit=wire.SHORT_BODY)
         if asked.cookie:  # before the share is used up
             refuse_other_pages(request)
         full = asked.cookie and holds_many(request)

@@ -67,7 +67,7 @@ class OneView(wire.Resource):
         def put(views: dict[str, dict[str, Any]]) -> None:
             before = views.pop(asked.was, None) if asked.was else None
             if asked.was and before is None:
-                raise wire.Refused(404, "not-found", "There is no view of the name that it was to have had.")
+                raise wire.Refused(404, "not-found", "There is no view of the name in `was`; nothing was changed.")
             if asked.was and name in views:
                 raise wire.Refused(409, "taken", f"There is a view {name} already; nothing was changed.")
             if asked.filter is None and before is None:

@@ -41,6 +41,9 @@ TOKENS_MOST = 20_000
 """Strings, commas and brackets that a body may have: what a text holds is decoded at 4 ns a byte, what is made of small things at
 250. (A list of so many numbers, an object of half as many members.)"""
 
+SHORT_BODY = 16 * 1024
+"""The most bytes of a body that holds neither messages nor a state."""
+
 LARGE = 128 * 1024
 """A body of more bytes is decoded in a thread, so that nobody else waits for it."""
 

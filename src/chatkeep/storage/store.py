@@ -111,30 +111,25 @@ class InLog(Exception):
 
 
 class Store:
-    """Conversations as snapshots over one driver. *window*: how many last messages a snapshot holds, at least. *another* makes a
-    second driver of the same store, which is asked where it was moved to.
-
-    *changed* is called with each key that was written to, after it is durable, *seen* with each that was read. Each of
-    *instruments* is told each act's verb and the seconds it took.
+    """Conversations as snapshots over one driver. *place*: where it is, for people, without a password. *window*: how many last
+    messages a snapshot holds, at least. *another* makes a second driver of the same store, which is asked where it was moved to.
     """
 
     def __init__(
         self,
         driver: Driver,
         *,
+        place: str = "",
         cache: Cache,
+        shared: SharedCache | None = None,
         window: int,
         message_limit: int,
         patience_s: float = 5.0,
         another: Callable[[], Driver] | None = None,
     ) -> None:
         self.driver = driver
-        self.place = ""
-        """Where it is, for people: no password is in it."""
-        self.changed: Callable[[Key], None] = lambda key: None
-        self.seen: Callable[[Key], None] = lambda key: None
-        self.instruments: Sequence[Measured] = ()
-        self.shared: SharedCache | None = None
+        self.place = place
+        self.shared = shared
         self.rolled_back = 0
         self.acts: Counter[str] = Counter()
         """How many acts were asked of the driver, by verb."""
@@ -150,11 +145,21 @@ class Store:
         self._window = window
         self._window_with_notes = window * NOTES_A_MESSAGE
         self._message_limit = message_limit
+        self.observe((), changed=lambda key: None, seen=lambda key: None)
 
     @property
     def statistics(self) -> CacheStatistics:
         """What the cache did so far."""
         return self._cache.statistics
+
+    def observe(
+        self, instruments: Sequence[Measured], *, changed: Callable[[Key], None], seen: Callable[[Key], None]
+    ) -> None:
+        """From now on call *changed* with each key that was written to, after it is durable, and *seen* with each that was read, and
+        tell *instruments* each act's verb and the seconds it took."""
+        self._instruments = instruments
+        self._changed = changed
+        self._seen = seen
 
     async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
         """Open the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
@@ -225,7 +230,7 @@ class Store:
             return None
         snapshot = self._decoded(*found)
         self._look_back(known, found[0], snapshot.record, news=snapshot.messages)
-        self.seen(key)
+        self._seen(key)
         return self._keep(await self._complete(snapshot, again=again))
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
@@ -324,7 +329,7 @@ class Store:
             ) from fault
         finally:
             if ours:
-                self.changed(key)
+                self._changed(key)
         if snapshot.row.incarnation != row.incarnation:
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, entry.id in known and not ours
@@ -340,7 +345,7 @@ class Store:
             with suppress(Conflict):  # somebody has written to it meanwhile, and has left the lease
                 await self._act(self.driver.write, Write(row, replaces=found[0].revision, since=row.head))
                 self._cache.drop(key)
-                self.changed(key)
+                self._changed(key)
                 return row.revision
 
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
@@ -353,7 +358,7 @@ class Store:
             except Conflict as there:
                 at = behind_erasure(at, there.erased_at)
         self._cache.drop(key)
-        self.changed(key)
+        self._changed(key)
 
     async def adopt(self, row: Row, entries: list[Entry]) -> bool:
         """Put in a conversation that was kept elsewhere before, as it is: with its incarnation, numbers and ids.
@@ -366,7 +371,7 @@ class Store:
         except (Conflict, Duplicate) as there:
             return there.row is not None
         self._cache.drop(row.key)
-        self.changed(row.key)
+        self._changed(row.key)
         return True
 
     async def commit(
@@ -412,7 +417,7 @@ class Store:
             self._cache.end_doubt(key)  # it was there
             known = _blanked(snapshot, act.blank) if act.blank else snapshot
             after = self._keep(self._grown(known, stored, act.record, said))
-            self.changed(key)
+            self._changed(key)
             if self.shared is not None and act.blank:
                 await self.shared.drop(key)
             elif self.shared is not None and not is_cut(after):
@@ -435,7 +440,7 @@ class Store:
             return False
         finally:
             self._cache.drop(row.key)
-        self.changed(row.key)
+        self._changed(row.key)
         if self.shared is not None:
             await self.shared.drop(row.key)
         return True
@@ -521,13 +526,13 @@ class Store:
         self._cache.forget_place(key)
         if self.shared is not None:
             await self.shared.drop(key)
-        self.changed(key)
+        self._changed(key)
 
     def _act(self, verb: Callable[[A], Awaitable[T]], act: A) -> Awaitable[T]:
         if not self._open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
         self.acts[type(act).__name__] += 1
-        return self._timed(verb, act) if self.instruments else self._circuit.settle(partial(verb, act))
+        return self._timed(verb, act) if self._instruments else self._circuit.settle(partial(verb, act))
 
     async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
         began = time.perf_counter()
@@ -535,7 +540,7 @@ class Store:
             return await self._circuit.settle(partial(verb, act))
         finally:
             took = time.perf_counter() - began
-            for instrument in self.instruments:
+            for instrument in self._instruments:
                 instrument.measured(type(act).__name__.lower(), took)
 
     def _replaced(self, replaced: Replaced) -> None:

@@ -1,7 +1,5 @@
 """Many scripted customers against a running server. They repeat and overtake themselves, hang up and write again; in the
-end every conversation is read back and judged by what the customers were told.
-
-    report = await Simulation(["http://127.0.0.1:8765"], Plan(customers=1000), transport_for("api", key=KEY), key=KEY).run()
+end every conversation is read back and judged by what the customers were told. `chatkeep simulate` runs a `Simulation`.
 """
 
 from __future__ import annotations

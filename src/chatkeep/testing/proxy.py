@@ -1,5 +1,7 @@
 """A TCP proxy that does what networks do: loses replies, resets, goes silent, is slow. It also counts round trips.
 
+    from chatkeep.drivers.redis import RedisDriver
+
     async with Proxy(server.port) as proxy:
         driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}/0")
         proxy.lose = lambda request: "reply" if b"EVALSHA" in request else None

@@ -1,5 +1,7 @@
 """Real servers for tests and benchmarks, from PyPI wheels and npm, on free loopback ports; nobody has to install one.
 
+    from chatkeep.drivers.redis import RedisDriver
+
     with RedisServer("valkey-9", tmp_path) as server:
         driver = RedisDriver(server.url)
 
@@ -209,9 +211,13 @@ class RedisServer(Server):
 class UpstashServer(Server):
     """A test double of Upstash's REST protocol (`testing/upstash.py`) over a Redis or Valkey of *kind*, which it starts and ends too.
 
-    with UpstashServer(tmp_path) as server:
-        server.set_faults(lost_requests=0.08, lost_answers=0.08)
-        driver = UpstashDriver(server.url)
+        from chatkeep.drivers.upstash import UpstashDriver
+
+        with UpstashServer(tmp_path) as server:
+            server.set_faults(lost_requests=0.08, lost_answers=0.08)
+            driver = UpstashDriver(server.url)
+
+    *folder*: what it starts in; None: a new one.
     """
 
     def __init__(

@@ -1,5 +1,8 @@
 """The protocols of other people's front ends and clients, over the same conversations and under the same access rules.
 
+    from chatkeep.server import create_app
+    from chatkeep.server.protocols import aisdk
+
     app = create_app(keep, protocols=["aisdk", "responses"])           # beside the server's own API
     app = Starlette(routes=aisdk.routes(keep), lifespan=...)            # or in an application of your own
 

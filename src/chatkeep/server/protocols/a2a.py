@@ -2,6 +2,8 @@
 
     app = Starlette(routes=a2a.routes(keep), lifespan=...)        # or create_app(keep, protocols=["a2a"])
 
+There it answers:
+
     GET  /.well-known/agent-card.json      who this agent is, for everybody
     POST /a2a                              SendMessage, SendStreamingMessage, GetTask, ListTasks, CancelTask, SubscribeToTask
 

@@ -2,6 +2,8 @@
 
     app = Starlette(routes=agui.routes(keep), lifespan=...)        # or create_app(keep, protocols=["agui"])
 
+There it answers:
+
     POST /agui          RunAgentInput: takes the last message, or what resumes an interrupt, and streams the run as events
 
 A thread is a conversation, a run the answer to one message. The history is the server's: each run ends with a snapshot of it, which

@@ -2,6 +2,8 @@
 
     app = Starlette(routes=aisdk.routes(keep), lifespan=...)        # or create_app(keep, protocols=["aisdk"])
 
+There it answers:
+
     POST /api/chat                 {"id", "messages" or "message", "trigger"}: takes the last message, streams its answer
     GET  /api/chat/{id}/stream     the answer that is being made, from its first character; 204 when there is none
     GET  /api/chat/{id}            the history as UI messages

@@ -2,6 +2,8 @@
 
     app = Starlette(routes=durable_streams.routes(keep), lifespan=...)    # or create_app(keep, protocols=["durable_streams"])
 
+There it answers:
+
     GET, HEAD /streams/{id}/messages             the log of a conversation: JSON, an item a message
     GET, HEAD /streams/{id}/answers/{number}     the text of the answer to message {number}, as it is made; then the stream is closed
 

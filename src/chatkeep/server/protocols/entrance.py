@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...app import Chatkeep, core_of
-from ...auth.credentials import SCOPES, Issued, Scope, digest_of
+from ...auth.credentials import SCOPES, Issued, Scope
+from ...auth.format import digest_of
 from ...drivers.url import is_loopback
 from ...errors import ChatkeepError, Conflict, NotOpen, NotWaiting
 from ...model import Content, Message, Receipt, Role

@@ -2,6 +2,8 @@
 
     app = Starlette(routes=mcp.routes(keep, name="ask_the_salon"), lifespan=...)      # or create_app(keep, protocols=["mcp"])
 
+There it answers:
+
     POST /mcp           initialize, server/discover, ping, tools/list, tools/call, tasks/get, tasks/result, tasks/cancel
 
 One tool takes a message to a conversation, and gives its answer; what it asks is answered by calling it again. A task is the answer to

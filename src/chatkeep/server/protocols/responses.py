@@ -2,6 +2,8 @@
 
     app = Starlette(routes=responses.routes(keep), lifespan=...)        # or create_app(keep, protocols=["responses"])
 
+There it answers:
+
     POST /v1/responses                      {"input", "conversation" | "previous_response_id", "stream", "background", ...}
     GET  /v1/responses/{id}                 with ?stream=true&starting_after=N its events from behind N on
     GET  /v1/responses/{id}/input_items     what it answers

@@ -1,4 +1,4 @@
-"""The addresses of the operators' desk: its list with filters, search and pages, why a conversation is as it is, notes."""
+"""The list of the operators' desk: filters, search and pages, and what is shown of each conversation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import pytest
 
 from chatkeep import Chatkeep
 from chatkeep.app import core_of
-from chatkeep.auth import accounts
 from chatkeep.auth.credentials import create_key
 from chatkeep.errors import HandlerFailed
 from chatkeep.server import listing
 from chatkeep.storage.text_index import TextIndex
 
-from ..support.desk import PASSWORD, Person, chat, person
+from ..support.desk import chat, person
 from ..support.serving import Client, served
 from ..support.waiting import until
 
@@ -158,39 +157,6 @@ async def test_what_a_customer_has_saved_speaks_for_nobody() -> None:
     assert [("operator", True), ("user", True)] == [(one["role"], one["saved"]) for one in log[-2:]]
     assert [None, None] == [one.get("author") for one in log[-2:]]
     assert (1, "", []) == (shown["waiting"], shown.get("name", ""), found["conversations"])
-
-
-async def test_accounts_and_sessions_are_kept_by_every_store(url: str) -> None:
-    """Two servers on one store: who is added and signed in through one is known to the other, and so is that it has ended."""
-    keep = chat(url)
-    async with served(keep) as client:
-        await accounts.add_account(keep, "kim", role="agent", password=PASSWORD, shown="Kim")
-        kim = Person(client.port)
-        signed = await kim.sign_in({"name": "kim", "password": PASSWORD})
-        await keep.receive("ada", "hello")
-        written = await kim.ask("POST", "/v1/conversations/ada/operator", {"content": "I am here.", "author": "Eve"})
-        noted = [
-            (await kim.ask("POST", f"/v1/conversations/{id}/notes", {"text": "a friend", "id": "n1"})).status
-            for id in ("ada", "ada", "nobody")
-        ]
-        log = (await kim.ask("GET", "/v1/conversations/ada/messages")).json["messages"]
-        story = (await kim.ask("GET", "/v1/conversations/ada/story")).json
-        ended = await accounts.end_sessions(keep, "kim")
-
-        async def out() -> bool:
-            return (await kim.ask("GET", "/v1/conversations")).status == 401
-
-        await until(out, every=0.1)
-        with pytest.raises(accounts.UsageError, match="already"):
-            await accounts.add_account(keep, "KIM", role="viewer", password=PASSWORD)
-
-    assert (201, 201, [204, 204, 404], 1) == (signed.status, written.status, noted, ended)
-    assert "Kim" == next(message["author"] for message in log if message["role"] == "operator")
-    assert [("note", "Kim", "a friend")] == [
-        (note["kind"], note["author"], note["text"]) for note in story["notes"] if note["kind"] == "note"
-    ]
-    assert [(1, 1, [2])] == [(turn["first"], turn["last"], turn["replies"]) for turn in story["turns"]]
-    assert {"say", "note"} <= {act["act"] for act in story["acts"]}
 
 
 async def test_a_page_ends_in_time_where_little_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,206 @@
+"""What clients save of a conversation and merge into a slot, and what gave way in that."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from .. import errors
+from ..app import core_of
+from ..conversation.merge import MISSING
+from ..conversation.snapshots import Snapshot
+from ..conversation.versions import find_checksum, is_checksum
+from ..model import Content
+from ..people.surface import Lost
+from . import wire
+from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
+from .audit import audited
+from .refusals import forbidden, not_found
+from .wire import Refused
+
+SAVE_LIMIT = 8 * 1024 * 1024
+MERGE = "application/vnd.chatkeep.merge+json"
+TITLE_MOST = 1000
+Text = Annotated[str, Meta(max_length=TITLE_MOST)]
+Time = Annotated[float, Meta(ge=0, le=1e11)]
+Device = Annotated[str, Meta(max_length=200)]
+
+
+class MessageToSave(Struct, forbid_unknown_fields=True):
+    """A message that was said elsewhere; *created_at* then, in seconds since 1970."""
+
+    id: wire.Name
+    content: Content
+    role: str = "user"
+    created_at: Time | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Saving(Struct, forbid_unknown_fields=True):
+    """What a client saves; what is left out stays. *base*: the title that was there before; *version*: that of the conversation then;
+    *at*, *by*: when, and on which device, the title was written; *seen*: up to which message the user has read; *owner*: of a conversation
+    that this creates, for service keys."""
+
+    title: Text | None = None
+    messages: list[MessageToSave] = []
+    seen: wire.Number | None = None
+    archived: bool | None = None
+    pinned: bool | None = None
+    base: Text | None = None
+    version: wire.Number | None = None
+    force: bool = False
+    at: Time | None = None
+    by: Device = ""
+    owner: wire.Owner | None = None
+
+
+class Merging(Struct, forbid_unknown_fields=True):
+    """What a device has made of a slot: *base* is what it held before (left out: nothing), *value* what it holds (left out: it was
+    removed), *at* when it was changed, *by* on which device."""
+
+    base: Any | UnsetType = UNSET
+    value: Any | UnsetType = UNSET
+    at: Time | None = None
+    by: Device = ""
+
+
+class SavedConversation(Struct, frozen=True, kw_only=True):
+    """What a save has left. *conflicts*: "title", and ids under which the log has another text; the log keeps what gave way."""
+
+    id: str
+    title: str
+    version: int
+    checksum: str
+    added: list[str]
+    conflicts: list[str]
+
+
+class SlotLoss(Struct, frozen=True):
+    """What gave way in a merge, and where."""
+
+    path: list[str]
+    value: Any
+    at: float
+    by: str
+
+
+class MergedValue(Struct, frozen=True, kw_only=True):
+    """What a merge has left: the value (left out: there is none), and what gave way."""
+
+    value: Any | UnsetType = UNSET
+    losses: list[SlotLoss]
+    version: int
+    checksum: str
+
+
+class Losses(Struct, frozen=True):
+    """What gave way in merges and saves, the newest first."""
+
+    losses: list[Lost]
+
+
+class ConversationLosses(wire.Resource):
+    """/v1/conversations/{id}/losses"""
+
+    @allows("state:read")
+    async def get(self, request: Request) -> Response:
+        """Return what gave way in merges and saves, the newest first."""
+        return wire.as_json(Losses(await tenant_of(request).losses(conversation_asked(request))))
+
+
+class ConversationLoss(wire.Resource):
+    """/v1/conversations/{id}/losses/{number}"""
+
+    @audited("restore")
+    @allows("state:write")
+    async def post(self, request: Request) -> Response:
+        """Put back what gave way, as a change of now."""
+        number = request.path_params["number"]
+        if not (number.isascii() and number.isdecimal() and len(number) < 16):
+            raise not_found()
+        with wire.refusing(409, "no-loss"):
+            await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
+        return Response(status_code=204)
+
+
+async def save(request: Request, *, creates: bool) -> Response:
+    """Save title, messages and marks of a conversation."""
+    asked = await wire.body(request, Saving, limit=SAVE_LIMIT)
+    principal, id = principal_of(request), conversation_asked(request)
+    if asked.owner is not None and not principal.rules:
+        raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
+    if asked.messages and "save" not in principal.scopes:
+        raise forbidden("This token has not the scope 'save', which it takes to save messages.")
+    match = wire.tags(request, "if-match")
+    force = asked.force or match == {"*"}
+
+    def look(there: Snapshot) -> None:
+        row = there.row
+        if not row.revision and not creates:
+            raise not_found()
+        checksum = find_checksum(there) if row.revision else ""
+        known = match is None or match == {"*"} or f'"{row.revision}"' in match
+        if not known and not (row.revision and any(is_checksum(there, tag.strip('"')) for tag in match or ())):
+            tag = {"etag": f'"{checksum}"'} if "read" in principal.scopes and checksum else {"etag": None}
+            raise Refused(
+                412,
+                "precondition-failed",
+                "The conversation is not the version that this was made for; nothing was changed. Read it, and save on top of that.",
+                **tag,
+            )
+
+    told = structs.asdict(asked) | {"force": force}
+    told["owner"] = asked.owner or await access_of(request).find_beginner(request)
+    messages = [structs.asdict(one) for one in told.pop("messages")]
+    try:
+        saved = await core_of(keep_of(request)).save(principal.tenant, id, messages, look=look, **told)
+    except errors.OtherOwner:  # somebody was faster, and has it now
+        if principal.rules:
+            raise
+        raise not_found() from None
+    shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
+    return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
+
+
+async def merge(request: Request) -> Response:
+    """Merge what a device has made of a slot."""
+    limit = 8 * int(keep_of(request).settings.state_limit)
+    plain = await wire.value(request, limit=limit, media=MERGE)
+    try:
+        asked = msgspec.convert(plain, Merging)
+    except ValueError as fault:
+        raise wire.misread(str(fault)) from None
+    key = wire.idempotency_key(request)
+    tenant = await access_of(request).beginning(request)
+    try:
+        merged = await tenant.merge(
+            conversation_asked(request),
+            request.path_params["slot"],
+            base=MISSING if asked.base is UNSET else asked.base,
+            value=MISSING if asked.value is UNSET else asked.value,
+            at=asked.at,
+            by=asked.by,
+            id=key,
+        )
+    except errors.OtherOwner:  # somebody was faster, and has it now
+        raise not_found() from None
+    shows = "state:read" in principal_of(request).scopes
+    told = MergedValue(
+        value=UNSET if merged.value is MISSING or not shows else merged.value,
+        losses=[SlotLoss(list(loss.path), loss.value if shows else None, loss.at, loss.by) for loss in merged.losses],
+        version=merged.version,
+        checksum=merged.checksum,
+    )
+    return wire.as_json(told, headers={"etag": f'"{merged.checksum}"'})
+
+
+ROUTES: list[BaseRoute] = [
+    wire.RawRoute("/v1/conversations/{id}/losses/{number}", ConversationLoss),
+    wire.RawRoute("/v1/conversations/{id}/losses", ConversationLosses),
+]
