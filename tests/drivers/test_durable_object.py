@@ -87,9 +87,9 @@ def test_random_histories(worker: DurableObjectServer) -> None:
 ADA = Key("", "ada")
 
 
-def said(id: str) -> Append:
-    """A message of Ada's."""
-    return Append(ADA, [Entry(0, id, "user", b"hello")], revision=f"r {id}", at=1.0, due_at=2.0, owner="eve", tail=9)
+def said(id: str, key: Key = ADA) -> Append:
+    """A message, of Ada's where nothing else is said."""
+    return Append(key, [Entry(0, id, "user", b"hello")], revision=f"r {id}", at=1.0, due_at=2.0, owner="eve", tail=9)
 
 
 async def test_the_block_of_the_guide() -> None:
@@ -186,14 +186,17 @@ async def test_a_worker_that_comes_back_is_found_again() -> None:
         await driver.close()
 
 
-async def test_a_lane_keeps_its_connection(worker: DurableObjectServer) -> None:
-    """A hundred acts, one after the other, take a connection each of one lane and of the opening."""
+async def test_lanes_share_what_connections_they_do_not_need(worker: DurableObjectServer) -> None:
+    """Opening, and a hundred acts on as many conversations, one after the other, take one connection; acts of one moment one a lane."""
     async with Proxy(worker.port) as proxy:
         driver = await opened_on(fresh(worker).replace(f"127.0.0.1:{worker.port}", f"127.0.0.1:{proxy.port}"))
         for n in range(100):
-            await driver.append(said(f"{n}"))
+            await driver.append(said(f"{n}", Key("", f"{n}")))
 
-        assert 2 == proxy.connections == driver.pool().open
+        assert 1 == proxy.connections == driver.pool().open
+        await asyncio.gather(*(driver.append(said("later", Key("", f"{n}"))) for n in range(100)))
+
+        assert transport.LANES == proxy.connections == driver.pool().open
         await driver.close()
 
 

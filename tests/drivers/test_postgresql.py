@@ -228,7 +228,7 @@ async def test_what_a_function_takes(postgres: PostgresServer, url: str) -> None
         before = proxy.connections
         opened, cold, warm = await ran()
 
-        assert (9, 1) == (opened, warm)
+        assert (8, 1) == (opened, warm)
         assert cold <= 3
         assert 1 == proxy.connections - before
 

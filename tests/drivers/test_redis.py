@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import gc
 import ipaddress
+import itertools
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec import structs
 from redis.crc import key_slot
 
+from chatkeep import Chatkeep
 from chatkeep.drivers import batching
 from chatkeep.drivers.base import (
     COUNTERS_KEPT_S,
@@ -50,7 +52,7 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.redis import scripts as redis_acts
-from chatkeep.drivers.redis.connection import Connection
+from chatkeep.drivers.redis.connection import Connection, ErrorReply
 from chatkeep.drivers.redis.driver import RedisDriver
 from chatkeep.drivers.redis.transport import slot_of
 from chatkeep.drivers.sockets import PROBES
@@ -524,6 +526,42 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
 def through(proxy: Proxy, **options: Any) -> str:
     """The server's URL through the network."""
     return f"redis://127.0.0.1:{proxy.port}/0?" + "&".join(f"{name}={value}" for name, value in options.items())
+
+
+async def test_what_a_function_takes(server: RedisServer, proxy: Proxy) -> None:
+    """In round trips, on a store that is there: a process that answers one message, then one that is warm. Opening is to be let in, to
+    learn what server and store this is, and to read what is paused."""
+
+    async def ran() -> list[int]:
+        keep: Chatkeep[dict[str, Any]] = Chatkeep(through(proxy), background=False, poll="1h")
+        keep.on_message(lambda turn: "fine")
+        told = [proxy.trips]
+        await keep.open()
+        told.append(proxy.trips)
+        for _ in range(2):
+            await keep.receive("ada", "hello", id=secrets.token_hex(4))
+            told.append(proxy.trips)
+        await keep.close()
+        return [after - before for before, after in itertools.pairwise(told)]
+
+    await ran()
+
+    assert [3, 2, 1] == await ran()
+
+
+async def test_one_is_let_in_in_one_round_trip(server: RedisServer, proxy: Proxy) -> None:
+    """With a password, a database and the scripts; a password that is wrong is told as the server does."""
+    address = ("127.0.0.1", proxy.port)
+    with await Connection.open(("127.0.0.1", server.port)) as admin:
+        await admin.ask(b"ACL", b"SETUSER", b"guest", b"on", b">secret", b"allkeys", b"allcommands")
+    # (A server that reads ahead takes no word of more than 16,384 bytes from whoever is not let in yet.)
+    greeting = [(b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in redis_acts.VERBS)]
+    before = proxy.trips
+    (await Connection.open(address, user="guest", password="secret", database=1, greeting=greeting)).abort()
+
+    assert 1 == proxy.trips - before
+    with pytest.raises(ErrorReply, match="WRONGPASS"):
+        await Connection.open(address, user="guest", password="wrong", database=1, greeting=greeting)
 
 
 async def test_every_verb_is_one_round_trip(proxy: Proxy) -> None:

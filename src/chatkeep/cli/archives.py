@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import click
 
@@ -16,13 +16,15 @@ from ..app import core_of
 from ..drivers.base import Driver
 from ..drivers.whole_files import make_part, put
 from ..errors import ChatkeepError, Corrupt, UsageError
-from ..people.handing_out import HandedOut
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
 from .opening import driver_with_keys, existing, note_act, open_driver, opened, url_of
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, progress, tell
 from .reaching import found_in, open_target
 from .target import Target, is_server
+
+if TYPE_CHECKING:
+    from ..people.handing_out import HandedOut
 
 EVERY_S = 2.0
 

@@ -37,7 +37,7 @@ from .journal import Journal
 from .lease_keeper import LeaseKeeper
 from .needs import refuse_lacking
 from .notifier import Notifier
-from .pauses import Pauses
+from .pauses import PAUSES, Pauses
 from .releases import Releases
 from .runner import Runner
 from .sender import Sender
@@ -231,10 +231,10 @@ class Engine(Generic[State]):
         """Open the store, or leave it closed: messages go to it when it is known to be the right one, and for whom the bot is paused."""
         shared = self.shared
         try:
-            await self.store.open(None if self.journal is None else self.journal.spool.belong)
+            paused = await self.store.open(None if self.journal is None else self.journal.spool.belong, first=PAUSES)
             self.sweeper.versions.restart()
             await self.sweeper.versions.look()
-            await self.sweeper.look_at_pauses()
+            await self.sweeper.note_pauses(paused)
             if shared.settings.background:
                 self.notifier.open()
         except BaseException as fault:

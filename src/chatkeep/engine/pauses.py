@@ -100,9 +100,13 @@ class Pauses:
         return self.is_paused(snapshot)
 
     async def look(self) -> tuple[list[str | None], list[str]]:
-        """Look at what other instances have paused; give the tenants for which the bot answers again, and the resumptions that
-        somebody has begun and, it seems, will not finish."""
-        self._take(await self._store.load(PAUSES))
+        """Look at what other instances have paused; answers as `note`."""
+        return self.note(await self._store.load(PAUSES))
+
+    def note(self, found: Snapshot | None) -> tuple[list[str | None], list[str]]:
+        """Take what was *found* to be paused; give the tenants for which the bot answers again, and the resumptions that somebody has
+        begun and, it seems, will not finish."""
+        self._take(found)
         lifted, self._lifted = self._lifted, set()
         late = time.monotonic() - TAKEN_OVER_S
         unfinished = [one for one, since in self._unfinished.items() if since <= late and one not in self._finishing]

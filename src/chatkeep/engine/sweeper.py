@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..conversation.codec import record_of
+from ..conversation.snapshots import Snapshot
 from ..durations import seconds
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..storage.leftovers import Leftovers
@@ -248,7 +249,13 @@ class Sweeper:
 
     async def look_at_pauses(self) -> None:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""
-        lifted, unfinished = await self._pauses.look()
+        await self._follow(*await self._pauses.look())
+
+    async def note_pauses(self, found: Snapshot | None) -> None:
+        """As `look_at_pauses`, where what is paused was read just now: it was *found*."""
+        await self._follow(*self._pauses.note(found))
+
+    async def _follow(self, lifted: list[str | None], unfinished: list[str]) -> None:
         for tenant in lifted:
             await self._pauses.wake(tenant, self._workers.begin_answer, rewrites=False)
         for resumption in unfinished:

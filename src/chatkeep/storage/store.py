@@ -161,11 +161,14 @@ class Store:
         self._changed = changed
         self._seen = seen
 
-    async def open(self, fits: Callable[[str], Awaitable[None]] | None = None) -> None:
-        """Open the driver. No act gets to it before *fits*, given the store's epoch, has raised nothing."""
+    async def open(self, fits: Callable[[str], Awaitable[None]] | None = None, *, first: Key) -> Snapshot | None:
+        """Open the driver, and return what is under *first* as `load` does: it is read in the round trip that opening takes anyway.
+
+        No act gets to the driver before *fits*, given the store's epoch, has raised nothing.
+        """
         await self.driver.open()
         await refuse_elsewhere(self.driver)
-        await refuse_sealed(self.driver)
+        _, found = await asyncio.gather(refuse_sealed(self.driver), self.driver.read(Read(first, self._window)))
         if fits is not None:
             await fits(self.driver.epoch)
         self._circuit.reset()
@@ -173,6 +176,7 @@ class Store:
         if self.shared is not None:
             self.shared.open(self.driver.epoch)
         self._open = True
+        return await self._loaded(first, self._cache.last_place(first), found)
 
     def widen(self) -> None:
         """Make room in the window for the notes that sending replies out leaves between what is said."""
@@ -222,7 +226,12 @@ class Store:
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """Return the conversation as it is now; None when there is none."""
         known = self._cache.last_place(key)
-        found = await self._act(self.driver.read, Read(key, self._window))
+        return await self._loaded(key, known, await self._act(self.driver.read, Read(key, self._window)), again=again)
+
+    async def _loaded(
+        self, key: Key, known: Place | None, found: tuple[Row, list[Entry]] | None, *, again: bool = True
+    ) -> Snapshot | None:
+        """Return what was *found* under *key*, of which *known* was known before it was asked for."""
         if found is None:
             if known is not None and self._cache.end_doubt(key):
                 self._tell_lost(key, known.head)

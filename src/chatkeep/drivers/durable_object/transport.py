@@ -73,6 +73,7 @@ class Lane:
         self._connections, self._what = connections, what
         self._fault = ""
         self._most = BATCH_FIRST
+        self._sends = False
 
     def put(self, call: Call) -> None:
         """Queue *call*."""
@@ -88,13 +89,25 @@ class Lane:
             connection = await self._connected()
             ready = min(len(self.queue.calls), self._most)
             if connection is not None and (batch := self.queue.take(ready=ready)):
+                self._sends = True
                 await self._send(connection, batch)
+                self._sends = False
+
+    def give(self) -> HttpConnection | None:
+        """Give the connection away, if there is one and it is of no use here now."""
+        if self._sends or self.queue.calls:
+            return None
+        connection, self.connection = self.connection, None
+        return connection
 
     async def _connected(self) -> HttpConnection | None:
         """Return a connection; None when there is none now, or never will be, which is told to all that wait."""
         if self.connection is not None and self.connection.is_usable:
             return self.connection
         self.drop()
+        self.connection = self._connections.spare()
+        if self.connection is not None:
+            return self.connection
         try:
             # So that a call may outlive an address that is gone.
             async with asyncio.timeout(self._connections.site.timeout / 2):
@@ -157,7 +170,7 @@ class Lane:
 
 
 class Connections:
-    """The connections to the worker at one address, for one store: a lane each."""
+    """The connections to the worker at one address, for one store: a lane has one while it needs it, and keeps it while no other does."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -196,6 +209,15 @@ class Connections:
         else:
             (self._acts[lane % LANES] if what == "acts" else self._others[what]).put(call)
         return call.answered
+
+    def spare(self) -> HttpConnection | None:
+        """Return a connection that no lane needs now: the opening's serves the first message, so that a function connects once."""
+        for lane in self._lanes:
+            if (connection := lane.give()) is not None:
+                if connection.is_usable:
+                    return connection
+                connection.abort()
+        return None
 
     async def connect(self) -> HttpConnection:
         """Return a new connection. Raises OSError."""

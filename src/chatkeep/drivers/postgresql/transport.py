@@ -119,8 +119,9 @@ class Connections:
 
     def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
-        # Where one act follows another, as in a function that is started for one message, one connection is enough.
-        reads = self.writer if self.writer.is_free and not self.readers.is_open else self.readers
+        # Where one act follows another, or comes with others like it, as in a function that is started for one message, one connection
+        # is enough.
+        reads = self.writer if self.writer.is_free_for(statement) and not self.readers.is_open else self.readers
         return reads.call(statement, act)
 
     def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
@@ -373,10 +374,10 @@ class Combiner:
         """Whether there is a connection."""
         return self._open > 0
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a connection has nothing to do."""
-        return self._open > self._busy and not self._queue.calls
+    def is_free_for(self, statement: Statement) -> bool:
+        """Tell whether a connection has nothing to do, or nothing yet but to run *statement* in this tick."""
+        calls = self._queue.calls
+        return self._open > self._busy and (not calls or calls[0].kind is calls[-1].kind is statement)
 
     @property
     def _open(self) -> int:

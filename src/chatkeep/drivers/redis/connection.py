@@ -59,16 +59,26 @@ class Connection:
         password: str = "",
         database: int = 0,
         tls: dict[str, str] | None = None,
+        greeting: Sequence[Command] = (),
     ) -> Connection:
-        """Connect to *address*, and be let in. *tls* names the files of a `ca`, and of a `cert` and its `key`, if there are any."""
+        """Connect to *address*, be let in, and have the commands of *greeting* done, all in one round trip.
+
+        *tls* names the files of a `ca`, and of a `cert` and its `key`, if there are any. Of a *greeting* the first command counts, where it
+        is allowed; what is answered to the others does not.
+        """
         context = None if tls is None else _context(**tls)
         connection = cls(*await connected(*address, context))
+        admits: list[Command] = []
+        if user or password:
+            admits.append((b"AUTH", *([user] if user else []), password))
+        if database:
+            admits.append((b"SELECT", database))
         try:
             keep_alive(connection._writer.transport)
-            if user or password:
-                await connection.ask(b"AUTH", *([user] if user else []), password)
-            if database:
-                await connection.ask(b"SELECT", database)
+            answers = await connection.ask_all([*admits, *greeting])
+            for place, answer in enumerate(answers[: len(admits) + 1]):
+                if isinstance(answer, ReplyError) and (place < len(admits) or not str(answer).startswith("NOPERM")):
+                    raise ErrorReply(str(answer))
         except BaseException:
             connection.abort()
             raise

@@ -115,10 +115,17 @@ class RedisDriver(Openable):
         self._servers = servers = self._transport(self._site)
         try:
             await servers.start()
-            reports = await reported(servers, self._acts)
+            # (In one trip; a server that is unfit may refuse the rest, and says why itself.)
+            reports, known = await asyncio.gather(
+                reported(servers, self._acts), self._known(servers), return_exceptions=True
+            )
+            if isinstance(reports, BaseException):
+                raise reports
             if wrong := [found.said for found in judged(reports) if found.level == "fail"]:
                 raise Misconfigured(" ".join(wrong))
-            epoch = await self._made(servers)
+            if isinstance(known, BaseException):
+                raise known
+            epoch = await self._made(servers, *known)
         except Exception as fault:
             if not unfit(fault):
                 raise
@@ -245,9 +252,12 @@ class RedisDriver(Openable):
             servers.listen(self._acts.channel, listener_for(self, heard)), name="chatkeep redis watch"
         )
 
-    async def _made(self, servers: Transport) -> str:
+    async def _known(self, servers: Transport) -> tuple[acts.Meta, set[str]]:
+        """Return what the store says of itself, and the epochs that are in its buckets."""
+        return await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
+
+    async def _made(self, servers: Transport, said: acts.Meta, stored: set[str]) -> str:
         """Return the store's epoch; made, and copied to every bucket, when there is none."""
-        said, stored = await asyncio.gather(stored_meta(servers, self._acts), stored_epochs(servers, self._acts))
         stored = await self._divided(servers, said, stored)
         if emptied := said.epoch == said.copied != "" and stored != {said.epoch}:
             # Somebody may just be making it: what was read after meta counts.

@@ -26,7 +26,7 @@ from ...extras import from_extra
 from ..base import WAITING, Pool, settle
 from ..batching import BatchingQueue, never_sent
 from ..openable import end
-from .connection import Command, Connection, ErrorReply, pack_command, refused_by
+from .connection import Command, Connection, pack_command, refused_by
 from .scripts import HOMES, VERBS, Argument, Home, Script, ScriptRun, refusal
 from .seam import Address, Site
 
@@ -421,18 +421,10 @@ class Servers:
         async with asyncio.timeout(self.site.timeout / 2):  # so that a call may outlive a server that is gone
             if address is None:
                 address = await self._primary()
-            connection = await Connection.open(address, **self.site.access)
-            try:
-                # A port that is open is not yet a server that takes commands: what is sent to it would be uncertain.
-                commands: list[Command] = [(b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in loads)]
-                # (Who may not load a script sends it whole when it is missing.)
-                pong, *_ = await connection.ask_all(commands)
-                if isinstance(pong, ReplyError) and not str(pong).startswith("NOPERM"):
-                    raise ErrorReply(str(pong))
-            except BaseException:
-                connection.abort()
-                raise
-            return connection
+            # A port that is open is not yet a server that takes commands: what is sent to it would be uncertain.
+            # (Who may not load a script sends it whole when it is missing.)
+            greeting: list[Command] = [(b"PING",), *((b"SCRIPT", b"LOAD", script.text) for script in loads)]
+            return await Connection.open(address, **self.site.access, greeting=greeting)
 
     async def listen(self, channel: bytes, heard: Callable[[bytes], None]) -> None:
         """Have *heard* called with every message of a channel, on a connection of its own that comes back by itself."""

@@ -57,7 +57,8 @@ class UpstashDriver(RedisDriver):
         self._servers = servers = self._transport(self._site)
         await servers.start()
         try:
-            _, epoch = await asyncio.gather(refuse_read_only(servers, self._acts), self._made(servers))
+            _, known = await asyncio.gather(refuse_read_only(servers, self._acts), self._known(servers))
+            epoch = await self._made(servers, *known)
         except Unavailable as fault:
             if wrong := await scheme_fault_of(self._site):
                 raise Misconfigured(f"{self._site.name} was not opened: {wrong}.") from fault

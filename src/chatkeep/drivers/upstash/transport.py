@@ -171,10 +171,11 @@ class Rest:
     def _commands(self, batch: list[Call]) -> list[list[str]]:
         """Return the commands of *batch*, behind the scripts that it needs and the server perhaps lacks.
 
-        One that came back for want of its script would be overtaken by those behind it. A call that goes alone need not care.
+        One that came back for want of its script would be overtaken by those behind it. A call that goes alone need not care, nor need
+        calls that only read.
         """
         needed: dict[bytes, Script] = {}
-        if len(batch) > 1:
+        if len(batch) > 1 and any(call.act is not None and call.act.writes for call in batch):
             for call in batch:
                 if call.script is not None and call.script.sha not in self._loaded and not call.whole:
                     needed[call.script.sha] = call.script
