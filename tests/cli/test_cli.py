@@ -417,6 +417,26 @@ def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> 
     assert (b"the second", b"the first", ["all.jsonl"]) == (kept, made.read_bytes(), os.listdir(tmp_path))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT RUN: this system has no disk that is always full")
+@pytest.mark.parametrize("command", ["list", "export"])
+def test_output_that_has_no_room_is_told_in_one_line(store: Path, command: str) -> None:
+    """And the next one may say so too: "try again"."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, command, store.name],
+            cwd=store.parent,
+            env=plain_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+    assert 3 == ended.returncode
+    assert "is not complete: No space left on device" in ended.stderr
+    assert 1 == len(ended.stderr.splitlines()), ended.stderr
+
+
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
     """Escape sequences and direction marks are shown as text, in logs and in reasons."""
     for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
