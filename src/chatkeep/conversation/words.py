@@ -142,7 +142,7 @@ def customer_in(message: Message) -> str:
     if message.channel == SAVED:
         return ""
     told = [message.metadata.get(name) for name in IDENTITY]
-    return " ".join(one for one in told if isinstance(one, str))[:WORDS_MOST]
+    return " ".join(one[:WORDS_MOST] for one in told if isinstance(one, str))
 
 
 def shown_of(message: Message, searched: str) -> str:

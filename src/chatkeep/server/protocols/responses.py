@@ -232,8 +232,8 @@ async def time_of(caller: Caller, receipt: Receipt) -> float:
     """Return when a message was accepted, of which the receipt tells nothing: now, but for one that came again."""
     if receipt.duplicate and receipt.number:
         log = caller.tenant.history(caller.conversation, after=receipt.number - 1, before=receipt.number + 1)
-        async for message in log:
-            return message.created_at
+        if found := [message async for message in log]:
+            return found[0].created_at
     return core_of(caller.access.keep).clock()
 
 
