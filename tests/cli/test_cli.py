@@ -571,13 +571,12 @@ def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_p
 
 
 def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> None:
-    """By another process than the bot's; on a store whose server does that, it says how."""
+    """By another process than the bot's."""
     chatkeep("chat", "restaurant", "--store", "chat.db", typed="3 funghi\n", folder=tmp_path)
     first = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
     again = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
     replaced = chatkeep("backup", "chat.db", "copy.db", "--replace", folder=tmp_path)
     listed = [chatkeep("list", store, folder=tmp_path)[1] for store in ("chat.db", "copy.db")]
-    elsewhere = chatkeep("backup", "memory://", "other.db", folder=tmp_path)
 
     assert (0, "chat.db is copied to copy.db.\n", "") == first
     assert (2, 0) == (again[0], replaced[0])
@@ -585,6 +584,13 @@ def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> Non
     assert "--replace" in again[2]
     assert listed[0]
     assert listed[0] == listed[1]
-    assert 2 == elsewhere[0]
-    assert "was not written" in elsewhere[2]
     assert {"copy.db"} == {file.name for file in tmp_path.iterdir() if not file.name.startswith("chat")}
+
+
+async def test_a_backup_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """It says how."""
+    async with Chatkeep[Any]("memory://") as keep:
+        with pytest.raises(UsageError, match=r"was not written\. Use sqlite"):
+            await keep.backup(tmp_path / "other.db")
+
+    assert [] == list(tmp_path.iterdir())
