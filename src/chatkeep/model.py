@@ -71,6 +71,9 @@ def text_of(content: Content) -> str:
     return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
+IDENTITY = ("name", "username", "phone", "user_id")
+"""Members of a message's metadata that say who a customer is; people and bots trust them, so a customer does not say them of themselves."""
+
 WORDS_MOST = 160
 
 

@@ -452,6 +452,26 @@ def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) ->
     assert (b"whole", 2) == (made.read_bytes(), len(os.listdir(tmp_path)))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT RUN: this system has no disk that is always full")
+@pytest.mark.parametrize("command", ["list", "export"])
+def test_output_that_has_no_room_is_told_in_one_line(store: Path, command: str) -> None:
+    """And the next one may say so too: "try again"."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, command, store.name],
+            cwd=store.parent,
+            env=plain_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+    assert 3 == ended.returncode
+    assert "is not complete: No space left on device" in ended.stderr
+    assert 1 == len(ended.stderr.splitlines()), ended.stderr
+
+
 def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
     """Escape sequences and direction marks are shown as text, in logs and in reasons."""
     for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
@@ -586,13 +606,12 @@ def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_p
 
 
 def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> None:
-    """By another process than the bot's; on a store whose server does that, it says how."""
+    """By another process than the bot's."""
     chatkeep("chat", "restaurant", "--store", "chat.db", typed="3 funghi\n", folder=tmp_path)
     first = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
     again = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
     replaced = chatkeep("backup", "chat.db", "copy.db", "--replace", folder=tmp_path)
     listed = [chatkeep("list", store, folder=tmp_path)[1] for store in ("chat.db", "copy.db")]
-    elsewhere = chatkeep("backup", "memory://", "other.db", folder=tmp_path)
 
     assert (0, "chat.db is copied to copy.db.\n", "") == first
     assert (2, 0) == (again[0], replaced[0])
@@ -600,6 +619,13 @@ def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> Non
     assert "--replace" in again[2]
     assert listed[0]
     assert listed[0] == listed[1]
-    assert 2 == elsewhere[0]
-    assert "was not written" in elsewhere[2]
     assert {"copy.db"} == {file.name for file in tmp_path.iterdir() if not file.name.startswith("chat")}
+
+
+async def test_a_backup_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """It says how."""
+    async with Chatkeep[Any]("memory://") as keep:
+        with pytest.raises(UsageError, match=r"was not written\. Use sqlite"):
+            await keep.backup(tmp_path / "other.db")
+
+    assert [] == list(tmp_path.iterdir())

@@ -132,6 +132,25 @@ def test_an_index_is_made_and_used(store: Path) -> None:
     assert (0, f"{store.name} has no full-text index.\n") == removed[:2]
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_a_customer_is_found_by_what_the_channel_tells(tmp_path: Path, indexed: bool) -> None:
+    """Each conversation once, however often the customer has written; and each message of which a word was said."""
+    keep = Chatkeep(f"sqlite:///{tmp_path}/chat.db")
+    async with keep:
+        for text in ("one pizza", "and a salad", "two pizza"):
+            await keep.accept("whatsapp:1:US.7", text, metadata={"name": "Grace H.", "phone": "4917012345"})
+    if indexed:
+        assert 0 == chatkeep("index", "chat.db", folder=tmp_path)[0]
+    told = [
+        chatkeep("search", "chat.db", text, folder=tmp_path)[1].splitlines()
+        for text in ("+49170", "grace", "grace pizza")
+    ]
+
+    assert [1, 1, 2] == [len(lines) for lines in told]
+    assert all(lines[0].endswith("user  Grace H. 4917012345") for lines in told[:2]), told
+    assert ["one pizza", "two pizza"] == [line.split("user  ")[1] for line in told[2]]
+
+
 @pytest.mark.server
 async def test_an_index_is_made_on_postgresql(postgres: PostgresServer, tmp_path: Path) -> None:
     """And removed; without one the logs are read."""

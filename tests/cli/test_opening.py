@@ -41,6 +41,15 @@ def ran(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]
     )
 
 
+@pytest.mark.parametrize("command", [("list",), ("key", "create"), ("hold", "ada", "--reason", "case 7")])
+def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """An empty one was looked into, and a key was made for it that opens nothing."""
+    code, out, said = ran(tmp_path, *command, store="memory://")
+
+    assert (2, "") == (code, out)
+    assert said.startswith("chatkeep: memory:// is in the process of the bot alone; nothing was opened.")
+
+
 def test_every_command_takes_the_store_from_the_environment(store: Path) -> None:
     """With one argument, with several, with an optional one, and in the group of keys."""
     url = f"sqlite:///{store}"

@@ -116,17 +116,17 @@ def test_no_message_is_slow_to_read(text: str) -> None:
 
 
 def test_an_entry_has_the_words_of_people() -> None:
-    """And the customer's name, as a channel tells it, and no save; chatkeep's own notes and records have none, nor what cannot be read."""
+    """And who the customer is, as a channel tells it, and no save; chatkeep's own notes and records have none, nor what cannot be read."""
 
     def words(role: Role, key: Key = ADA, text: str = "Blue parcel", channel: str = "") -> EntryWords:
-        told = {"created_at": 7.0, "limit": 999, "metadata": {"name": "Ada L."}, "channel": channel}
+        told = {"created_at": 7.0, "limit": 999, "metadata": {"name": "Ada L.", "phone": "491701"}, "channel": channel}
         entry = entry_for(key, text, number=3, id="m", role=role, **told)
         return entry_words(Unindexed(key, 5, entry))
 
     damaged = entry_words(Unindexed(ADA, 5, Entry(3, "m", "u", b'["00000000",1,"blue"]')))
 
-    assert EntryWords(5, 3, 7.0, ["blue", "parcel", "ada", "l"]) == words("user")
-    assert [["blue", "parcel", "ada", "l"]] * 2 == [words("assistant").words, words("operator").words]
+    assert EntryWords(5, 3, 7.0, ["blue", "parcel", "ada", "l", "491701"]) == words("user")
+    assert [["blue", "parcel", "ada", "l", "491701"]] * 2 == [words("assistant").words, words("operator").words]
     assert ["blue", "parcel"] == words("user", channel=SAVED).words
     assert [[], ()] == [words("system").words, words("user", Key("~audit", "a")).words]
     assert EntryWords(5, 3, 0.0, ()) == damaged

@@ -32,6 +32,7 @@ from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
 from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite.check import examined
 from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
 from chatkeep.errors import (
@@ -783,6 +784,23 @@ async def test_a_full_disk_is_unavailable_until_there_is_room(small_disk: Path) 
         assert written + again == await log_of(driver)
     finally:
         await driver.close()
+
+
+async def test_a_full_disk_is_told_by_who_copies_and_who_checks(small_disk: Path, tmp_path: Path) -> None:
+    """What SQLite itself says of the copy is "not an error"."""
+    driver = await opened_on(f"{tmp_path}/chat.db")
+    try:
+        await say(driver, "m", body=random.Random(1).randbytes(4_000_000))
+        with pytest.raises(Unavailable, match="No space left on device"):
+            await driver.backup(f"{small_disk}/copy.db")
+        left = os.listdir(small_disk)
+        (small_disk / "filler").write_bytes(bytes((2 << 20) - 100_000))
+        found = [(one.level, one.subject) for one in examined(str(small_disk / "chat.db"))]
+    finally:
+        await driver.close()
+
+    assert [] == left
+    assert ("fail", "space") in found
 
 
 async def test_a_full_disk_refuses_a_batch_as_it_refuses_an_act(small_disk: Path) -> None:

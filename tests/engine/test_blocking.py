@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import Chatkeep, NotOpen, Tenant, Turn, Unavailable, Uncertain, UsageError
+from chatkeep import Chatkeep, Content, NotOpen, Tenant, Turn, Unavailable, Uncertain, UsageError
 from chatkeep.blocking import BlockingChatkeep, BlockingTenant, BlockingUser
 from chatkeep.loop_thread import LoopThread, Words
 from chatkeep.people.user import User
@@ -392,6 +393,25 @@ def test_the_pages_wsgi_application_serves_from_forked_workers_and_threads(tmp_p
     for line in done.stdout.splitlines()[::2]:
         assert {*re.findall(r"\[.*?\]", line)} == {*re.findall(r"\[.*?\]", three), "[6]"}
         assert 5 == len(re.findall(r"\[.*?\]", line))
+
+
+def test_the_pages_celery_task_says_what_a_bot_can_be_told(tmp_path: Path) -> None:
+    """The function as it stands in docs/how-to/application.md; Celery itself is not installed here."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "application.md").read_text()
+    (code,) = re.findall(r"^```python\n# tasks\.py\n(.*?)^```$", page, re.M | re.S)
+    (task,) = [found for found in ast.parse(code).body if isinstance(found, ast.FunctionDef)]
+    task.decorator_list.clear()
+    told: list[Content] = []
+    keep = Chatkeep(f"sqlite:///{tmp_path}/chat.db")
+    keep.on_message(lambda turn: told.append(turn.message.content))
+    with BlockingChatkeep(keep) as chat:
+        names: dict[str, Any] = {"chat": chat}
+        exec(compile(ast.Module([task], []), "tasks.py", "exec"), names)
+        for _ in range(2):  # a task that Celery runs again
+            names[task.name]("ada", "o-17")
+        chat.receive("ada", "what was it?")
+
+    assert [[{"type": "reminder", "order": "o-17"}], "what was it?"] == told
 
 
 @pytest.mark.slow

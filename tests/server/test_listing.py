@@ -213,6 +213,23 @@ async def test_a_search_reads_the_logs(url: str) -> None:
     assert [] == unread.json["conversations"]
 
 
+async def test_a_customer_is_found_by_what_the_channel_tells(searchable: str) -> None:
+    """By a phone number, too, where the conversation is named by a user id: with an index, and without."""
+    keep = chat(searchable)
+    customer = {"name": "Grace H.", "phone": "4917012345", "user_id": "US.7"}
+    async with served(keep) as client:
+        for number in range(10):
+            text = f"hello {number}"
+            await keep.accept("US.7", text, role="operator", metadata=customer if number == 2 else {})
+        without = [(await page(client, text=text))["conversations"] for text in ("+49170123", "grace", "123456")]
+        await indexed(keep)
+        found = [(await page(client, text=text))["conversations"] for text in ("+49170123", "grace", "123456")]
+
+    shown = [("Grace H. 4917012345 US.7", 3)]
+    assert [shown, shown, []] == [[(one["found"], one["found_in"]) for one in some] for some in without]
+    assert [shown, shown, []] == [[(one["found"], one["found_in"]) for one in some] for some in found]
+
+
 async def test_a_search_ends_in_time_where_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few entries are read before the time is looked at, and no log is read further back than said."""
     monkeypatch.setattr(listing, "SEARCHED", 50)

@@ -386,14 +386,16 @@ async def test_devices_are_listed_rotated_and_ended(house: House) -> None:
 
 
 async def test_an_operator_erases_a_user(house: House) -> None:
-    """With a receipt; no user does it."""
+    """With a receipt, and one entry in the audit log; no user does it."""
     token = await house.token("ada")
     await house.ask("PUT", "/v1/conversations/a", {"title": "A"}, token=token)
     refused = await house.ask("DELETE", "/v1/users/ada", token=token)
     done = await house.ask("DELETE", "/v1/users/ada")
     after = await house.ask("GET", "/v1/me", token=token)
     there = await house.ask("GET", "/v1/conversations/a")
+    acts = (await house.ask("GET", "/v1/audit")).json["acts"]
 
+    assert [("user:erase", "ada")] == [(act["act"], act["label"]) for act in acts if act["act"] != "token:create"]
     assert (403, 200, 401, 404) == (refused.status, done.status, after.status, there.status)
     assert ("ada", ["a"], 1) == (done.json["user"], done.json["conversations"], done.json["tokens"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ async def test_the_copy_goes_on_and_is_due_for_nothing(url: str) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """Into another store; a name that is taken is refused."""
+    """Into another store; a name that is taken is refused. Who erases a person reads in the audit log where there are copies."""
     url, other = f"{tmp_path}/chat.db", f"{tmp_path}/debug.db"
 
     async def talk() -> None:
@@ -84,6 +85,8 @@ def test_the_command(tmp_path: Path) -> None:
     again = run(main, ["fork", url, "ada", "debug-1", "--to", other])
     nobody = run(main, ["fork", url, "nobody", "debug-2"])
     shown = run(main, ["show", other, "debug-1"])
+    acts = run(main, ["audit", url, "--json"]).output.splitlines()
 
+    assert [("fork debug-1", "ada")] == [(act["act"], act["conversation"]) for act in map(json.loads, acts)]
     assert [0, 2, 1, 0] == [one.exit_code for one in (done, again, nobody, shown)]
     assert "1: hello" in shown.output

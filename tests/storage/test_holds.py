@@ -130,10 +130,13 @@ def test_the_commands(tmp_path: Path) -> None:
     listed = run(main, ["holds", url, "--json"])
     refused = run(main, ["erase", url, "ada", "--yes"])
     neither = run(main, ["hold", url, "--reason", "case 7"])
+    empty = [run(main, ["hold", url, *of, "--reason", "case 7"]) for of in ([""], ["--owner", ""])]
+    nothing = run(main, ["unhold", url, ""])
     lifted, again = run(main, ["unhold", url, "ada"]), run(main, ["unhold", url, "ada"])
     erased, audit = run(main, ["erase", url, "ada", "--yes"]), run(main, ["audit", url])
 
     assert [0, 0, 2, 2, 0, 1, 0] == [one.exit_code for one in (made, listed, refused, neither, lifted, again, erased)]
+    assert [2, 2, 2] == [one.exit_code for one in (*empty, nothing)]  # a script whose variable is empty has no hold
     assert '"reason":"case 7"' in listed.output
     assert "case 7" in refused.output
     assert ["erase", "unhold", "hold"] == [line.split()[2] for line in audit.output.splitlines()]

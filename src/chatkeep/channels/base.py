@@ -68,9 +68,6 @@ class Received(Struct, frozen=True, kw_only=True):
     former: tuple[str, ...] = ()
 
 
-IDENTITY = ("name", "username", "phone", "user_id")
-"""Members of the metadata that say who a customer is; people and bots trust them, so a customer does not say them of themselves."""
-
 Cause = Literal["recipient", "window", "content", "account"]
 
 

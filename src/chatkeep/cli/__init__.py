@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, Unavailable
 from . import (
     accounts,
     archives,
@@ -35,6 +36,9 @@ from . import dev as developing
 from .exits import exit_code
 from .printing import plain
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for what is written."""
+
 
 class Commands(click.Group):
     """The commands; errors are told in one line and become exit codes."""
@@ -46,6 +50,17 @@ class Commands(click.Group):
         except ChatkeepError as fault:
             click.echo(f"chatkeep: {plain(str(fault))}", err=True)
             return ctx.exit(exit_code(fault))
+        except OSError as fault:
+            if fault.errno not in FULL:
+                raise
+            with open(os.devnull, "w") as nowhere:  # what is left of the output would be tried once more at the end
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            click.echo(
+                f"chatkeep: What this command writes is not complete: {fault.strerror}. Run it again when there is room; a file that it "
+                "was to make is not there.",
+                err=True,
+            )
+            return ctx.exit(exit_code(Unavailable()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -7,11 +7,12 @@ import time
 
 import click
 
+from ..app import core_of
 from ..conversation.keys import key_for
 from ..drivers.base import Row
 from ..errors import ChatkeepError
 from ..storage.forking import fork_conversation
-from .opening import driver_with_keys, existing_url, open_driver, url_of
+from .opening import driver_with_keys, existing, note_act, open_driver, opened, url_of
 from .options import StoreCommand, conversation_argument, store_argument, tenant_option
 from .printing import plain
 
@@ -36,23 +37,23 @@ def fork(store: str, conversation: str, name: str, tenant: str, target: str | No
       chatkeep fork chat.db whatsapp:1:49170 debug-1
       chatkeep fork postgresql://bot@db.example/chat ada debug-1 --to /tmp/debug.db --as-of 40
     """
-    source = driver_with_keys(existing_url(store))
-    other = source if target is None else driver_with_keys(url_of(target))
+    keep = existing(store)
+    other = None if target is None else driver_with_keys(url_of(target))
 
     async def work() -> Row | None:
+        source, keys = core_of(keep).driver, (key_for(tenant, conversation), key_for(tenant, name))
         try:
-            await open_driver(source)
-            if other is not source:
+            if other is not None:
                 await open_driver(other)
-            return await fork_conversation(
-                source, other, key_for(tenant, conversation), key_for(tenant, name), at=time.time(), as_of=as_of
-            )
+            made = await fork_conversation(source, other or source, *keys, at=time.time(), as_of=as_of)
         finally:
-            if other is not source:
+            if other is not None:
                 await other.close()
-            await source.close()
+        if made is not None:  # nothing else tells who looks for a person's words that there is a copy of them
+            await note_act(keep, tenant, f"fork {name}", conversation)
+        return made
 
-    made = asyncio.run(work())
+    made = asyncio.run(opened(keep, work))
     if made is None:
         raise ChatkeepError(f"There is no conversation {plain(conversation, line=True)!r}; nothing was copied.")
     click.echo(f"{plain(name, line=True)} has {made.head} log entries of {plain(conversation, line=True)}.")

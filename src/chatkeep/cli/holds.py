@@ -39,8 +39,6 @@ def hold(store: str, conversation: str | None, owner: str | None, tenant: str, r
       chatkeep hold chat.db --owner user-17 --tenant salon-7 --reason "case 4711"
     """
 
-    refuse_empty(owner)
-
     async def work(of: Verbs) -> None:
         for made in await of.hold(conversation or "", owner or "", reason=reason):
             click.echo(f"On hold is {plain(made.subject, line=True)}, since {when(made.at)}.")
@@ -60,8 +58,6 @@ def unhold(store: str, conversation: str | None, owner: str | None, tenant: str)
     Example:
       chatkeep unhold chat.db ada
     """
-
-    refuse_empty(owner)
 
     async def work(of: Verbs) -> None:
         lifted = await of.unhold(conversation or "", owner or "")
@@ -156,12 +152,6 @@ def _told(end: End) -> None:
     note = f"  [stays: {plain(stays, line=True)}]" if stays else ""
     touched = f"  last changed {when(end.touched_at)}" if end.touched_at else ""
     click.echo(f"{what:<10}  {full_name(end.tenant, end.conversation)}{touched}{note}")
-
-
-def refuse_empty(owner: str | None) -> None:
-    """Raise `UsageError` for an owner without a name."""
-    if owner == "":
-        raise UsageError("--owner is empty; nothing was changed.")
 
 
 def run(store: str, work: Any) -> None:

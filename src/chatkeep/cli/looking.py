@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from ..bounded import Newest
-from ..conversation.words import called, find_in, has_words, terms_in
+from ..conversation.words import called, customer_in, find_in, has_words, shown_of, terms_in
 from ..errors import ChatkeepError
 from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
@@ -114,12 +114,13 @@ def tail(store: str, conversation: str | None, tenant: str | None, last: int, as
 @utc_option
 @json_option
 def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool) -> None:
-    """Find conversations by what was said in them, by id, title or owner.
+    """Find conversations by what was said in them, by id, title, owner or customer.
 
-    Upper and lower case are alike. Found is the text as it stands, and what has all its words in one message, where the last one
-    may be the beginning of a word. The newest conversations come first. Without a full-text index (`chatkeep index`) the logs are
-    read until enough was found, so on a large store it takes a while; Ctrl-C ends it. A server without one reads the last 2,000
-    entries of each log itself.
+    A customer is found by what the channel has told: names, phone number (its digits, with the country's), user id. Upper and lower
+    case are alike. Found is the text as it stands, and what has all its words in one message, where the last one may be the
+    beginning of a word. The newest conversations come first. Without a full-text index (`chatkeep index`) the logs are read until
+    enough was found, so on a large store it takes a while; Ctrl-C ends it. A server without one reads the last 2,000 entries of
+    each log itself.
 
     \b
     Examples:
@@ -242,7 +243,8 @@ async def _enumerate(found: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
 
 
 async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Message | None]:
-    """Yield the messages of a conversation that have the words; None where its id, title or owner has them."""
+    """Yield the messages of a conversation that have the words, and the first one whose customer is called like that; None where its id,
+    title or owner has them."""
     terms = terms_in(wanted)
     named = any(wanted in name.casefold() for name in (one.id, one.title, one.owner))
     if named or has_words(called(one.id, one.title), terms):
@@ -250,9 +252,18 @@ async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Mes
     if one.fault:
         return
     try:
+        is_known = False
         async for message in target.of(one.tenant).history(one.id):
-            text = message.text
-            if message.role != "system" and (wanted in text.casefold() or has_words(text, terms)):
+            if message.role == "system":
+                continue
+            text, customer = message.text, customer_in(message)
+            if wanted in text.casefold() or has_words(text, terms):
+                yield message
+            elif wanted in customer.casefold() or has_words(customer, terms):
+                if not is_known:  # each message of the customer has it
+                    yield message
+                is_known = True
+            elif customer and has_words(f"{text}\n{customer}", terms):
                 yield message
     except ChatkeepError as fault:  # erased meanwhile, or a log that is damaged
         click.echo(f"{plain(one.id, line=True)} was left out: {plain(str(fault), line=True)}", err=True)
@@ -260,7 +271,7 @@ async def _matches(target: Target, one: Place, wanted: str) -> AsyncIterator[Mes
 
 def _around(message: Message, wanted: str) -> str:
     """Return the words that were found with some of those around them, as one line."""
-    text = message.text
+    text = shown_of(message, wanted)
     first, last = find_in(text, wanted)
     begin, end = max(first - AROUND, 0), last + AROUND
     return plain(f"{'...' * (begin > 0)}{text[begin:end]}{'...' * (end < len(text))}", line=True)

@@ -54,6 +54,10 @@ def existing_url(store: str) -> str:
     if not store:
         raise UsageError("STORE is empty; nothing was opened. Name a URL or the file that the bot writes to.")
     url = url_of(store)
+    if url.startswith("memory:"):  # an empty one of this process's own would be looked into, and given keys
+        raise UsageError(
+            "memory:// is in the process of the bot alone; nothing was opened. Ask its server, or use a file."
+        )
     path = file_of(url)
     if path is not None and not os.path.isfile(path):
         raise UsageError(

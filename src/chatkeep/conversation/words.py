@@ -14,7 +14,7 @@ from unicodedata import category, combining, normalize
 
 from ..drivers.base import EntryWords, Term, Unindexed
 from ..errors import Corrupt, Unsupported
-from ..model import WORDS_MOST, Message
+from ..model import IDENTITY, WORDS_MOST, Message
 from .codec import message_from, record_from
 from .keys import RESERVED, SAVED
 from .marks import FAILING, marks_of_message, marks_of_record
@@ -136,8 +136,23 @@ def name_in(message: Message) -> str:
     return found[:WORDS_MOST] if isinstance(found, str) else ""
 
 
+def customer_in(message: Message) -> str:
+    """Return all that a channel or the application has told of the customer: the name, and what else somebody may look for, such as the
+    phone number of a conversation that is named by a user id."""
+    if message.channel == SAVED:
+        return ""
+    told = [message.metadata.get(name) for name in IDENTITY]
+    return " ".join(one[:WORDS_MOST] for one in told if isinstance(one, str))
+
+
+def shown_of(message: Message, searched: str) -> str:
+    """Return the text in which what is searched for is shown: what was said, or what is known of the customer where only that has it."""
+    customer = customer_in(message)
+    return customer if find_in(message.text, searched) == (0, 0) != find_in(customer, searched) else message.text
+
+
 def entry_words(one: Unindexed) -> EntryWords:
-    """Return the words of an entry that a driver has handed out: what was said, and the name of whoever said it; of a row, its id and
+    """Return the words of an entry that a driver has handed out: what was said, and who said it; of a row, its id and
     title; and the marks of either. Chatkeep's own notes have no words, nor has what cannot be read."""
     if one.key.tenant.startswith(RESERVED):
         return EntryWords(one.of, one.entry.number, 0.0, (), one.entry.id)
@@ -147,7 +162,7 @@ def entry_words(one: Unindexed) -> EntryWords:
         message = message_from(one.key, "", one.entry)
     except Corrupt:
         return EntryWords(one.of, one.entry.number, 0.0, ())
-    said = "" if message.role == "system" else f"{message.text}\n{name_in(message)}"
+    said = "" if message.role == "system" else f"{message.text}\n{customer_in(message)}"
     return EntryWords(one.of, one.entry.number, message.created_at, words_in(said) + marks_of_message(message))
 
 

@@ -28,7 +28,10 @@ def make_part(path: str, mode: int) -> tuple[str, int]:
     while True:
         made = os.path.join(folder, f"{name[:32]}.{secrets.token_hex(4)}.part")
         file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if sys.platform == "win32" or (_lock(file) and os.path.exists(made)):
+        if sys.platform != "win32":
+            with suppress(OSError):  # (Where the file system has no locks, it is made without.)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(made):
             return made, file
         os.close(file)  # before it was locked, somebody has taken it for a leftover
 
@@ -55,7 +58,7 @@ def _remove_leftover(part: str) -> None:
 
 
 def _lock(file: int) -> bool:
-    """Lock a file; False where another process has, or nobody can."""
+    """Lock what may be left over; False where another process has, or nobody can."""
     if sys.platform == "win32":
         return False
     try:

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from .. import errors, model
 from ..app import core_of
-from ..channels.base import IDENTITY
 from ..conversation import commits
 from ..conversation.shapes import Shape
+from ..model import IDENTITY
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
 from . import answers, saving, state, wire

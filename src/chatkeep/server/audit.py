@@ -45,8 +45,9 @@ WAITING_MOST = 10_000
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
 
-def audited(act: str) -> Callable[[Endpoint], Endpoint]:
-    """Have each use of an endpoint noted as *act*, or as what `call` says, with its outcome; stands above `allows`."""
+def audited(act: str, *, kept: bool = True) -> Callable[[Endpoint], Endpoint]:
+    """Have each use of an endpoint noted as *act*, or as what `call` says, with its outcome; stands above `allows`. It is a line of the log
+    alone where not *kept*: what the endpoint calls has it kept with the store, and twice would be two acts."""
 
     def noting(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
@@ -64,7 +65,7 @@ def audited(act: str) -> Callable[[Endpoint], Endpoint]:
                 raise
             finally:
                 trail: Trail = request.app.state.trail
-                trail.note(request, getattr(request.state, "act", act), outcome)
+                trail.note(request, getattr(request.state, "act", act), outcome, kept=kept)
             return response
 
         return answer  # type: ignore[return-value]
@@ -96,7 +97,7 @@ class Trail:
         """How many acts wait to be written."""
         return sum(map(len, self._waiting.values()))
 
-    def note(self, request: Request, act: str, outcome: str, *, conversation: str = "") -> None:
+    def note(self, request: Request, act: str, outcome: str, *, conversation: str = "", kept: bool = True) -> None:
         """Note an act of whom `allows` has recognised, on a *conversation* or on that of the address; nobody else has done anything."""
         principal: Principal | None = getattr(request.state, "principal", None)
         if principal is None or (principal.kind == "visitor" and not outcome.startswith("2")):
@@ -113,7 +114,7 @@ class Trail:
         tenant = getattr(request.state, "joined", principal.tenant)
         told = {"act": act, "by": made.by, "tenant": tenant, "conversation": made.conversation}
         log.info("%s %s", act, outcome, extra=told | {"address": made.address, "outcome": outcome})
-        if not principal.rules or not outcome.startswith("2"):
+        if not kept or not principal.rules or not outcome.startswith("2"):
             return
         if self.waiting >= WAITING_MOST:
             log.error("An act could not be kept, because %d wait for the store; it is in this log alone.", WAITING_MOST)

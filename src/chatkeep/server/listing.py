@@ -22,7 +22,7 @@ from ..conversation.marks import FAILING, OFF, UNDELIVERED, assignee_mark, chann
 from ..conversation.outbox import list_deliveries
 from ..conversation.record import Record
 from ..conversation.snapshots import unanswered
-from ..conversation.words import called, find_in, has_words, name_in, terms_in
+from ..conversation.words import called, customer_in, find_in, has_words, name_in, shown_of, terms_in
 from ..core import Core
 from ..drivers.base import FAR, Hit, Hits, Index, Indexed, Key, Row, row_at
 from ..errors import Corrupt, Unsupported
@@ -254,7 +254,7 @@ async def look_at_hit(core: Core[Any], hit: Hit, wanted: Wanted, owners: Sequenc
         return structs.replace(item, fault=str(fault))
     if not said or said[0].number != hit.number or said[0].redacted:
         return None
-    return structs.replace(item, found=around(said[0].text, *find_in(said[0].text, wanted.text)), found_in=hit.number)
+    return found_at(item, said[0], wanted.text)
 
 
 def around(text: str, begin: int, end: int) -> str:
@@ -377,12 +377,19 @@ async def searched(core: Core[Any], row: Row, item: Item, tail: Sequence[Message
 
 def shown_in(item: Item, messages: Sequence[Message], text: str) -> Item | None:
     """Return *item* with where *text* was said last in *messages*; None where it was not."""
-    wanted = text.casefold()
+    terms = terms_in(text)
     for message in reversed(messages):
-        if message.role != "system" and wanted in message.text.casefold():
-            found = around(message.text, *find_in(message.text, text))
-            return structs.replace(item, found=found, found_in=message.number)
+        if message.role == "system":
+            continue
+        if is_in(text, message.text, customer := customer_in(message)) or (customer and has_words(customer, terms)):
+            return found_at(item, message, text)
     return None
+
+
+def found_at(item: Item, message: Message, text: str) -> Item:
+    """Return *item* with where *text* was found: in *message*."""
+    shown = shown_of(message, text)
+    return structs.replace(item, found=around(shown, *find_in(shown, text)), found_in=message.number)
 
 
 def may_fit(row: Row, record: Record, off_by: Sequence[OffBy], wanted: Wanted) -> bool:

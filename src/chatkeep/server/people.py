@@ -221,7 +221,7 @@ class MyClaim(wire.Resource):
 class UserErased(wire.Resource):
     """/v1/users/{user}"""
 
-    @audited("user:erase")
+    @audited("user:erase", kept=False)
     @allows(right="erase")
     async def delete(self, request: Request) -> Response:
         """Erase all that is a user's, in each of the user's names, and answer a receipt. There is no way back."""

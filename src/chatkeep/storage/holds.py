@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..conversation.keys import RESERVED
 from ..drivers.base import Key, Row, mark_of, row_at
-from ..errors import OnHold
+from ..errors import BadKey, OnHold
 from .records import Records
 from .store import Store
 
@@ -109,4 +109,6 @@ def on_hold(key: Key, held: Hold) -> OnHold:
 
 
 def _name(held: Hold) -> str:
+    if not held.conversation and not held.owner:
+        raise BadKey("A legal hold is of a conversation or an owner, and the name is empty; nothing was changed.")
     return mark_of(Key("conversation", held.conversation) if held.conversation else Key("owner", held.owner))

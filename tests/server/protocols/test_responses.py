@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,37 @@ async def test_the_official_client_talks() -> None:
     assert ("Hello there, bob", first.id, "bot") == (read.output_text, read.previous_response_id, read.model)
     assert "bob" == items.data[0].content[0].text
     assert first.conversation.id == second.conversation.id == third.conversation.id
+
+
+async def test_what_was_erased_is_not_gone_on_with() -> None:
+    """It would begin anew without a word; what was only redacted is gone on with."""
+    bot = Bot()
+    async with mounted(bot, responses.routes(bot.keep)) as client, official(client.port) as openai:
+        old = await openai.responses.create(model="bot", input="ada")
+        await bot.keep.redact(old.conversation.id, 1)
+        on = await openai.responses.create(model="bot", input="eve", previous_response_id=old.id)
+        await bot.keep.erase(old.conversation.id)
+        with pytest.raises(Exception, match="is not there any more") as refused:
+            await openai.responses.create(model="bot", input="dan", previous_response_id=on.id)
+        left = await bot.keep.conversation(old.conversation.id)
+
+    assert "Hello there, eve" == on.output_text
+    assert ("BadRequestError", "previous_response_not_found") == (refused.typename, refused.value.code)
+    assert left is None
+
+
+async def test_a_response_says_when_it_was_asked_for() -> None:
+    """Before there is an answer, too, and when it is asked for again; 1970 stood there."""
+    bot = Bot()
+    before = int(time.time())
+    async with mounted(bot, responses.routes(bot.keep)) as client, official(client.port) as openai:
+        stream = await openai.responses.create(model="bot", input="ada", stream=True)
+        told = [one.response.created_at async for one in stream if hasattr(one, "response")]
+        await bot.keep.pause_all()
+        asked = {"model": "bot", "input": "bob", "conversation": "c", "extra_headers": {"Idempotency-Key": "k"}}
+        told += [(await openai.responses.create(**asked)).created_at for _ in range(2)]
+
+    assert [] == [at for at in told if not before <= at <= time.time()], told
 
 
 async def test_a_stream_goes_on_behind_any_event() -> None:

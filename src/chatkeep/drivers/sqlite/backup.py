@@ -46,14 +46,17 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
         raise UsageError(f"{path} {THERE}") from None
     except (OSError, apsw.Error) as fault:
         said = fault.strerror if isinstance(fault, OSError) else fault
+        if isinstance(fault, apsw.FullError):
+            said = os.strerror(errno.ENOSPC)  # SQLite says "not an error" of a copy that has no room
         refusal = UsageError if isinstance(fault, OSError) and fault.errno in NOT_THERE else Unavailable
         raise refusal(
             f"sqlite:///{file.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
         ) from fault
     finally:
         if made:
-            with contextlib.suppress(OSError):
-                os.unlink(made)
+            for left in (made, *beside(made)):  # SQLite leaves a journal where there was no room for the copy
+                with contextlib.suppress(OSError):
+                    os.unlink(left)
             os.close(part)
 
 

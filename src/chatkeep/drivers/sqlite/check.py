@@ -15,6 +15,9 @@ from .file import BUSY_MS
 from .transport import schema_of
 
 SPACE_LEAST = 100_000_000
+SPACE_NONE = 1_000_000
+"""With less free a store is refused, or full after some messages."""
+
 # Before it, several connections on one WAL file can corrupt it (sqlite.org/wal.html, WAL-reset bug).
 OLDEST = (3, 51, 3)
 
@@ -34,7 +37,11 @@ def examined(path: str) -> list[Finding]:
     free = shutil.disk_usage(folder).free
     findings = [
         Finding("ok" if fit() else "fail", "version", f"SQLite {apsw.sqlite_lib_version()} through apsw"),
-        Finding("ok" if free > SPACE_LEAST else "warn", "space", f"{free // 1_000_000:,} MB are free in {folder}"),
+        Finding(
+            "ok" if free > SPACE_LEAST else "warn" if free > SPACE_NONE else "fail",
+            "space",
+            f"{free // 1_000_000:,} MB are free in {folder}",
+        ),
     ]
     if not os.path.exists(path):
         return [*findings, Finding("ok", "file", f"{path} will be made when it is first opened")]

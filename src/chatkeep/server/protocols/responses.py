@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -28,8 +29,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ...app import Chatkeep
-from ...model import Content, Failing, Message, Part
+from ...app import Chatkeep, core_of
+from ...errors import Unavailable
+from ...model import Content, Failing, Message, Part, Receipt
 from .. import wire
 from ..refusals import forbidden, not_found
 from ..streams import event
@@ -92,13 +94,17 @@ def routes(keep: Chatkeep[Any], *, path: str = PATH, authorize: Authorize | None
     async def create(request: Request) -> Response:
         """Take the last item of the input, and answer with its response, or stream that."""
         body = await entrance.body(request)
-        caller = await entrance.admit(request, conversation_of(body), begins=True)
+        previous = body.get("previous_response_id")
+        caller = await entrance.admit(request, conversation_of(body), begins=previous is None)
+        if previous is not None:
+            await refuse_lost(caller, place_of(previous)[1])
         item = last_item(body.get("input"))
         told = {name: body[name] for name in ("model", "metadata", "previous_response_id") if body.get(name)}
         key = wire.idempotency_key(request) or (item["id"] if isinstance(item.get("id"), str) else None)
         role, content = content_of(item)
         receipt = await caller.accept(content, id=key, role=role, metadata={"response": told} if told else None)
-        asked = Asked(caller.conversation, receipt.number, told, background=bool(body.get("background")))
+        at = await time_of(caller, receipt)
+        asked = Asked(caller.conversation, receipt.number, told, background=bool(body.get("background")), at=at)
         if body.get("stream"):
             return SSE(request, caller, caller.answer(receipt.number), Events(asked).write)
         if not asked.background:
@@ -210,6 +216,29 @@ def conversation_of(body: dict[str, Any]) -> str:
     return named if named is not None else f"conv_{secrets.token_hex(16)}"
 
 
+async def refuse_lost(caller: Caller, number: int) -> None:
+    """Refuse to go on with the response to message *number* where its conversation has no such message: it was erased, or set back, and
+    would begin anew without a word. (The message itself may have gone by retention.)"""
+    with suppress(Unavailable):  # nobody knows; the message may go into the journal
+        found = await caller.tenant.conversation(caller.conversation, messages=0)
+        if found is None or found.head < number:
+            raise wire.Refused(
+                400,
+                "previous-response-not-found",
+                "There is no response of this id: its conversation is not there any more; nothing was touched. Begin a new one, without "
+                "`previous_response_id`.",
+            )
+
+
+async def time_of(caller: Caller, receipt: Receipt) -> float:
+    """Return when a message was accepted, of which the receipt tells nothing: now, but for one that came again."""
+    if receipt.duplicate and receipt.number:
+        log = caller.tenant.history(caller.conversation, after=receipt.number - 1, before=receipt.number + 1)
+        if found := [message async for message in log]:
+            return found[0].created_at
+    return core_of(caller.access.keep).clock()
+
+
 def last_item(given: Any) -> dict[str, Any]:
     """Return the last item of an input."""
     if isinstance(given, str):
@@ -268,7 +297,7 @@ class Asked:
     """The response to message *number*: how it looks, as far as it is made."""
 
     def __init__(
-        self, conversation: str, number: int, told: dict[str, Any], *, background: bool = False, at: float = 0.0
+        self, conversation: str, number: int, told: dict[str, Any], *, at: float, background: bool = False
     ) -> None:
         self.id = response_id(conversation, number)
         self.background = background
@@ -284,11 +313,10 @@ class Asked:
         broken = any("interrupted" in reply.metadata for reply in ended.replies)
         status = "incomplete" if broken else status
         output = [self.item(place, part) for place, part in enumerate(output_parts(ended.replies))]
-        at = int(self._at or (ended.replies[0].created_at if ended.replies else 0))
         return {
             "id": self.id,
             "object": "response",
-            "created_at": at,
+            "created_at": int(self._at),
             "completed_at": int(ended.replies[-1].created_at) if ended.replies else None,
             "status": status,
             "model": self._told.get("model", "chatkeep"),
