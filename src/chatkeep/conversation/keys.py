@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from ..drivers.base import Key
 from ..errors import BadKey, BadMessage
@@ -24,7 +24,7 @@ SAVED = RESERVED
 
 def _remembered(check: Callable[P, T]) -> Callable[P, T]:
     """Return *check* with its last answers at hand."""
-    known = lru_cache(maxsize=4096, typed=True)(check)
+    known = cast("Callable[P, T]", lru_cache(maxsize=4096, typed=True)(check))
 
     @wraps(check)
     def answer(*args: P.args, **kwargs: P.kwargs) -> T:
