@@ -471,9 +471,12 @@ def _stored_members(kind: Any) -> dict[str, str]:
 stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stored_members)
 
 
-def told(fault: Exception) -> str:
+def told(fault: BaseException) -> str:
     """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
-    text, _, place = str(fault).partition(" - at `$")
+    try:
+        text, _, place = str(fault).partition(" - at `$")
+    except BaseException:  # its own __str__ may raise whatever it likes
+        text, place = type(fault).__name__, ""
     if isinstance(fault, ValueError) and hasattr(fault, "error_count"):  # pydantic's
         first = cast(Any, fault).errors()[0]
         text, place = first["msg"], "".join(map(_step, first["loc"]))

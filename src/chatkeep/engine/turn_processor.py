@@ -22,11 +22,21 @@ from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..conversation.state import Before
 from ..drivers.base import Key
 from ..durations import seconds
-from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
+from ..errors import (
+    BadMessage,
+    Corrupt,
+    Duplicate,
+    HandlerFailed,
+    InDoubt,
+    TooLarge,
+    Unsupported,
+    UsageError,
+    describe_fault,
+)
 from ..model import Content, Message, State
 from .hooks import Handler, Streamed, collect_replies, is_streaming
 from .reply_stream import Ended, ReplyStream, Unaware
-from .runner import Fate, Run, Runner, describe_fault
+from .runner import Fate, Run, Runner
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
