@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 REASON_LONGEST = 500
 
+EXITS = (SystemExit, KeyboardInterrupt)
+"""What ends the process. All else that code of the application raises, no Exceptions too, is a fault of what it was called for."""
+
 
 def describe_fault(fault: BaseException) -> str:
     """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, cast, get_args, get_origin, get_type
 import msgspec
 from msgspec import Meta, Struct
 
+from ..errors import EXITS, describe_fault
 from ..model import State
 
 DEEPEST = 64
@@ -268,10 +269,15 @@ class Shape(Generic[State]):
         return raw, back
 
     def decode(self, raw: bytes | msgspec.Raw) -> State:
-        """Return the state in *raw*. Raises what its type raises."""
-        if self._decode is None:
-            return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
-        return cast("State", self._decode(raw))
+        """Return the state in *raw*. Raises what its type raises; `Unfit` where that is no Exception, for which nobody is prepared."""
+        try:
+            if self._decode is None:
+                return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
+            return cast("State", self._decode(raw))
+        except (Exception, *EXITS):
+            raise
+        except BaseException as fault:
+            raise Unfit(describe_fault(fault)) from fault
 
     def json_of(self, state: State) -> Any:
         """*state* as plain JSON, as `decode` takes it, for people to see and change."""
@@ -471,12 +477,13 @@ def _stored_members(kind: Any) -> dict[str, str]:
 stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stored_members)
 
 
-def told(fault: BaseException) -> str:
+def told(fault: Exception) -> str:
     """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
     try:
-        text, _, place = str(fault).partition(" - at `$")
+        said = str(fault)
     except BaseException:  # its own __str__ may raise whatever it likes
-        text, place = type(fault).__name__, ""
+        said = ""
+    text, _, place = (said or type(fault).__name__).partition(" - at `$")
     if isinstance(fault, ValueError) and hasattr(fault, "error_count"):  # pydantic's
         first = cast(Any, fault).errors()[0]
         text, place = first["msg"], "".join(map(_step, first["loc"]))

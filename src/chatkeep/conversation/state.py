@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from ..bounded import Newest
 from ..drivers.base import Key
-from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError, describe_fault
+from ..errors import EXITS, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError, describe_fault
 from ..model import State
 from .carried import Carried, find_unknown, put_back
 from .merge import Loss, Overlap, Version, merge, merge_apart, plain
@@ -26,9 +26,6 @@ READ_LONGEST = 4096
 """A state of more bytes is read when it is wanted, and not kept as what it will be read as."""
 
 Upgrades = Mapping[int, Callable[[Any], Any]]
-
-EXITS = (SystemExit, KeyboardInterrupt)
-"""What ends the process, and not only the reading of a state: all else that the application's code raises is a fault of that state."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -161,9 +158,9 @@ class StateCodec(Generic[State]):
             if schema != self.schema:
                 raw = self._converted(key, raw, schema)
             return self.shape.decode(raw)
-        except (Unsupported, *EXITS):
+        except Unsupported:
             raise
-        except BaseException as fault:  # the application's own types may raise anything
+        except Exception as fault:  # the application's own types may raise anything
             raise Corrupt(
                 f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
                 "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
