@@ -753,6 +753,37 @@ def test_what_a_type_itself_refuses_is_told_in_its_words() -> None:
 # -- upgrades, and clearing ----------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Seat:
+    """With a member that older states have not."""
+
+    row: int = 7
+
+
+@dataclass
+class Hall:
+    """Holds such at every depth."""
+
+    first: Seat = field(default_factory=Seat)
+    more: list[Seat] = field(default_factory=list)
+    named: dict[str, Seat] = field(default_factory=dict)
+
+
+class House(Struct):
+    """The same, in a Struct."""
+
+    hall: Hall = msgspec.field(default_factory=Hall)
+
+
+def test_defaults_are_shown_at_every_depth() -> None:
+    """Of what was stored before there was the member: whoever reads it over HTTP sees what the bot sees."""
+    states: StateCodec[Any] = StateCodec(House, limit=10**6)
+    raw = msgspec.Raw(b'{"hall":{"first":{},"more":[{}],"named":{"a":{"row":8}}}}')
+    found = states.shape.json_of(states.decode(ADA, raw, 1))
+
+    assert {"hall": {"first": {"row": 7}, "more": [{"row": 7}], "named": {"a": {"row": 8}}}} == found
+
+
 def test_an_upgrade_gives_plain_json() -> None:
     """A Decimal in a dict state would be text."""
     states: StateCodec[Any] = StateCodec(dict, schema=2, upgrades={1: lambda old: {"at": NOON}}, limit=10**6)

@@ -281,8 +281,8 @@ class Shape(Generic[State]):
 
     def json_of(self, state: State) -> Any:
         """*state* as plain JSON, as `decode` takes it, for people to see and change."""
-        if is_dataclass(state) and not isinstance(state, type):  # (msgspec leaves out what has the value of its class)
-            return msgspec.to_builtins({slot.name: getattr(state, slot.name) for slot in fields(state)}, str_keys=True)
+        if not self.plain:
+            _fill(state)
         return _decode(self.write(state))
 
     def write(self, state: State) -> bytes:
@@ -291,6 +291,23 @@ class Shape(Generic[State]):
             return _write(state)
         except Exception as fault:
             raise Unfit(_unwritable(state, "state", fault)) from fault
+
+
+def _fill(value: Any) -> None:
+    """Give each dataclass in *value* the defaults that it has of its class alone: msgspec neither sets nor writes these."""
+    names = members_of(type(value))
+    if names is not None:
+        if is_dataclass(value) and hasattr(value, "__dict__"):
+            for name in names:
+                vars(value).setdefault(name, getattr(value, name))
+        for inner in _held(value, names).values():
+            _fill(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _fill(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _fill(inner)
 
 
 def _is_suspect(raw: bytes) -> bool:
