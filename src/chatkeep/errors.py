@@ -30,6 +30,23 @@ if TYPE_CHECKING:
     from .drivers.base import Entry, Row
 
 
+REASON_LONGEST = 500
+
+EXITS = (SystemExit, KeyboardInterrupt)
+"""What ends the process. All else that code of the application raises, no Exceptions too, is a fault of what it was called for."""
+
+
+def describe_fault(fault: BaseException) -> str:
+    """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""
+    kind = type(fault).__name__
+    try:
+        said = str(fault)
+        text = f"{kind}: {said}"[:REASON_LONGEST] if said else kind
+    except BaseException:  # its own __str__ may raise whatever it likes
+        text = kind
+    return text.encode("utf-8", "replace").decode().replace("\0", "�")
+
+
 class ChatkeepError(Exception):
     """Anything chatkeep raises on purpose."""
 

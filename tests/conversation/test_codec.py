@@ -48,7 +48,7 @@ def test_any_text_names_a_conversation(name: str) -> None:
     assert Key("t", name) == key_for("t", name)
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "x" * 513, 42, None, b"ada"])
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "x" * 513, 42, None, b"ada", ["ada"], {"id": "ada"}])
 def test_what_cannot_name_a_conversation_is_refused(name: Any) -> None:
     """Empty, NUL, half a surrogate pair, too long, no text at all."""
     with pytest.raises(BadKey, match="othing was touched"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import enum
 import math
@@ -21,7 +22,7 @@ from msgspec import Struct
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 from pydantic.alias_generators import to_camel
 
-from chatkeep import BadMessage, Corrupt, Misconfigured, UsageError
+from chatkeep import BadMessage, Corrupt, Misconfigured, Unsupported, UsageError
 from chatkeep.conversation.codec import json_of
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Key
@@ -752,13 +753,120 @@ def test_what_a_type_itself_refuses_is_told_in_its_words() -> None:
 # -- upgrades, and clearing ----------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Seat:
+    """With a member that older states have not."""
+
+    row: int = 7
+
+
+@dataclass
+class Hall:
+    """Holds such at every depth."""
+
+    first: Seat = field(default_factory=Seat)
+    more: list[Seat] = field(default_factory=list)
+    named: dict[str, Seat] = field(default_factory=dict)
+
+
+class House(Struct):
+    """The same, in a Struct."""
+
+    hall: Hall = msgspec.field(default_factory=Hall)
+
+
+def test_defaults_are_shown_at_every_depth() -> None:
+    """Of what was stored before there was the member: whoever reads it over HTTP sees what the bot sees."""
+    states: StateCodec[Any] = StateCodec(House, limit=10**6)
+    raw = msgspec.Raw(b'{"hall":{"first":{},"more":[{}],"named":{"a":{"row":8}}}}')
+    found = states.shape.json_of(states.decode(ADA, raw, 1))
+
+    assert {"hall": {"first": {"row": 7}, "more": [{"row": 7}], "named": {"a": {"row": 8}}}} == found
+
+
 def test_an_upgrade_gives_plain_json() -> None:
     """A Decimal in a dict state would be text."""
-    from chatkeep import Unsupported
-
     states: StateCodec[Any] = StateCodec(dict, schema=2, upgrades={1: lambda old: {"at": NOON}}, limit=10**6)
     with pytest.raises(Unsupported, match=r"upgrades to schema 2.*state\.at is a datetime.*mend the upgrade"):
         states.decode(ADA, msgspec.Raw(b"{}"), 1)
+
+
+class Abort(BaseException):
+    """No Exception, as what a library in Rust raises when it gives up."""
+
+
+class Wordless(Exception):
+    """Cannot put itself into words."""
+
+    def __str__(self) -> str:
+        raise Abort
+
+
+@pytest.mark.parametrize("fault", [Abort, Wordless, StopIteration, GeneratorExit, asyncio.CancelledError])
+def test_whatever_code_of_the_application_raises_is_told_of_that_state(fault: type[BaseException]) -> None:
+    """By an upgrade, a downgrade, or the type itself: who lists conversations goes on, and no cancellation is made of it."""
+
+    def step(old: Any) -> Any:
+        raise fault
+
+    @dataclass
+    class Strict:
+        seats: int = 0
+
+        def __post_init__(self) -> None:
+            if self.seats > 9:
+                raise fault
+
+    name = fault.__name__
+    for newer, steps in ((2, {"upgrades": {1: step}}), (1, {"downgrades": {2: step}})):
+        states: StateCodec[Any] = StateCodec(dict, schema=newer, limit=10**6, **steps)
+        with pytest.raises(Unsupported, match=rf"grades\[{3 - newer}\] raised {name}.*mend the .*grade"):
+            states.decode(ADA, msgspec.Raw(b"{}"), 3 - newer)
+    strict: StateCodec[Any] = StateCodec(Strict, limit=10**6)
+    with pytest.raises(Corrupt, match=rf"cannot be read \({name}\).*clear the state or the member"):
+        strict.decode(ADA, msgspec.Raw(b'{"seats":10}'), 1)
+    high = Strict()
+    high.seats = 10
+    with pytest.raises(BadMessage, match=rf"cannot be read \({name}\)"):
+        strict.encode(ADA, high)
+
+
+@pytest.mark.parametrize("code", [SystemExit, KeyboardInterrupt])
+def test_what_ends_the_process_ends_it_also_in_an_upgrade(code: type[BaseException]) -> None:
+    """As it does in a handler."""
+
+    def step(old: Any) -> Any:
+        raise code
+
+    with pytest.raises(code):
+        StateCodec(dict, schema=2, upgrades={1: step}, limit=10**6).decode(ADA, msgspec.Raw(b"{}"), 1)
+
+
+async def waits(old: Any) -> Any:
+    """Nobody awaits an upgrade."""
+    return old
+
+
+def yields(old: Any) -> Any:
+    """Nor goes through what it yields."""
+    yield old
+
+
+@pytest.mark.parametrize("name", ["upgrades", "downgrades"])
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"1": dict}, "has the numbers of schemas as its keys, not '1'"),
+        ({2: None}, r"\[2\] is a function that returns the new value, and not None"),
+        ({2: waits}, r"\[2\] is a function .* not <function waits"),
+        ({2: yields}, r"\[2\] is a function .* not <function yields"),
+    ],
+)
+def test_steps_that_could_never_be_taken_are_misconfigured(name: str, steps: Any, said: str) -> None:
+    """At once, and not by the first state that has to take them."""
+    more: Any = {name: steps}
+    with pytest.raises(Misconfigured, match=f"^{name}.*{said}" if "keys" in said else f"^{name}{said}"):
+        StateCodec(dict, schema=3 if name == "upgrades" else 1, limit=10**6, **more)
 
 
 BROKEN: dict[str, tuple[Any, bytes]] = {

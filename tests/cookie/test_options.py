@@ -88,7 +88,12 @@ def test_a_bot_that_streams_is_refused() -> None:
     async def streaming(turn: Turn) -> AsyncIterator[str]:
         yield "piece"
 
+    class Streaming:
+        async def __call__(self, turn: Turn) -> AsyncIterator[str]:
+            yield "piece"
+
     assert "bot streams" in refusal(streaming)
+    assert "bot streams" in refusal(Streaming())
     assert "bot is the handler" in refusal(Chatkeep("memory://"))
     assert "bot is the handler" in refusal(None)
 

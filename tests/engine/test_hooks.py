@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, wraps
 from typing import Any
@@ -139,6 +140,13 @@ def plain_pieces(turn: Turn[Any]) -> Any:
     yield "hi"
 
 
+class Pieces:
+    """Yields its reply as no handler may."""
+
+    def __call__(self, turn: Turn[Any]) -> Any:
+        yield "hi"
+
+
 class Callable:
     def __call__(self, turn: Turn[Any], *, more: str = "") -> str:
         return f"hi{more}"
@@ -153,6 +161,8 @@ class Callable:
         (no_turn, r"no_turn\(\) -> 'str' is called with the turn alone: too many positional"),
         (too_many, "called with the turn alone: missing a required argument: 'more'"),
         (plain_pieces, "plain_pieces yields, and what yields its reply is an `async def`"),
+        (Pieces(), "Pieces yields, and what yields its reply is an `async def`"),
+        (partial(Pieces()), "partial yields, and what yields its reply is an `async def`"),
     ],
 )
 @pytest.mark.parametrize("hook", ["on_message", "on_missing", "on_failure"])
@@ -165,6 +175,35 @@ def test_what_cannot_be_called_with_a_turn_is_refused_at_once(given: Any, said: 
 
     with pytest.raises(Misconfigured, match="already, and can have only one"):
         getattr(keep, hook)(Callable())
+
+
+@dataclass
+class Greeter:
+    """A handler with settings of its own, and so one that has no hash."""
+
+    greeting: str = "Hello"
+
+    async def __call__(self, turn: Turn[Any]) -> str:
+        return f"{self.greeting}, {turn.text}"
+
+
+@dataclass(slots=True)
+class SlowGreeter:
+    """The same, piece by piece; nothing can refer to it weakly."""
+
+    greeting: str = "Hello"
+
+    async def __call__(self, turn: Turn[Any]) -> AsyncIterator[str]:
+        yield self.greeting
+        yield f", {turn.text}"
+
+
+@pytest.mark.parametrize("handler", [Greeter(), partial(Greeter()), SlowGreeter(), partial(SlowGreeter())])
+async def test_an_object_may_be_a_handler(opened: Any, handler: Any) -> None:
+    """What its `__call__` is, its handler is: also one that yields."""
+    keep = await opened(handler)
+
+    assert ["Hello, Ada"] == [reply.text for reply in (await keep.receive("ada", "Ada")).replies]
 
 
 async def test_a_handler_may_be_given_more_by_what_it_is_wrapped_in(opened: Any) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from chatkeep import Chatkeep, HandlerFailed, Turn, Uncertain, UsageError
 from chatkeep.drivers.base import Key
-from chatkeep.engine.runner import describe_fault
+from chatkeep.errors import describe_fault
 
 from ..support.counting import answered
 from ..support.stores import FAST

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,8 @@ async def test_what_cannot_be_guarded_is_refused() -> None:
             await tool(1)
         with pytest.raises(HandlerFailed, match="an argument of tool cannot be recorded") as told:
             await keep.receive("ada", "hello")
+    with pytest.raises(Misconfigured, match=r"has no name.*write an `async def` around it"):
+        keep.once(partial(tool, "x"))
     with pytest.raises(Misconfigured, match="async def"):
         keep.once(lambda: None)  # type: ignore[type-var]
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from chatkeep.drivers.base import Key
 from chatkeep.engine import places
 from chatkeep.engine.places import Places
-from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, describe_fault, judge
+from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge
 from chatkeep.engine.turn import Turn
+from chatkeep.errors import describe_fault
 from chatkeep.model import Message
 
 from ..support.waiting import takes

@@ -293,7 +293,7 @@ async def test_a_conversation_that_is_given_away_meanwhile_is_looked_at_anew(
     assert "" == (await keep.conversation("g")).title
 
 
-@pytest.mark.parametrize("name", ["", None, 7, "a\0b", "x" * 513, "\ud800"])
+@pytest.mark.parametrize("name", ["", None, 7, ["ada"], "a\0b", "x" * 513, "\ud800"])
 async def test_what_is_no_name_of_a_user_is_told_as_one(name: Any) -> None:
     """Nobody has given the id of a conversation."""
     async with Chatkeep("memory://") as keep:

@@ -54,6 +54,18 @@ async def test_what_is_kept_survives_and_is_handed_over_in_order(tmp_path: Path)
     await after.close()
 
 
+async def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
+    """Also the one by which a second process is told: whoever locked that would keep the bot from starting."""
+    kept = journal(tmp_path)
+    await kept.open()
+    await kept.keep(ADA, Entry(0, "a0", "u", b"hi"), at=1.0, owner="ann")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    await kept.close()
+
+    assert {"journal.db", "journal.db.lock"} <= modes.keys()
+    assert {0o600} == set(modes.values())
+
+
 async def test_what_was_not_taken_stays(tmp_path: Path) -> None:
     """A store that goes away in the middle gets the rest later, and nothing that it has twice."""
     kept, store = journal(tmp_path), Taker()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar, cast
 
 from ..drivers.base import Key
 from ..errors import BadKey, BadMessage
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LONGEST_ID = 512
 
@@ -19,7 +24,21 @@ SAVED = RESERVED
 """The channel of what a save has brought: messages of elsewhere, which nobody answers and no channel sends."""
 
 
-@lru_cache(maxsize=4096, typed=True)
+def _remembered(check: Callable[P, T]) -> Callable[P, T]:
+    """Return *check* with its last answers at hand."""
+    known = cast("Callable[P, T]", lru_cache(maxsize=4096, typed=True)(check))
+
+    @wraps(check)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return known(*args, **kwargs)
+        except TypeError:  # no text, such as a list, and so without a hash; *check* says it
+            return check(*args, **kwargs)
+
+    return answer
+
+
+@_remembered
 def key_for(tenant: str, conversation: str) -> Key:
     """Return the key of a conversation. Raises `BadKey`."""
     for what, text in (("tenant", tenant), ("conversation id", conversation)):
@@ -33,7 +52,7 @@ def key_for(tenant: str, conversation: str) -> Key:
     return Key(tenant, conversation)
 
 
-@lru_cache(maxsize=4096, typed=True)
+@_remembered
 def check_user(name: str) -> str:
     """Return the name of a user, an owner or a guest, if it can be stored everywhere. Raises `BadKey`."""
     _refuse_unfit("user's name", name)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, cast, get_args, get_origin, get_type
 import msgspec
 from msgspec import Meta, Struct
 
+from ..errors import EXITS, describe_fault
 from ..model import State
 
 DEEPEST = 64
@@ -268,15 +269,20 @@ class Shape(Generic[State]):
         return raw, back
 
     def decode(self, raw: bytes | msgspec.Raw) -> State:
-        """Return the state in *raw*. Raises what its type raises."""
-        if self._decode is None:
-            return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
-        return cast("State", self._decode(raw))
+        """Return the state in *raw*. Raises what its type raises; `Unfit` where that is no Exception, for which nobody is prepared."""
+        try:
+            if self._decode is None:
+                return cast("State", cast(Any, self.kind).model_validate_json(bytes(raw), by_alias=False, by_name=True))
+            return cast("State", self._decode(raw))
+        except (Exception, *EXITS):
+            raise
+        except BaseException as fault:
+            raise Unfit(describe_fault(fault)) from fault
 
     def json_of(self, state: State) -> Any:
         """*state* as plain JSON, as `decode` takes it, for people to see and change."""
-        if is_dataclass(state) and not isinstance(state, type):  # (msgspec leaves out what has the value of its class)
-            return msgspec.to_builtins({slot.name: getattr(state, slot.name) for slot in fields(state)}, str_keys=True)
+        if not self.plain:
+            _fill(state)
         return _decode(self.write(state))
 
     def write(self, state: State) -> bytes:
@@ -285,6 +291,23 @@ class Shape(Generic[State]):
             return _write(state)
         except Exception as fault:
             raise Unfit(_unwritable(state, "state", fault)) from fault
+
+
+def _fill(value: Any) -> None:
+    """Give each dataclass in *value* the defaults that it has of its class alone: msgspec neither sets nor writes these."""
+    names = members_of(type(value))
+    if names is not None:
+        if is_dataclass(value) and hasattr(value, "__dict__"):
+            for name in names:
+                vars(value).setdefault(name, getattr(value, name))
+        for inner in _held(value, names).values():
+            _fill(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _fill(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _fill(inner)
 
 
 def _is_suspect(raw: bytes) -> bool:
@@ -473,7 +496,11 @@ stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stor
 
 def told(fault: Exception) -> str:
     """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
-    text, _, place = str(fault).partition(" - at `$")
+    try:
+        said = str(fault)
+    except BaseException:  # its own __str__ may raise whatever it likes
+        said = ""
+    text, _, place = (said or type(fault).__name__).partition(" - at `$")
     if isinstance(fault, ValueError) and hasattr(fault, "error_count"):  # pydantic's
         first = cast(Any, fault).errors()[0]
         text, place = first["msg"], "".join(map(_step, first["loc"]))

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from ..drivers.base import Key
 from ..errors import BadMessage, UsageError
 from .merge import MISSING, Loss, Rule, Version, merge, plain
-from .shapes import Unfit, encoded
+from .shapes import Unfit, encoded, told
 from .snapshots import Snapshot
 from .state import StateCodec
 
@@ -70,9 +70,7 @@ def merge_slot(
     try:
         new = changed if states.shape.plain else states.shape.decode(msgspec.json.encode(changed))
     except Exception as unfit:  # the application's own types may raise anything
-        raise BadMessage(
-            f"{key}: the slot {slot!r:.60} does not fit the state ({unfit}); nothing was changed."
-        ) from unfit
+        raise BadMessage(f"{key}: the slot {slot!r:.60} does not fit ({told(unfit)}); nothing was changed.") from unfit
     return MergedSlot(states.encode(key, new, before), stamps, losses)
 
 

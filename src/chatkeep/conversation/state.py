@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from inspect import iscoroutinefunction, isgeneratorfunction
 from math import inf
 from typing import Any, Generic, cast
 
@@ -12,7 +13,7 @@ from msgspec import Raw, Struct
 
 from ..bounded import Newest
 from ..drivers.base import Key
-from ..errors import BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError
+from ..errors import EXITS, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError, describe_fault
 from ..model import State
 from .carried import Carried, find_unknown, put_back
 from .merge import Loss, Overlap, Version, merge, merge_apart, plain
@@ -82,6 +83,8 @@ class StateCodec(Generic[State]):
             self.shape: Shape[State] = Shape(kind)
         except Exception as fault:
             raise Misconfigured(str(fault)) from fault
+        _refuse_odd_steps("upgrades", self._upgrades)
+        _refuse_odd_steps("downgrades", self._downgrades)
         if missing := [n for n in range(min(self._upgrades, default=schema), schema) if n not in self._upgrades]:
             raise Misconfigured(f"schema={schema}, but upgrades has no step from {', '.join(map(str, missing))}.")
         if schema and (unused := [n for n in self._upgrades if n >= schema]):
@@ -160,7 +163,7 @@ class StateCodec(Generic[State]):
         except Exception as fault:  # the application's own types may raise anything
             raise Corrupt(
                 f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
-                "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member (forget)."
+                "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
             ) from fault
 
     def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:
@@ -314,9 +317,11 @@ class StateCodec(Generic[State]):
                 )
             try:
                 plain = steps[step](plain)
-            except Exception as fault:
+            except EXITS:
+                raise
+            except BaseException as fault:
                 raise Unsupported(
-                    f"{key}: {name}[{step}] raised {type(fault).__name__}: {fault}. Nothing was changed and its messages stay "
+                    f"{key}: {name}[{step}] raised {describe_fault(fault)}. Nothing was changed and its messages stay "
                     f"unread; mend the {name[:-1]}."
                 ) from fault
         try:
@@ -326,3 +331,12 @@ class StateCodec(Generic[State]):
                 f"{key}: the {name} to schema {self.schema} gave what is not plain JSON: {unfit}. Nothing was changed and its messages "
                 f"stay unread; mend the {name[:-1]}."
             ) from unfit
+
+
+def _refuse_odd_steps(name: str, steps: Upgrades) -> None:
+    """Raise `Misconfigured` for what is no step from one schema to another: else the first state of that schema would find out."""
+    for number, step in steps.items():
+        if not isinstance(number, int):
+            raise Misconfigured(f"{name} has the numbers of schemas as its keys, not {number!r:.80}.")
+        if not callable(step) or iscoroutinefunction(step) or isgeneratorfunction(step):
+            raise Misconfigured(f"{name}[{number}] is a function that returns the new value, and not {step!r:.80}.")

@@ -18,8 +18,8 @@ from ..conversation.housekeeping import cut_log
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..engine.engine import Engine
-from ..engine.runner import describe_fault, refuse_own_turn
-from ..errors import BadMessage, HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError
+from ..engine.runner import refuse_own_turn
+from ..errors import BadMessage, HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError, describe_fault
 from ..model import Content, Conversation, Receipt, State
 from ..tenant import Tenant
 from .contents import Contents, Kept, RequestDriver, from_bytes, row_of, to_bytes

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Any, cast
-from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -21,9 +20,6 @@ from .turn import Turn
 
 Handler = Callable[[Turn[State]], Any]
 """What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
-
-STREAMING: WeakSet[Handler[Any]] = WeakSet()
-"""Handlers whose reply is shown while it is made."""
 
 
 class Streamed(Struct):
@@ -48,7 +44,7 @@ def check_handler(function: object) -> None:
     if not callable(function) or isinstance(function, type):
         raise Misconfigured(f"A handler or hook is a function of the turn, not {function!r:.80}. {wanted}")
     name = getattr(function, "__name__", type(function).__name__)
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(called(function)):
         raise Misconfigured(f"{name} yields, and what yields its reply is an `async def`. {wanted}")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
@@ -64,13 +60,28 @@ def handler_for(
     function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
 ) -> Handler[Any]:
     """Make *function* something to await: plain functions run *in_thread*, what async generators yield is put together."""
-    if inspect.isasyncgenfunction(function):
-        streaming = partial(stream_reply, function)
-        STREAMING.add(streaming)
-        return streaming
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    if yields_pieces(function):
+        return partial(stream_reply, function)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called(function)):
         return cast(Handler[Any], function)
     return partial(in_thread, function)
+
+
+def yields_pieces(function: Callable[..., Any]) -> bool:
+    """Tell whether a handler, as somebody has written it, yields its reply."""
+    return inspect.isasyncgenfunction(called(function))
+
+
+def called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that runs when *function* is called: of an object, its `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def is_streaming(handler: object) -> bool:
+    """Tell whether the reply of *handler*, which `handler_for` has made, is shown while it is made."""
+    return isinstance(handler, partial) and handler.func is stream_reply
 
 
 async def stream_reply(function: Callable[[Turn[Any]], AsyncGenerator[Any, None]], turn: Turn[Any]) -> Streamed:

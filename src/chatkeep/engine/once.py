@@ -99,7 +99,11 @@ def make_once(
             f"{getattr(function, '__name__', function)!s} is not async; @keep.once takes `async def`, which may `await "
             "asyncio.to_thread(...)`. Nothing was decorated."
         )
-    tool, signature = function.__name__, inspect.signature(function)
+    tool, signature = getattr(function, "__name__", ""), inspect.signature(function)
+    if not tool:
+        raise Misconfigured(
+            f"{function!r:.80} has no name, under which its calls are recorded; write an `async def` around it. Nothing was decorated."
+        )
 
     def begin(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         run = RUNNING.get()

@@ -29,7 +29,7 @@ from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
-from ..errors import UsageError
+from ..errors import UsageError, describe_fault
 from .instruments import Instrument, run_surrounded
 from .places import Places
 from .threads import Job, Threads
@@ -45,8 +45,6 @@ GRACE_S = 1.0
 
 ABANDONED_MOST = 100
 """With so many abandoned runs, or twice as many as there are places, no handler is begun before some of them end."""
-
-REASON_LONGEST = 500
 
 
 class Fate(Enum):
@@ -80,17 +78,6 @@ def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False
     if isinstance(fault, CannotBegin):
         return Fate.NOT_BEGUN
     return Fate.ANSWERED if fault is None else Fate.FAILED
-
-
-def describe_fault(fault: BaseException) -> str:
-    """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""
-    kind = type(fault).__name__
-    try:
-        said = str(fault)
-        text = f"{kind}: {said}"[:REASON_LONGEST] if said else kind
-    except BaseException:  # its own __str__ may raise whatever it likes
-        text = kind
-    return text.encode("utf-8", "replace").decode().replace("\0", "�")
 
 
 RunnableHandler = Callable[[Turn[Any]], Awaitable[Any]]

@@ -16,11 +16,11 @@ from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
+from ..errors import describe_fault
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
 from .instruments import Instrument
 from .lease_keeper import LeaseKeeper
-from .runner import describe_fault
 
 log = logging.getLogger("chatkeep")
 

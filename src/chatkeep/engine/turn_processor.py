@@ -22,11 +22,21 @@ from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..conversation.state import Before
 from ..drivers.base import Key
 from ..durations import seconds
-from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
+from ..errors import (
+    BadMessage,
+    Corrupt,
+    Duplicate,
+    HandlerFailed,
+    InDoubt,
+    TooLarge,
+    Unsupported,
+    UsageError,
+    describe_fault,
+)
 from ..model import Content, Message, State
-from .hooks import STREAMING, Handler, Streamed, collect_replies
+from .hooks import Handler, Streamed, collect_replies, is_streaming
 from .reply_stream import Ended, ReplyStream, Unaware
-from .runner import Fate, Run, Runner, describe_fault
+from .runner import Fate, Run, Runner
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
@@ -98,7 +108,7 @@ class TurnProcessor(Generic[State]):
 
     def open(self) -> None:
         """Look at what kind of handler there is."""
-        self.streams = self.log_first = self.handler in STREAMING
+        self.streams = self.log_first = is_streaming(self.handler)
 
     async def run(
         self,

@@ -13,11 +13,10 @@ from enum import Enum
 from ..conversation import snapshots
 from ..conversation.snapshots import Outcome, Policy, Snapshot
 from ..drivers.base import Key
-from ..errors import HandlerFailed, Unavailable, Uncertain
+from ..errors import HandlerFailed, Unavailable, Uncertain, describe_fault
 from ..model import Message
 from ..storage.store import Store, fresh_token
 from .outcomes import Waiter, read_outcome
-from .runner import describe_fault
 from .running_turn import RunningTurn
 from .turn_processor import TurnFailed
 

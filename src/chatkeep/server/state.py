@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
-from ..conversation.shapes import Shape, Unfit, unknown
+from ..conversation.shapes import Shape, Unfit, told, unknown
 from .wire import Refused
 
 Edit = Callable[[Any], Any]
@@ -28,7 +28,9 @@ def state_from(plain: Any, shape: Shape[Any]) -> Any:
     except Unfit as unfit:
         raise Refused(422, "bad-state", f"That does not fit the state: {unfit!s:.500}. Nothing was changed.") from None
     except Exception as fault:  # the application's own types may raise anything
-        raise Refused(422, "bad-state", f"That does not fit the state: {fault!s:.500}. Nothing was changed.") from None
+        raise Refused(
+            422, "bad-state", f"That does not fit the state: {told(fault):.500}. Nothing was changed."
+        ) from None
     if lost:
         raise Refused(422, "bad-state", f"The state has no slot {lost:.100}. Nothing was changed.")
     return made

@@ -36,7 +36,7 @@ class Spool:
             from .sealing import sealed  # an extra: imported only where it is wanted
 
             self._driver = sealed(self._driver, keys)
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = FileLock(f"{path}.lock", mode=0o600)
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self._holding: dict[Key, int] = {}  # key: how often something was put there
         self._writing: Counter[Key] = Counter()
