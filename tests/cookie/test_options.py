@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -88,7 +89,12 @@ def test_a_bot_that_streams_is_refused() -> None:
     async def streaming(turn: Turn) -> AsyncIterator[str]:
         yield "piece"
 
+    @wraps(streaming)
+    def decorated(turn: Turn) -> AsyncIterator[str]:
+        return streaming(turn)
+
     assert "bot streams" in refusal(streaming)
+    assert "bot streams" in refusal(decorated)
     assert "bot is the handler" in refusal(Chatkeep("memory://"))
     assert "bot is the handler" in refusal(None)
 

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,8 @@ async def test_what_cannot_be_guarded_is_refused() -> None:
             await keep.receive("ada", "hello")
     with pytest.raises(Misconfigured, match="async def"):
         keep.once(lambda: None)  # type: ignore[type-var]
+    with pytest.raises(Misconfigured, match="async def"):
+        keep.once(partial(tool, 1))  # two of them, with other arguments, would be one tool
 
     assert [] == ran
     assert "BadMessage" in str(told.value) or isinstance(told.value.__cause__, BadMessage)

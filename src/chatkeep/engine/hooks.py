@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Any, cast
-from weakref import WeakSet
 
 from msgspec import Struct
 
@@ -22,8 +21,9 @@ from .turn import Turn
 Handler = Callable[[Turn[State]], Any]
 """What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
 
-STREAMING: WeakSet[Handler[Any]] = WeakSet()
-"""Handlers whose reply is shown while it is made."""
+
+class Streaming(partial[Any]):
+    """A handler whose reply is shown while it is made."""
 
 
 class Streamed(Struct):
@@ -64,13 +64,34 @@ def handler_for(
     function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
 ) -> Handler[Any]:
     """Make *function* something to await: plain functions run *in_thread*, what async generators yield is put together."""
-    if inspect.isasyncgenfunction(function):
-        streaming = partial(stream_reply, function)
-        STREAMING.add(streaming)
-        return streaming
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    called = find_called(function)
+    if inspect.isasyncgenfunction(called):
+        return Streaming(stream_reply, function)
+    if inspect.iscoroutinefunction(called):
         return cast(Handler[Any], function)
-    return partial(in_thread, function)
+    return (Streaming if streams(function) else partial)(call_plain, in_thread, function)
+
+
+def streams(function: Callable[..., Any]) -> bool:
+    """Tell whether *function* yields its reply, be it within a decorator."""
+    return inspect.isasyncgenfunction(inspect.unwrap(find_called(function)))
+
+
+def find_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Find the function that is called in the end: that of a partial, and the `__call__` of an object."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+async def call_plain(
+    in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]], function: Callable[..., Any], turn: Turn[Any]
+) -> Any:
+    """Run a plain function in a thread. What it returns may have to be awaited, as where a decorator stands around an async handler."""
+    said = await in_thread(function, turn)
+    if inspect.isasyncgen(said):
+        return await stream_reply(lambda _: cast(AsyncGenerator[Any, None], said), turn)
+    return await said if inspect.isawaitable(said) else said
 
 
 async def stream_reply(function: Callable[[Turn[Any]], AsyncGenerator[Any, None]], turn: Turn[Any]) -> Streamed:

@@ -24,7 +24,7 @@ from ..drivers.base import Key
 from ..durations import seconds
 from ..errors import BadMessage, Corrupt, Duplicate, HandlerFailed, InDoubt, TooLarge, Unsupported, UsageError
 from ..model import Content, Message, State
-from .hooks import STREAMING, Handler, Streamed, collect_replies
+from .hooks import Handler, Streamed, Streaming, collect_replies
 from .reply_stream import Ended, ReplyStream, Unaware
 from .runner import Fate, Run, Runner, describe_fault
 from .shared import Shared
@@ -98,7 +98,7 @@ class TurnProcessor(Generic[State]):
 
     def open(self) -> None:
         """Look at what kind of handler there is."""
-        self.streams = self.log_first = self.handler in STREAMING
+        self.streams = self.log_first = isinstance(self.handler, Streaming)
 
     async def run(
         self,
