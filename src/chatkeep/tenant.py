@@ -244,7 +244,8 @@ class Surface(PeopleSurface[State]):
     ) -> AsyncIterator[Conversation[State]]:
         """
         List this tenant's conversations, each with so many of its last *messages*: last changed first, or by="key"; or those
-        of an *owner*. *after*: only those behind this one, the last of a list before.
+        of an *owner*, by key (`user(owner).conversations()` has them last changed first). *after*: only those behind this one, the last
+        of a list before.
 
         One that cannot be read does not end the list: it is shown with the reason in its `fault`.
         """
