@@ -175,7 +175,8 @@ class Chatkeep(Surface[State]):
 
         A reply is text, a JSON part (a dict), a list of these, or None; an async generator of text and parts makes one reply, which is
         shown while it is made; see `turn.said`. A
-        plain function runs in a thread. State and replies are recorded when it returns; when it raises, nothing is.
+        plain function runs in a thread; what it returns may have to be awaited, as where a decorator passes on what an async handler
+        returns. State and replies are recorded when it returns; when it raises, nothing is.
         """
         if self._engine.turns.handler is not None:
             raise Misconfigured(

@@ -264,7 +264,8 @@ class Surface(PeopleSurface[State]):
     ) -> AsyncIterator[Conversation[State]]:
         """
         List this tenant's conversations, each with so many of its last *messages*: last changed first, or by="key"; or those
-        of an *owner*. *after*: only those behind this one, the last of a list before.
+        of an *owner*, by key (`user(owner).conversations()` has them last changed first). *after*: only those behind this one, the last
+        of a list before.
 
             async for conversation in keep.conversations(limit=20, messages=1):
                 print(conversation.id, [message.text for message in conversation.messages])

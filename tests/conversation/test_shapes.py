@@ -897,7 +897,9 @@ def test_a_slot_is_cleared_under_the_name_it_is_stored_as() -> None:
     """Also of a frozen state; one without slots is refused, and so is what would make a readable state unreadable."""
     packed: StateCodec[Any] = StateCodec(Packed, limit=10**6)
     state = Packed(by_number={1: SThing("a")})
-    assert {} == packed.decode(ADA, *packed.cleared(ADA, packed.encode(ADA, state), 1, "by_number")).by_number
+    for name in ("by_number", "byNumber"):  # its own, and that in JSON, which a page knows
+        assert {} == packed.decode(ADA, *packed.cleared(ADA, packed.encode(ADA, state), 1, name)).by_number
+    assert b"{}" == bytes(packed.cleared(ADA, msgspec.Raw(b"{}"), 1, "byNumber")[0])
     frozen: StateCodec[Any] = StateCodec(Frozen, limit=10**6)
     assert 1 == frozen.decode(ADA, *frozen.cleared(ADA, frozen.encode(ADA, Frozen(seats=5)), 1, "seats")).seats
     with pytest.raises(UsageError, match="no object"):

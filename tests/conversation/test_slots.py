@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw, structs
+from msgspec import Raw, Struct, structs
 
+from chatkeep import UsageError
 from chatkeep.conversation import merge as merging
 from chatkeep.conversation.merge import MISSING, Version, merge
 from chatkeep.conversation.record import Record
@@ -22,6 +23,28 @@ from chatkeep.drivers.base import Key, Row
 from ..support.soaking import examples
 
 STATES: StateCodec[Any] = StateCodec(dict, limit=1 << 20)
+
+
+class Sparse(Struct, omit_defaults=True, rename="camel", tag=True):
+    """Stores what is not as it was at first."""
+
+    form_data: dict[str, str] = {}
+    seats: int = 1
+    nothing: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def test_members_that_are_not_stored_are_shown_and_can_be_merged() -> None:
+    """Who looks at a state, or changes a slot, sees what the type has, and not what happens to be in the store."""
+    states: StateCodec[Any] = StateCodec(Sparse, limit=10**6)
+    key, stored = Key("", "c"), (states.encode(Key("", "c"), Sparse(seats=2)), 1)
+    there = Snapshot(Row(key=key, revision="r", incarnation="r"), Record(state=stored[0]), ())
+    made = merge_slot(there, states, stored, "formData", {}, Version({"name": "Ada"}, 1.0), "later")
+    assert made.raw is not None
+
+    assert {"type": "Sparse", "formData": {}, "seats": 2} == states.shape.json_of(Sparse(seats=2))
+    assert (Sparse({"name": "Ada"}, 2), ()) == (states.decode(key, made.raw, 1), made.losses)
+    with pytest.raises(UsageError, match="has no slot 'form'"):
+        merge_slot(there, states, stored, "form", {}, Version({}, 1.0), "later")
 
 
 class Server:

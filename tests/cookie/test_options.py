@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -92,8 +93,12 @@ def test_a_bot_that_streams_is_refused() -> None:
         async def __call__(self, turn: Turn) -> AsyncIterator[str]:
             yield "piece"
 
-    assert "bot streams" in refusal(streaming)
-    assert "bot streams" in refusal(Streaming())
+    @wraps(streaming)
+    def decorated(turn: Turn) -> AsyncIterator[str]:
+        return streaming(turn)
+
+    for bot in (streaming, Streaming(), decorated):
+        assert "bot streams" in refusal(bot)
     assert "bot is the handler" in refusal(Chatkeep("memory://"))
     assert "bot is the handler" in refusal(None)
 

@@ -225,6 +225,81 @@ async def test_a_handler_may_be_given_more_by_what_it_is_wrapped_in(opened: Any)
     assert "hello, Ada" == (await keep.receive("ada", "hello")).replies[0].text
 
 
+def passed_on(function: Any) -> Any:
+    """A decorator as people write it: its own function is a plain one."""
+
+    @wraps(function)
+    def passing(turn: Turn[Any]) -> Any:
+        return function(turn)
+
+    return passing
+
+
+class Answers:
+    async def __call__(self, turn: Turn[Any]) -> str:
+        return f"re {turn.text}, {await turn.step('one', asyncio.sleep, 0, 1)}"
+
+
+class Pieces:
+    """Yields the second piece when the first one was shown."""
+
+    def __init__(self) -> None:
+        self.shown = asyncio.Event()
+
+    async def __call__(self, turn: Turn[Any]) -> AsyncIterator[str]:
+        yield "re "
+        await self.shown.wait()
+        yield turn.text
+
+
+WAYS: dict[str, Any] = {
+    "an object": lambda given: given,
+    "a partial": partial,
+    "a decorator": lambda given: passed_on(given.__call__),
+    "a lambda": lambda given: lambda turn: given(turn),
+    "a decorated object": passed_on,
+}
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (a store does not see how)
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_async_handler_may_be_written_in_other_ways(opened: Any, way: str) -> None:
+    """What runs in the end is a coroutine, and steps are there."""
+    keep = await opened(WAYS[way](Answers()))
+
+    assert "re hello, 1" == (await keep.receive("ada", "hello")).replies[0].text
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (a store does not see how)
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("a lambda", "a decorated object")])
+async def test_a_handler_that_yields_may_be_written_in_other_ways(opened: Any, way: str) -> None:
+    """And its reply is shown while it is made."""
+    pieces = Pieces()
+    keep = await opened(WAYS[way](pieces))
+    await keep.create("ada")
+
+    async def watch() -> None:
+        async for event in keep.events("ada", after=0):
+            if isinstance(event, Delta):
+                pieces.shown.set()
+
+    watching = asyncio.create_task(watch())
+    receipt = await keep.receive("ada", "hello")
+    watching.cancel()
+
+    assert ["re hello"] == [reply.text for reply in receipt.replies]
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_what_a_lambda_gives_to_be_yielded_is_one_reply(opened: Any) -> None:
+    """Nobody can see beforehand that it streams; whole it is there all the same."""
+    pieces = Pieces()
+    pieces.shown.set()
+    keep = await opened(lambda turn: pieces(turn))
+
+    assert ["re hello"] == [reply.text for reply in (await keep.receive("ada", "hello")).replies]
+
+
 async def test_a_reply_that_was_not_awaited_is_told_so(opened: Any) -> None:
     """A coroutine, or the like, is what a handler returns that forgot the word."""
 

@@ -18,7 +18,10 @@ from chatkeep.conversation.snapshots import Policy, Snapshot
 from chatkeep.drivers.base import Key, Row
 from chatkeep.engine import backlog
 from chatkeep.engine.lease_keeper import this_process
+from chatkeep.engine.left_alone import LeftAlone
+from chatkeep.engine.unreadable import Unreadable
 from chatkeep.people.lists import SLACK_S
+from chatkeep.storage.leftovers import Leftovers
 
 from ..support.counting import answered
 from ..support.waiting import until
@@ -214,6 +217,22 @@ async def test_a_cursor_of_a_time_to_come_is_begun_anew(opened: Any) -> None:
 
     assert (True, {"one", "two"}) == (then.reset, {one.id for one in then.conversations})
     assert HOURS_S > SLACK_S
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_what_is_not_looked_at_for_a_while_is_looked_at_when_the_clock_is_set_back(opened: Any) -> None:
+    """Conversations that another version has to answer, ones that cannot be read, and records that count no more: not for years."""
+    clock = TurnedClock()
+    keep = await opened(bot)
+    row = Row(key=Key("", "ada"), revision="r", incarnation="i", head=1)
+    left_alone, leftovers = LeftAlone(clock), Leftovers(keep._engine.store, clock)
+    unreadable = Unreadable(clock, left_alone)
+    unreadable.add(row.key, row.revision, "damaged")
+    before = row in left_alone, len(unreadable), leftovers.is_done
+    clock.offset_s = -YEAR_S
+
+    assert (True, 1, True) == before
+    assert (False, 0, False) == (row in left_alone, len(unreadable), leftovers.is_done)
 
 
 def test_a_message_has_its_whole_time_though_it_first_failed_by_a_clock_ahead() -> None:

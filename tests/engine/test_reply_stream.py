@@ -415,6 +415,27 @@ async def test_a_message_that_is_amended_twice_at_once_is_amended_once(opened: A
     assert 3 == len(waiting)
 
 
+async def test_what_waits_while_the_bot_is_paused_can_be_taken_back(opened: Any) -> None:
+    """Though somebody still has the conversation: what its turn says now is not said."""
+    go, runs = asyncio.Event(), []
+
+    async def bot(turn: Turn[Any]) -> str:
+        runs.append(turn.text)
+        await go.wait()
+        return f"heard {turn.text}"
+
+    keep = await opened(bot, quick="0s")
+    await keep.accept("ada", "one", id="m1")
+    await until(lambda: runs)
+    await keep.pause("ada")
+    await keep.withdraw("ada", 1)
+    go.set()
+    await keep.resume("ada")
+
+    assert ["heard two"] == [reply.text for reply in (await keep.receive("ada", "two", id="m2")).replies]
+    assert ["heard two"] == [m.text async for m in keep.history("ada") if m.role == "assistant"]
+
+
 async def test_messages_that_wait_are_seen_withdrawn_and_amended(opened: Any) -> None:
     """From any instance; the turn that runs goes on, what it answers cannot be taken back, and nothing of the old text is left."""
     go, runs = asyncio.Event(), []

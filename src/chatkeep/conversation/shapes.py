@@ -280,10 +280,17 @@ class Shape(Generic[State]):
             raise Unfit(describe_fault(fault)) from fault
 
     def json_of(self, state: State) -> Any:
-        """*state* as plain JSON, as `decode` takes it, for people to see and change."""
+        """*state* as plain JSON, as `decode` takes it, for people to see and change: also what is not stored, as it has its default."""
         if not self.plain:
             _fill(state)
-        return _decode(self.write(state))
+        shown = _decode(self.write(state))
+        if isinstance(state, Struct) and state.__struct_config__.omit_defaults and isinstance(shown, dict):
+            left_out = {name: own for name, own in self.stored_names.items() if own and name not in shown}
+            held = {
+                name: value for name, own in left_out.items() if (value := getattr(state, own)) is not msgspec.UNSET
+            }
+            shown |= msgspec.to_builtins(held, str_keys=True)
+        return shown
 
     def write(self, state: State) -> bytes:
         """*state* as JSON, whether or not it would come back. Raises `Unfit`."""

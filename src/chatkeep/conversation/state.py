@@ -286,7 +286,8 @@ class StateCodec(Generic[State]):
             raise UsageError(
                 f"{key}: the state is stored as no object, so it has no slots; nothing was changed. Clear all of it."
             )
-        stored = {name for name, own in self.shape.stored_names.items() if own == slot}
+        names = self.shape.stored_names
+        stored = {slot} if names.get(slot) else {name for name, own in names.items() if own == slot}
         if not stored and not self.shape.plain and slot not in plain:
             raise UsageError(f"{key}: {self.shape.name} has no slot {slot!r:.60}; nothing was changed.")
         left = Raw(_encode({name: value for name, value in plain.items() if name not in (stored or {slot})}))

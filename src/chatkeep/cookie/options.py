@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from ..app import Chatkeep
 from ..durations import Duration, in_words, seconds
-from ..engine.hooks import yields_pieces
+from ..engine.hooks import streams
 from ..settings import Flags, Settings, faults_of
 
 LONGEST_AGE_S = 400 * 86_400.0
@@ -86,7 +86,7 @@ def find_faults(
     faults = []
     if not callable(bot) or isinstance(bot, Chatkeep):
         faults.append("bot is the handler, a function that takes a Turn (a Chatkeep goes into then=)")
-    elif yields_pieces(bot):
+    elif streams(bot):
         faults.append(
             "bot streams, and the cookie has to be sent before the first piece of its reply; return the text as a whole"
         )

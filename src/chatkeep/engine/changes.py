@@ -254,7 +254,8 @@ class Changes(Generic[State]):
             found = [message for message in waiting if message.number == number]
             if not found:
                 raise over
-            if number == waiting[0].number and there.row.lease is not None:
+            answers = there.row.lease is not None and not self._pauses.is_paused(there)
+            if answers and number == waiting[0].number:
                 raise NotWaiting(
                     f"{key}: message {number} is being answered; nothing was changed. Stop that, and what was said of its reply stays."
                 )

@@ -22,6 +22,10 @@ Handler = Callable[[Turn[State]], Any]
 """What `on_message` and `on_missing` are given, made awaitable by `handler_for`."""
 
 
+class Streaming(partial[Any]):
+    """A handler whose reply is shown while it is made."""
+
+
 class Streamed(Struct):
     """What a handler that streams has said, as one reply."""
 
@@ -44,7 +48,7 @@ def check_handler(function: object) -> None:
     if not callable(function) or isinstance(function, type):
         raise Misconfigured(f"A handler or hook is a function of the turn, not {function!r:.80}. {wanted}")
     name = getattr(function, "__name__", type(function).__name__)
-    if inspect.isgeneratorfunction(called(function)):
+    if inspect.isgeneratorfunction(find_called(function)):
         raise Misconfigured(f"{name} yields, and what yields its reply is an `async def`. {wanted}")
     try:
         signature = inspect.signature(function, follow_wrapped=False)
@@ -60,28 +64,34 @@ def handler_for(
     function: Callable[..., Any], in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]]
 ) -> Handler[Any]:
     """Make *function* something to await: plain functions run *in_thread*, what async generators yield is put together."""
-    if yields_pieces(function):
-        return partial(stream_reply, function)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called(function)):
+    called = find_called(function)
+    if inspect.isasyncgenfunction(called):
+        return Streaming(stream_reply, function)
+    if inspect.iscoroutinefunction(called):
         return cast(Handler[Any], function)
-    return partial(in_thread, function)
+    return (Streaming if streams(function) else partial)(call_plain, in_thread, function)
 
 
-def yields_pieces(function: Callable[..., Any]) -> bool:
-    """Tell whether a handler, as somebody has written it, yields its reply."""
-    return inspect.isasyncgenfunction(called(function))
+def streams(function: Callable[..., Any]) -> bool:
+    """Tell whether *function* yields its reply, be it within a decorator."""
+    return inspect.isasyncgenfunction(inspect.unwrap(find_called(function)))
 
 
-def called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that runs when *function* is called: of an object, its `__call__`."""
+def find_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Find the function that is called in the end: that of a partial, and the `__call__` of an object."""
     while isinstance(function, partial):
         function = function.func
     return function if inspect.isroutine(function) else type(function).__call__
 
 
-def is_streaming(handler: object) -> bool:
-    """Tell whether the reply of *handler*, which `handler_for` has made, is shown while it is made."""
-    return isinstance(handler, partial) and handler.func is stream_reply
+async def call_plain(
+    in_thread: Callable[[Callable[..., Any], Turn[Any]], Awaitable[Any]], function: Callable[..., Any], turn: Turn[Any]
+) -> Any:
+    """Run a plain function in a thread. What it returns may have to be awaited, as where a decorator stands around an async handler."""
+    said = await in_thread(function, turn)
+    if inspect.isasyncgen(said):
+        return await stream_reply(lambda _: cast(AsyncGenerator[Any, None], said), turn)
+    return await said if inspect.isawaitable(said) else said
 
 
 async def stream_reply(function: Callable[[Turn[Any]], AsyncGenerator[Any, None]], turn: Turn[Any]) -> Streamed:

@@ -15,11 +15,12 @@ class LeftAlone:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._found: Newest[Key, tuple[str, float]] = Newest(MOST)
+        self._found: Newest[Key, tuple[str, float, float]] = Newest(MOST)  # the revision, since when and until when
 
     def add(self, key: Key, revision: str, for_s: float) -> None:
         """Leave *key* alone *for_s* seconds while it is at *revision*; "": at the one at which it is met next."""
-        self._found[key] = (revision, self._clock() + for_s)
+        now = self._clock()
+        self._found[key] = revision, now, now + for_s
 
     def discard(self, key: Key) -> None:
         """Look at *key* again."""
@@ -27,9 +28,9 @@ class LeftAlone:
 
     def __contains__(self, row: Row) -> bool:
         """Tell whether *row*, as it is now, need not be looked at."""
-        revision, until = self._found.get(row.key, ("", 0.0))
-        if self._clock() >= until:
+        revision, since, until = self._found.get(row.key, ("", 0.0, 0.0))
+        if not since <= self._clock() < until:  # the clock may have been set back meanwhile
             return False
         if not revision:
-            self._found[row.key] = (row.revision, until)
+            self._found[row.key] = row.revision, since, until
         return revision in ("", row.revision)

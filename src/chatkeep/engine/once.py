@@ -94,16 +94,13 @@ def make_once(
     ledger: Ledger[Any], function: Tool[P, T], done: Hook | None, failed: tuple[type[Exception], ...]
 ) -> OnceTool[P, T]:
     """Return *function*, which then runs once for each of its calls in a turn; see `Chatkeep.once`."""
-    if not inspect.iscoroutinefunction(function):
+    # (Of a partial nobody could tell two with other arguments apart.)
+    if not (inspect.isroutine(function) and inspect.iscoroutinefunction(function)):
         raise Misconfigured(
-            f"{getattr(function, '__name__', function)!s} is not async; @keep.once takes `async def`, which may `await "
+            f"{getattr(function, '__name__', function)!s:.80} is no `async def`, which @keep.once takes; that may `await "
             "asyncio.to_thread(...)`. Nothing was decorated."
         )
-    tool, signature = getattr(function, "__name__", ""), inspect.signature(function)
-    if not tool:
-        raise Misconfigured(
-            f"{function!r:.80} has no name, under which its calls are recorded; write an `async def` around it. Nothing was decorated."
-        )
+    tool, signature = function.__name__, inspect.signature(function)
 
     def begin(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         run = RUNNING.get()

@@ -34,7 +34,7 @@ from ..errors import (
     describe_fault,
 )
 from ..model import Content, Message, State
-from .hooks import Handler, Streamed, collect_replies, is_streaming
+from .hooks import Handler, Streamed, Streaming, collect_replies
 from .reply_stream import Ended, ReplyStream, Unaware
 from .runner import Fate, Run, Runner
 from .shared import Shared
@@ -108,7 +108,7 @@ class TurnProcessor(Generic[State]):
 
     def open(self) -> None:
         """Look at what kind of handler there is."""
-        self.streams = self.log_first = is_streaming(self.handler)
+        self.streams = self.log_first = isinstance(self.handler, Streaming)
 
     async def run(
         self,

@@ -36,8 +36,8 @@ class Unreadable:
 
     def __len__(self) -> int:
         """Tell how many there are; one that nobody has met for a while is answered elsewhere, or erased."""
-        before = self._clock() - 2 * AGAIN_S
-        for key in [key for key, met in self._met.items() if met.at < before]:
+        now = self._clock()  # (which may have been set back)
+        for key in [key for key, met in self._met.items() if not now - 2 * AGAIN_S <= met.at <= now]:
             del self._met[key]
         return len(self._met)
 

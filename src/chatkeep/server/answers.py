@@ -170,7 +170,7 @@ class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     assignee: str = ""
 
 
-class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ListedConversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversation in a list. *fault*: why it cannot be read; its numbers then say nothing. *last*: the last words, whose they are, and
     when. *answered*: a person has written behind what is unread."""
 
@@ -196,7 +196,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Conversations(Struct, frozen=True, omit_defaults=True):
     """Conversations, last changed first. *next*: where to go on; there may be more."""
 
-    conversations: list[Summary]
+    conversations: list[ListedConversation]
     next: str = ""
 
 
@@ -364,9 +364,9 @@ def conversation(
     )
 
 
-def summary(found: model.Conversation[Any]) -> Summary:
+def summary(found: model.Conversation[Any]) -> ListedConversation:
     """*found* in a list."""
-    told = msgspec.convert(found, Summary, from_attributes=True)
+    told = msgspec.convert(found, ListedConversation, from_attributes=True)
     words = model.last_words(found.messages)
     if words is None:
         return told
