@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
+from types import CoroutineType
 from typing import Any
 
 ENDS_S = 1.0
@@ -44,6 +45,7 @@ class Job:
         try:
             self._loop.call_soon_threadsafe(self._tell, thread, value, fault)
         except RuntimeError:  # the loop is closed
+            _let_go(value)
             return False
         return True
 
@@ -52,8 +54,16 @@ class Job:
         heard = not self.answered.done()
         if heard:
             self.answered.set_result((value, fault))
+        else:
+            _let_go(value)
         thread.threads.take_back(thread)
         self.ended(None if heard else fault)
+
+
+def _let_go(value: Any) -> None:
+    """Let go of what nobody takes. A plain function may give a coroutine, and Python warns of one that nobody has awaited."""
+    if isinstance(value, CoroutineType):
+        value.close()
 
 
 class HandlerThread(Thread):
