@@ -16,13 +16,13 @@ ENDS_S = 1.0
 
 class Job:
     """A call of a function in a thread. *began*: when the thread has begun it, by the monotonic clock; *over*: it has ended,
-    or the loop that would hear of that has."""
+    or the loop that would hear of that has. *context*: what it is called in."""
 
-    __slots__ = ("_call", "_context", "_loop", "_over", "answered", "began", "ended")
+    __slots__ = ("_call", "_loop", "_over", "answered", "began", "context", "ended")
 
     def __init__(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> None:
         self._call = call
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
         self.began: float | None = None
@@ -39,7 +39,7 @@ class Job:
         self.began = time.monotonic()
         value, fault = None, None
         try:
-            value = self._context.run(self._call)
+            value = self.context.run(self._call)
         except BaseException as raised:
             fault = raised
         try:
