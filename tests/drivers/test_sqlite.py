@@ -27,7 +27,7 @@ import apsw
 import pytest
 from msgspec import structs
 
-from chatkeep.drivers import driver_for
+from chatkeep.drivers import driver_for, whole_files
 from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Fence, Key, Read, Row, Write
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import file as sqlite_file
@@ -1412,6 +1412,34 @@ async def test_a_backup_replaces_all_of_a_store_that_was_killed(
     assert states >= 4
     for state in range(1, states + 1):
         assert await names_in(f"{tmp_path}/state {state}/old.db") in ({"old"}, set(), {"ada"})
+
+
+async def test_what_is_copied_is_not_locked_but_by_sqlite(
+    driver: SqliteDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock of ours on it would keep SQLite out in a shared folder, where flock and fcntl are one; ours is on a file beside it."""
+    fcntl = pytest.importorskip("fcntl")
+    locked: dict[str, bool] = {}
+
+    def put(made: str, path: str, *, replace: bool) -> None:
+        for name in os.listdir(os.path.dirname(path)):
+            if name.startswith("copy.db."):
+                with open(f"{tmp_path}/{name}", "rb+") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        locked[name] = True
+                    else:
+                        locked[name] = False
+        whole_files.put(made, path, replace=replace)
+
+    monkeypatch.setattr(sqlite_backup, "put", put)
+    await say(driver, "a")
+    await driver.backup(f"{tmp_path}/copy.db")
+
+    assert [True, False] == [locked[name] for name in sorted(locked)]
+    assert ["copy.db"] == [name for name in os.listdir(tmp_path) if name.startswith("copy")]
+    assert {"ada"} == await names_in(f"{tmp_path}/copy.db")
 
 
 async def test_a_backup_replaces_no_store_that_is_open(driver: SqliteDriver, tmp_path: Path) -> None:

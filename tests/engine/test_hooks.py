@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, wraps
@@ -268,6 +269,31 @@ async def test_an_async_handler_may_be_written_in_other_ways(opened: Any, way: s
     keep = await opened(WAYS[way](Answers()))
 
     assert "re hello, 1" == (await keep.receive("ada", "hello")).replies[0].text
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("yields", [False, True])
+async def test_an_async_handler_sees_what_a_plain_decorator_has_set(opened: Any, yields: bool) -> None:
+    """As where one is called by the other in the same thread, which here is not so."""
+    user = ContextVar("user", default="nobody")
+
+    async def answer(turn: Turn[Any]) -> str:
+        return user.get()
+
+    async def pieces(turn: Turn[Any]) -> AsyncIterator[str]:
+        yield user.get()
+
+    def named(function: Any) -> Any:
+        def naming(turn: Turn[Any]) -> Any:
+            user.set(turn.conversation)
+            return function(turn)
+
+        return naming
+
+    keep = await opened(named(pieces if yields else answer))
+
+    assert ["ada"] == [reply.text for reply in (await keep.receive("ada", "hello")).replies]
+    assert "nobody" == user.get()
 
 
 @pytest.mark.parametrize("url", ["memory"], indirect=True)  # (a store does not see how)

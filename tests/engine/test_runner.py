@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 
 from chatkeep.drivers.base import Key
 from chatkeep.engine import places
+from chatkeep.engine.hooks import call_plain
 from chatkeep.engine.places import Places
 from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge
 from chatkeep.engine.turn import Turn
 from chatkeep.errors import describe_fault
 from chatkeep.model import Message
 
-from ..support.waiting import takes
+from ..support.waiting import takes, until
 
 KEY = Key("", "ada")
 
@@ -276,6 +278,35 @@ async def test_what_a_run_raises_after_it_was_given_up_is_said(caplog: pytest.Lo
     assert ["ValueError: in a task", "ValueError: in a thread"] == sorted(
         record.message.split("raised ")[1] for record in said
     )
+
+
+@pytest.mark.parametrize("loop", ["goes on", "has ended"])
+@pytest.mark.filterwarnings("always:coroutine")
+def test_a_coroutine_that_comes_too_late_is_closed(loop: str, recwarn: pytest.WarningsRecorder) -> None:
+    """Of a plain decorator around an async handler: nobody awaits it any more, and Python says so of one that is only let go of."""
+    release, threads = threading.Event(), []
+
+    async def answer(turn: Turn[Any]) -> str:
+        return "ok"
+
+    def plain(turn: Turn[Any]) -> Any:
+        threads.append(threading.current_thread())
+        release.wait()
+        return answer(turn)
+
+    async def give_up() -> None:
+        async with running() as runner:
+            assert Fate.ABANDONED is (await run(runner, partial(call_plain, runner.call_in_thread, plain))).fate
+            if loop == "goes on":
+                release.set()
+                await until(lambda: not runner.abandoned)
+
+    asyncio.run(give_up())
+    release.set()
+    threads[0].join(10)
+    gc.collect()
+
+    assert [] == [str(warning.message) for warning in recwarn]
 
 
 def test_a_thread_whose_loop_has_ended_is_not_counted_in_the_next_one() -> None:

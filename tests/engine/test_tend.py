@@ -185,6 +185,14 @@ async def test_a_setting_that_is_new_is_put_in_force_once(opened: Open) -> None:
     assert 1 == (await keep.tend(thorough=True)).conversations
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (a store does not see the clock)
+async def test_it_ends_though_the_clock_stands_still(opened: Open) -> None:
+    """As in an application's tests; at this time, to which a day cannot be added exactly."""
+    keep = await opened(echo, clock=lambda: 91696.22814867219, background=False)
+
+    assert (await asyncio.wait_for(keep.tend(thorough=True), 10)).done
+
+
 async def test_closing_ends_it(opened: Open) -> None:
     """Whoever waits is told; what is left stays due."""
 

@@ -1,7 +1,8 @@
 """Files that are made under another name, and stand under their own when they are complete.
 
 Who makes one holds a lock on it (flock). One that nobody has locked is left over from a process that was killed, and the next that makes
-a file of this name takes it away.
+a file of this name takes it away. SQLite, which has locks of its own, makes its file beside the locked one: on a shared folder (NFS, SMB)
+the two kinds of locks are one, and it would wait for ours.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ if sys.platform != "win32":
     import fcntl
 
 
-ASIDE = ("-journal", "-wal", "-shm")
-"""What SQLite may have made beside a database that was not complete."""
+COPY = "-copy"
+"""Ends the name of a database that is made beside the locked file."""
+
+COPIED = (COPY, *(COPY + end for end in ("-journal", "-wal", "-shm")))
+"""What SQLite may have left of it."""
 
 
 def make_part(path: str, mode: int) -> tuple[str, int]:
@@ -49,10 +53,10 @@ def _remove_leftover(part: str) -> None:
         file = os.open(part, os.O_RDWR)
         try:
             if _lock(file):
-                os.unlink(part)
-                for end in ASIDE:
+                for end in COPIED:
                     with suppress(FileNotFoundError):
                         os.unlink(part + end)
+                os.unlink(part)
         finally:
             os.close(file)
 

@@ -407,7 +407,8 @@ class Runner:
         return any(run.key == key for run in self.abandoned)
 
     async def call_in_thread(self, function: Callable[[Turn[Any]], Any], turn: Turn[Any]) -> Any:
-        """Call the plain function *function* in a thread, on behalf of the run of now, and give what it returns."""
+        """Call the plain function *function* in a thread, on behalf of the run of now, and give what it returns. The context variables that
+        it has set are set here too: what it returns may be the coroutine of an async handler, which a decorator has set them for."""
         run = RUNNING.get()
         assert run is not None
         try:
@@ -415,6 +416,8 @@ class Runner:
         except RuntimeError as none_left:
             raise CannotBegin(f"no thread could be started for the handler ({none_left})") from none_left
         value, fault = await run.job.answered
+        for variable, held in run.job.context.items():
+            variable.set(held)
         if fault is not None:
             raise fault
         return value

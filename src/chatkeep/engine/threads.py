@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
+from types import CoroutineType
 from typing import Any
 
 ENDS_S = 1.0
@@ -15,13 +16,13 @@ ENDS_S = 1.0
 
 class Job:
     """A call of a function in a thread. *began*: when the thread has begun it, by the monotonic clock; *over*: it has ended,
-    or the loop that would hear of that has."""
+    or the loop that would hear of that has. *context*: what it is called in."""
 
-    __slots__ = ("_call", "_context", "_loop", "_over", "answered", "began", "ended")
+    __slots__ = ("_call", "_loop", "_over", "answered", "began", "context", "ended")
 
     def __init__(self, call: Callable[[], Any], ended: Callable[[BaseException | None], None]) -> None:
         self._call = call
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self.answered: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
         self.began: float | None = None
@@ -38,12 +39,13 @@ class Job:
         self.began = time.monotonic()
         value, fault = None, None
         try:
-            value = self._context.run(self._call)
+            value = self.context.run(self._call)
         except BaseException as raised:
             fault = raised
         try:
             self._loop.call_soon_threadsafe(self._tell, thread, value, fault)
         except RuntimeError:  # the loop is closed
+            _let_go(value)
             return False
         return True
 
@@ -52,8 +54,16 @@ class Job:
         heard = not self.answered.done()
         if heard:
             self.answered.set_result((value, fault))
+        else:
+            _let_go(value)
         thread.threads.take_back(thread)
         self.ended(None if heard else fault)
+
+
+def _let_go(value: Any) -> None:
+    """Let go of what nobody takes. A plain function may give a coroutine, and Python warns of one that nobody has awaited."""
+    if isinstance(value, CoroutineType):
+        value.close()
 
 
 class HandlerThread(Thread):

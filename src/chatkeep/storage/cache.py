@@ -67,7 +67,7 @@ class HeldSnapshot:
             self.weight, self._ids = weigh(snapshot), None
             return self.weight - weight
         left, came, ids = old[:gone], new[kept:], self._ids
-        grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(came) - gone)
+        grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(came) - len(left))
         for message in left:
             grown -= len(message.content) if type(message.content) is str else PART_BYTES * len(message.content)
             if ids is not None:

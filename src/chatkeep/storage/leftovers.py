@@ -64,8 +64,8 @@ class Leftovers:
         """Whether it is not time to look, or the store has no SCAN to look with."""
         if Ability.SCAN not in self._store.driver.abilities:
             return True
-        # (The clock may have been set back by years.)
-        return self._walk is None and 0.0 < self._look_at - self._clock() <= LOOK_S
+        now = self._clock()  # (which may have been set back by years)
+        return self._walk is None and now < self._look_at <= now + LOOK_S
 
     async def step(self, ends: float) -> None:
         """Look at the next page, and remove what has been over for KEPT_S by *ends*, if it is time to look."""

@@ -164,7 +164,7 @@ class Store:
     async def open(self, fits: Callable[[str], Awaitable[None]] | None = None, *, first: Key) -> Snapshot | None:
         """Open the driver, and return what is under *first* as `load` does: it is read in the round trip that opening takes anyway.
 
-        No act gets to the driver before *fits*, given the store's epoch, has raised nothing.
+        No other act gets to the driver before *fits*, given the store's epoch, has raised nothing.
         """
         await self.driver.open()
         await refuse_elsewhere(self.driver)

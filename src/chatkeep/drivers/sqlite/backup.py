@@ -10,7 +10,7 @@ import stat
 import apsw
 
 from ...errors import ChatkeepError, Unavailable, UsageError
-from ..whole_files import make_part, put
+from ..whole_files import COPIED, COPY, make_part, put
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
 from .seam import Transport
 
@@ -28,8 +28,10 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
     try:
         with connections.looking(slot) as db:
             # Nobody may read in the copy what they may not read in the store.
-            made, part = make_part(path, os.stat(file.real).st_mode & 0o666)
-            with contextlib.closing(apsw.Connection(made)) as copy:
+            mode = os.stat(file.real).st_mode & 0o666
+            made, part = make_part(path, mode)
+            os.close(os.open(made + COPY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            with contextlib.closing(apsw.Connection(made + COPY)) as copy:
                 db.execute("begin; select count(*) from sqlite_schema").get  # noqa: B018  all its pages are of this instant
                 with copy.backup("main", db, "main") as backup:
                     while not backup.done and not slot.broken_off:
@@ -38,7 +40,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
                     raise apsw.InterruptError("interrupted")
                 copy.pragma("journal_mode", "delete")  # one file, whole as it is
         with replacing(path) if replace else contextlib.nullcontext():
-            put(made, path, replace=replace)
+            put(made + COPY, path, replace=replace)
         sync_folder(path)
     except ChatkeepError:
         raise
@@ -54,9 +56,9 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
         ) from fault
     finally:
         if made:
-            for left in (made, *beside(made)):  # SQLite leaves a journal where there was no room for the copy
+            for end in (*COPIED, ""):  # SQLite leaves a journal where there was no room for the copy
                 with contextlib.suppress(OSError):
-                    os.unlink(left)
+                    os.unlink(made + end)
             os.close(part)
 
 
