@@ -41,13 +41,23 @@ def ran(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]
     )
 
 
+@pytest.mark.parametrize("url", ["memory://", "Memory://bot"])
 @pytest.mark.parametrize("command", [("list",), ("key", "create"), ("hold", "ada", "--reason", "case 7")])
-def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple[str, ...], url: str) -> None:
     """An empty one was looked into, and a key was made for it that opens nothing."""
-    code, out, said = ran(tmp_path, *command, store="memory://")
+    code, out, said = ran(tmp_path, *command, store=url)
 
     assert (2, "") == (code, out)
     assert said.startswith("chatkeep: memory:// is in the process of the bot alone; nothing was opened.")
+
+
+def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """However the scheme is written; the library takes it in capitals too."""
+    for url in ("missing.db", "sqlite:///missing.db", "SQLite:///missing.db"):
+        code, out, said = ran(tmp_path, "list", store=url)
+
+        assert (2, "", []) == (code, out, list(tmp_path.iterdir()))
+        assert "There is no file missing.db; nothing was created." in said
 
 
 def test_every_command_takes_the_store_from_the_environment(store: Path) -> None:

@@ -90,13 +90,15 @@ def file_of(url: str) -> str | None:
 
 
 def url_of(store: str) -> str:
-    """Return the URL of a store that may be given as the path of an SQLite file."""
+    """Return the URL of a store, with its scheme in lower case; it may be given as the path of an SQLite file."""
     refuse_server(store)
     scheme, colon, rest = store.partition(":")
-    if colon and scheme.lower() in DRIVERS and not rest.startswith("//"):
+    if not colon or scheme.lower() not in DRIVERS:
+        return store if "://" in store else f"sqlite:///{store}"
+    if not rest.startswith("//"):
         # (What comes there is not shown: it may have a password in it.)
         raise UsageError(f"What comes behind {scheme}: in a URL begins with //; nothing was opened.")
-    return store if "://" in store else f"sqlite:///{store}"
+    return f"{scheme.lower()}:{rest}"  # as drivers are found, so that whoever looks at the scheme sees which
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
