@@ -51,6 +51,19 @@ def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple
     assert said.startswith("chatkeep: memory:// is in the process of the bot alone; nothing was opened.")
 
 
+def test_nothing_is_copied_into_memory(store: Path, tmp_path: Path) -> None:
+    """It was said to be imported, and was gone; a file can be looked at all the same."""
+    url, lines = f"sqlite:///{store}", str(tmp_path / "lines.jsonl")
+    assert 0 == ran(tmp_path, "export", "-o", lines, store=url)[0]
+
+    for command in (("import", "memory://", lines), ("fork", url, "ada", "copy", "--to", "memory://")):
+        code, out, said = ran(tmp_path, *command)
+
+        assert (2, "") == (code, out)
+        assert "gone with this command; nothing was written" in said
+    assert "nothing wrong" in ran(tmp_path, "import", "memory://", lines, "--check")[1]
+
+
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     """However the scheme is written; the library takes it in capitals too."""
     for url in ("missing.db", "sqlite:///missing.db", "SQLite:///missing.db"):

@@ -101,6 +101,14 @@ def url_of(store: str) -> str:
     return f"{scheme.lower()}:{rest}"  # as drivers are found, so that whoever looks at the scheme sees which
 
 
+def target_url(store: str) -> str:
+    """Return the URL of a store that is written to, and made if it is not there. Raises `UsageError`."""
+    url = url_of(store)
+    if url.startswith("memory:"):
+        raise UsageError("A memory:// store would be gone with this command; nothing was written. Use a file.")
+    return url
+
+
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Return what *work* answers while *keep* is open."""
     async with keep:
