@@ -225,7 +225,7 @@ async def refuse_lost(caller: Caller, number: int) -> None:
     elif not is_lost:
         with suppress(Unavailable):  # nobody knows; the message may go into the journal
             found = await caller.tenant.conversation(caller.conversation, messages=0)
-            is_lost = found is None or found.head < number
+            is_lost = found is None or (found.head < number and not found.stale)
     if is_lost:
         raise wire.Refused(
             400,
