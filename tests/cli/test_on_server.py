@@ -418,3 +418,12 @@ def test_the_parts_of_a_server_are_told(place: Place) -> None:
     assert found.engine.turns >= 4
     assert 0 == found.server.streams
     assert (2, True) == (on_store[0], "a store is none" in on_store[2])
+
+
+def test_a_key_that_may_only_switch_resumes(place: Place) -> None:
+    """It was done, and the command failed: it asked what else is paused, which this key may not know."""
+    key = place.made("--scope", "switch")
+    paused, resumed = (place.ran(verb, place.url, "--all", key=key) for verb in ("pause", "resume"))
+
+    assert (0, 0) == (paused[0], resumed[0])
+    assert "The pause is lifted: tenant ''. Whether another one stands, this key may not know.\n" == resumed[1]

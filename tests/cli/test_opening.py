@@ -41,13 +41,36 @@ def ran(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]
     )
 
 
+@pytest.mark.parametrize("url", ["memory://", "Memory://bot"])
 @pytest.mark.parametrize("command", [("list",), ("key", "create"), ("hold", "ada", "--reason", "case 7")])
-def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_store_in_memory_is_in_no_other_process(tmp_path: Path, command: tuple[str, ...], url: str) -> None:
     """An empty one was looked into, and a key was made for it that opens nothing."""
-    code, out, said = ran(tmp_path, *command, store="memory://")
+    code, out, said = ran(tmp_path, *command, store=url)
 
     assert (2, "") == (code, out)
     assert said.startswith("chatkeep: memory:// is in the process of the bot alone; nothing was opened.")
+
+
+def test_nothing_is_copied_into_memory(store: Path, tmp_path: Path) -> None:
+    """It was said to be imported, and was gone; a file can be looked at all the same."""
+    url, lines = f"sqlite:///{store}", str(tmp_path / "lines.jsonl")
+    assert 0 == ran(tmp_path, "export", "-o", lines, store=url)[0]
+
+    for command in (("import", "memory://", lines), ("fork", url, "ada", "copy", "--to", "memory://")):
+        code, out, said = ran(tmp_path, *command)
+
+        assert (2, "") == (code, out)
+        assert "gone with this command; nothing was written" in said
+    assert "nothing wrong" in ran(tmp_path, "import", "memory://", lines, "--check")[1]
+
+
+def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """However the scheme is written; the library takes it in capitals too."""
+    for url in ("missing.db", "sqlite:///missing.db", "SQLite:///missing.db"):
+        code, out, said = ran(tmp_path, "list", store=url)
+
+        assert (2, "", []) == (code, out, list(tmp_path.iterdir()))
+        assert "There is no file missing.db; nothing was created." in said
 
 
 def test_every_command_takes_the_store_from_the_environment(store: Path) -> None:

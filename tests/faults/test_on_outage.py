@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
 from chatkeep import Unavailable, Uncertain
 from chatkeep.drivers.base import Key
+from chatkeep.server.protocols import responses
 from chatkeep.testing.history import DeliveryReport, check, collect
 
+from ..support.serving import Client, serving
 from ..support.stand import Clients, Stand
 from ..support.waiting import until
 
@@ -73,6 +77,23 @@ async def test_read_shows_what_was_seen_last_and_says_that_it_is_old(stand: Stan
     assert (False, True) == (fresh.stale, stale.stale)
     assert (["1"], ["1"], ["1", "2"]) == (fresh.state["seen"], stale.state["seen"], again.state["seen"])
     assert [] == (await clients.verdict()).faults
+
+
+async def test_what_was_seen_last_does_not_say_that_a_response_is_gone(stand: Stand, opening: Any) -> None:
+    """Another process has made the response that a client goes on with: 503, to be tried again, and not 400."""
+    keep, other = [await opening(url_of(stand), on_outage="read", **QUICK) for _ in range(2)]
+    await Clients([keep]).insist("ada", "1")
+    async with serving(Starlette(routes=responses.routes(keep))) as port:
+        seen = await keep.conversation("ada")
+        made = await other.receive("ada", "2", id="2")
+        await kill(stand, keep)
+        stale = await keep.conversation("ada")
+        asked = {"input": "3", "previous_response_id": responses.response_id("ada", made.number)}
+        answer = await Client(port, "").ask("POST", "/v1/responses", json.dumps(asked).encode())
+        await stand.start()
+
+    assert (True, seen.head) == (stale.stale, stale.head)
+    assert 503 == answer.status
 
 
 async def test_journal_takes_messages_and_hands_them_over_in_order(stand: Stand, opening: Any, tmp_path: Path) -> None:

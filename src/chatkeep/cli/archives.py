@@ -17,7 +17,7 @@ from ..drivers.base import Driver
 from ..drivers.whole_files import make_part, put
 from ..errors import ChatkeepError, Corrupt, UsageError
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
-from .opening import driver_with_keys, existing, note_act, open_driver, opened, url_of
+from .opening import driver_with_keys, existing, note_act, open_driver, opened, target_url, url_of
 from .options import StoreCommand, json_option, store_argument
 from .printing import plain, progress, tell
 from .reaching import found_in, open_target
@@ -172,7 +172,7 @@ def import_(
       chatkeep import new.db monday.jsonl
       zstd -dc salon-7.jsonl.zst | chatkeep import postgresql://bot@db.example/chat -
     """
-    driver = driver_with_keys(url_of(store))
+    driver = driver_with_keys(url_of(store) if check else target_url(store))
     if check or file.seekable():
         count = checked(file)
         if check:

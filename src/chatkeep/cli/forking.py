@@ -12,7 +12,7 @@ from ..conversation.keys import key_for
 from ..drivers.base import Row
 from ..errors import ChatkeepError
 from ..storage.forking import fork_conversation
-from .opening import driver_with_keys, existing, note_act, open_driver, opened, url_of
+from .opening import driver_with_keys, existing, note_act, open_driver, opened, target_url
 from .options import StoreCommand, conversation_argument, store_argument, tenant_option
 from .printing import plain
 
@@ -38,7 +38,7 @@ def fork(store: str, conversation: str, name: str, tenant: str, target: str | No
       chatkeep fork postgresql://bot@db.example/chat ada debug-1 --to /tmp/debug.db --as-of 40
     """
     keep = existing(store)
-    other = None if target is None else driver_with_keys(url_of(target))
+    other = None if target is None else driver_with_keys(target_url(target))
 
     async def work() -> Row | None:
         source, keys = core_of(keep).driver, (key_for(tenant, conversation), key_for(tenant, name))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from ..client import Client, MessageEvent, NotFound, Unauthorized
+from ..client import Client, Forbidden, MessageEvent, NotFound, Unauthorized
 from ..client import Exported as ExportedOver
 from ..client.desk import found as found_over
 from ..conversation.edits import StateAsOf
@@ -114,9 +114,12 @@ class ServerVerbs:
         """Return what is paused."""
         return await self._desk.paused()
 
-    async def paused_as_a_whole(self) -> list[str | None]:
-        """Return what is paused but for single conversations."""
-        return await self._desk.paused_as_a_whole()
+    async def paused_as_a_whole(self) -> list[str | None] | None:
+        """Return what is paused but for single conversations; None where the key may resume, and not look."""
+        try:
+            return await self._desk.paused_as_a_whole()
+        except Forbidden:
+            return None
 
     async def stop(self, conversation: str) -> Stopped:
         """End the reply that is being made."""

@@ -90,13 +90,23 @@ def file_of(url: str) -> str | None:
 
 
 def url_of(store: str) -> str:
-    """Return the URL of a store that may be given as the path of an SQLite file."""
+    """Return the URL of a store, with its scheme in lower case; it may be given as the path of an SQLite file."""
     refuse_server(store)
     scheme, colon, rest = store.partition(":")
-    if colon and scheme.lower() in DRIVERS and not rest.startswith("//"):
+    if not colon or scheme.lower() not in DRIVERS:
+        return store if "://" in store else f"sqlite:///{store}"
+    if not rest.startswith("//"):
         # (What comes there is not shown: it may have a password in it.)
         raise UsageError(f"What comes behind {scheme}: in a URL begins with //; nothing was opened.")
-    return store if "://" in store else f"sqlite:///{store}"
+    return f"{scheme.lower()}:{rest}"  # as drivers are found, so that whoever looks at the scheme sees which
+
+
+def target_url(store: str) -> str:
+    """Return the URL of a store that is written to, and made if it is not there. Raises `UsageError`."""
+    url = url_of(store)
+    if url.startswith("memory:"):
+        raise UsageError("A memory:// store would be gone with this command; nothing was written. Use a file.")
+    return url
 
 
 async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -66,7 +66,10 @@ def resume(store: str, conversation: str | None, tenant: str, whole: bool, every
     async def work(target: Target, of: Verbs) -> None:
         await (target.resume(unread=unread) if everywhere else of.resume(conversation, unread=unread))
         there = where(conversation, of.name, everywhere)
-        if left := silenced(await of.paused_as_a_whole(), conversation, of.name, everywhere):
+        scopes = await of.paused_as_a_whole()
+        if scopes is None:
+            click.echo(f"The pause is lifted: {there}. Whether another one stands, this key may not know.")
+        elif left := silenced(scopes, conversation, of.name, everywhere):
             click.echo(f"The pause is lifted: {there}. The bot stays silent where another one stands: {left}.")
         else:
             click.echo(f"The bot answers: {there}.")

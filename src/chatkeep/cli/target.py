@@ -113,8 +113,8 @@ class Verbs(Protocol):
     async def paused(self) -> tuple[list[str | None], list[str]]:
         """Return what is paused as a whole, tenants or (None) everything, and the conversations that are paused themselves."""
 
-    async def paused_as_a_whole(self) -> list[str | None]:
-        """Return the first of these two alone."""
+    async def paused_as_a_whole(self) -> list[str | None] | None:
+        """Return the first of these two alone; None where whoever asks may not know it."""
 
     async def stop(self, conversation: str) -> Stopped:
         """End the reply that is being made."""

@@ -73,7 +73,7 @@ class LegalHolds(wire.Resource):
 def note_subject(request: Request, conversation: str, owner: str) -> str:
     """Have the audit log say what a hold is about, and return its tenant. Raises 422 unless it is about one thing."""
     if bool(conversation) == bool(owner):
-        raise wire.Refused(422, "bad-subject", "Name a conversation or an owner, one of them; nothing was changed.")
+        raise wire.Refused(422, "bad-subject", "Name either a conversation or an owner; nothing was changed.")
     tenant = principal_of(request).tenant
     with wire.refusing(422, "bad-subject"):
         key_for(tenant, conversation or owner)

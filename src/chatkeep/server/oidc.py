@@ -123,7 +123,9 @@ class OpenIDProvider:
         if not client_id:
             raise Misconfigured("oidc_client_id is what the provider knows the desk by, and is not set.")
         if wrong := sorted(set((roles or {}).values()) - set(ROLES)):
-            raise Misconfigured(f"oidc_roles has {wrong[0]!r:.40}, which is no role; there are {', '.join(ROLES)}.")
+            raise Misconfigured(
+                f"oidc_roles has {wrong[0]!r:.40}, which is not a role; the roles are {', '.join(ROLES)}."
+            )
         if bool(role_claim) != bool(roles):
             raise Misconfigured(
                 "oidc_role and oidc_roles belong together: the claim, and which value gives which role."

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.auth.credentials import issue_user_token
 from chatkeep.server.protocols import responses
 
 from ...support import npm
 from ...support.protocols import Bot, mounted, streamed
-from ...support.serving import served
+from ...support.serving import Client, served
 from ...support.stores import FAST
 
 
@@ -65,6 +66,28 @@ async def test_what_was_erased_is_not_gone_on_with() -> None:
     assert "Hello there, eve" == on.output_text
     assert ("BadRequestError", "previous_response_not_found") == (refused.typename, refused.value.code)
     assert left is None
+
+
+async def test_the_id_of_a_response_is_no_right() -> None:
+    """It is made of the conversation's id and a number: whoever guesses it neither writes there nor learns whether there is one."""
+    bot = Bot()
+    async with served(bot.keep, protocols=["responses"], anonymous=True) as server:
+        await bot.keep.create("eve's", owner="eve")
+        for taken in ("nobody's", "eve's"):
+            await bot.keep.receive(taken, "secret")
+        mallory = (await issue_user_token(bot.keep, "", "mallory")).token
+        said = {}
+        for who, key in (("visitor", ""), ("user", mallory)):
+            for conversation in ("nobody's", "eve's", "not there"):
+                asked = {"input": "let me in", "previous_response_id": responses.response_id(conversation, 1)}
+                answer = await Client(server.port, key).ask("POST", "/v1/responses", json.dumps(asked).encode())
+                said[who, conversation] = answer.status
+        logs = [[one.text async for one in bot.keep.history(taken)][-2:] for taken in ("nobody's", "eve's")]
+        begun = await bot.keep.conversation("not there")
+
+    assert {401} == {status for (who, _), status in said.items() if who == "visitor"}
+    assert (404, 404, 400) == (said["user", "nobody's"], said["user", "eve's"], said["user", "not there"])
+    assert ([["secret", "Hello there, secret"]] * 2, None) == (logs, begun)
 
 
 async def test_a_response_says_when_it_was_asked_for() -> None:

@@ -97,7 +97,9 @@ class Caller(Struct, frozen=True):
     async def accept(
         self, content: Content, *, id: str | None, role: Role = "user", metadata: dict[str, Any] | None = None
     ) -> Receipt:
-        """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it."""
+        """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it; 401 or 404 for a
+        stranger."""
+        self.refuse_stranger()
         if self.begins is not None:
             issued = await self.access.begin(self.begins, content, id=id, role=role, metadata=metadata)
             if issued is not None:

@@ -218,16 +218,21 @@ def conversation_of(body: dict[str, Any]) -> str:
 
 async def refuse_lost(caller: Caller, number: int) -> None:
     """Refuse to go on with the response to message *number* where its conversation has no such message: it was erased, or set back, and
-    would begin anew without a word. (The message itself may have gone by retention.)"""
-    with suppress(Unavailable):  # nobody knows; the message may go into the journal
-        found = await caller.tenant.conversation(caller.conversation, messages=0)
-        if found is None or found.head < number:
-            raise wire.Refused(
-                400,
-                "previous-response-not-found",
-                "There is no response of this id: its conversation is not there any more; nothing was touched. Begin a new one, without "
-                "`previous_response_id`.",
-            )
+    would begin anew without a word. (The message itself may have gone by retention.) Raises 401 for a visitor without a right to it."""
+    is_lost = caller.stranger
+    if caller.principal.kind == "visitor":
+        caller.refuse_stranger()  # whatever is there
+    elif not is_lost:
+        with suppress(Unavailable):  # nobody knows; the message may go into the journal
+            found = await caller.tenant.conversation(caller.conversation, messages=0)
+            is_lost = found is None or (found.head < number and not found.stale)
+    if is_lost:
+        raise wire.Refused(
+            400,
+            "previous-response-not-found",
+            "There is no response of this id: its conversation is not there any more; nothing was touched. Begin a new one, without "
+            "`previous_response_id`.",
+        )
 
 
 async def time_of(caller: Caller, receipt: Receipt) -> float:
