@@ -47,7 +47,7 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
-from chatkeep.drivers.postgresql.transport import INNER, migrations
+from chatkeep.drivers.postgresql.transport import INNER, Connections, migrations
 from chatkeep.errors import (
     BadMessage,
     ChatkeepError,
@@ -64,7 +64,7 @@ from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
 from ..support.soaking import SOAK, few_or_many
-from ..support.waiting import time_passes
+from ..support.waiting import time_passes, until
 
 pytestmark = pytest.mark.server
 
@@ -486,8 +486,11 @@ async def test_a_refusing_server_is_unavailable_and_not_stormed(postgres: Postgr
 async def test_a_session_that_an_administrator_ends_is_replaced(driver: PostgresqlDriver, url: str) -> None:
     """An idle connection that was ended is not used again: nobody notices."""
     for turn in range(5):
+        links = driver._connections
+        assert isinstance(links, Connections)
+        idle = [link for one in (links.writer, links.readers) for link in one._connections if link is not None]
         await run_sql(url, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'chatkeep'")
-        await asyncio.sleep(0.02)
+        await until(lambda ended=idle: all(link.is_closed() for link in ended))
 
         assert turn + 1 == await say(driver, f"{turn}")
         assert turn + 1 == len(await log_of(driver))

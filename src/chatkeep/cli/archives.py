@@ -117,6 +117,8 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if sys.platform == "win32":  # where a file that is open keeps its name, and no lock is held
+                file.close()
             try:
                 put(made, path, replace=replace)
             except FileExistsError:

@@ -56,10 +56,12 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
         ) from fault
     finally:
         if made:
-            for end in (*COPIED, ""):  # SQLite leaves a journal where there was no room for the copy
+            for end in COPIED:  # SQLite leaves a journal where there was no room for the copy
                 with contextlib.suppress(OSError):
                     os.unlink(made + end)
-            os.close(part)
+            os.close(part)  # (On Windows nothing that is open can be removed.)
+            with contextlib.suppress(OSError):
+                os.unlink(made)
 
 
 def _target(file: OpenFile, path: str, replace: bool) -> str:
