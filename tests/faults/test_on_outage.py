@@ -26,7 +26,7 @@ QUICK = {"store_timeout": "200ms"}
 
 def url_of(stand: Stand) -> str:
     """The server itself, with little patience."""
-    return stand.straight(timeout=0.4)
+    return stand.straight(timeout=0.8)  # (less is too little to open in, beside other work)
 
 
 async def kill(stand: Stand, keep: Any) -> None:

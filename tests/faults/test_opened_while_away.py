@@ -210,7 +210,7 @@ async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
 @pytest.mark.parametrize("on_outage", ["refuse", "read"])
 async def test_without_a_journal_an_open_fails_and_can_be_repeated(stand: Stand, on_outage: str) -> None:
     """Nobody gets in meanwhile; what is refused is explained; later it is as if nothing had been."""
-    keep: Chatkeep[Any] = Chatkeep(stand.url(timeout=0.4), **(FAST | QUICK | {"on_outage": on_outage}))
+    keep: Chatkeep[Any] = Chatkeep(stand.url(timeout=0.8), **(FAST | QUICK | {"on_outage": on_outage}))
     keep.on_message(note)
     gone(stand.proxy)
     for _ in range(2):
