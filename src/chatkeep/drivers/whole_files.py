@@ -52,7 +52,7 @@ def _remove_leftover(part: str) -> None:
     with suppress(OSError):
         file = os.open(part, os.O_RDWR)
         try:
-            if _lock(file):
+            if lock_alone(file):
                 for end in COPIED:
                     with suppress(FileNotFoundError):
                         os.unlink(part + end)
@@ -61,8 +61,8 @@ def _remove_leftover(part: str) -> None:
             os.close(file)
 
 
-def _lock(file: int) -> bool:
-    """Lock what may be left over; False where another process has, or nobody can."""
+def lock_alone(file: int) -> bool:
+    """Lock an open file for its holder alone; False where somebody else has locked it, or the system knows no such locks."""
     if sys.platform == "win32":
         return False
     try:

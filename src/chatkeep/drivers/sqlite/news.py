@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from ..whole_files import lock_alone
+
 if sys.platform != "win32":
     import fcntl
 
@@ -68,7 +70,8 @@ class News:
             self._next.cancel()
         self._heard = self._next = None
         with suppress(OSError):
-            if self._file is not None and self._in_place() is not None and is_alone(self._file):
+            # (Who listens holds a shared lock, and gives that up to ask for it alone.)
+            if self._file is not None and self._in_place() is not None and lock_alone(self._file):
                 os.unlink(self._path)
         self._part()
 
@@ -104,7 +107,7 @@ class News:
     def _join(self) -> int:
         """Open the file, made if need be, and be known as one who listens."""
         self._file = file = self._open(os.O_RDONLY | os.O_CREAT)
-        self._identity, self._alone = os.fstat(file), is_alone(file)
+        self._identity, self._alone = os.fstat(file), lock_alone(file)
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_SH)  # (another one holds it alone only as long as these two lines)
         if not self._alone:
@@ -130,14 +133,3 @@ class News:
         except FileNotFoundError:
             return None
         return there.st_size if self._identity is not None and os.path.samestat(there, self._identity) else None
-
-
-def is_alone(file: int) -> bool:
-    """Tell whether nobody else listens to *file*, where the system can say so. Who asks listens no more, or not yet."""
-    if sys.platform == "win32":
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
