@@ -18,7 +18,6 @@ from .refusals import forbidden, not_found
 
 OWN = "current"
 DAY_S = 86_400.0
-Device = Annotated[str, Meta(max_length=200)]
 
 
 class UserTokenAsked(Struct, forbid_unknown_fields=True):
@@ -26,7 +25,7 @@ class UserTokenAsked(Struct, forbid_unknown_fields=True):
 
     scopes: tuple[Scope, ...] = credentials.USER_SCOPES
     expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = credentials.TOKEN_S
-    label: Device = ""
+    label: wire.Device = ""
 
 
 class Rotation(Struct, forbid_unknown_fields=True):

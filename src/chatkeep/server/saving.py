@@ -29,7 +29,6 @@ MERGE = "application/vnd.chatkeep.merge+json"
 TITLE_MOST = 1000
 Text = Annotated[str, Meta(max_length=TITLE_MOST)]
 Time = Annotated[float, Meta(ge=0, le=1e11)]
-Device = Annotated[str, Meta(max_length=200)]
 
 
 class MessageToSave(Struct, forbid_unknown_fields=True):
@@ -56,7 +55,7 @@ class Saving(Struct, forbid_unknown_fields=True):
     version: wire.Number | None = None
     force: bool = False
     at: Time | None = None
-    by: Device = ""
+    by: wire.Device = ""
     owner: wire.Owner | None = None
 
 
@@ -67,7 +66,7 @@ class Merging(Struct, forbid_unknown_fields=True):
     base: Any | UnsetType = UNSET
     value: Any | UnsetType = UNSET
     at: Time | None = None
-    by: Device = ""
+    by: wire.Device = ""
 
 
 class SavedConversation(Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ Limit = Annotated[int, Meta(ge=1, le=PAGE_MOST)]
 Flagged = Annotated[int, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
 Owner = Annotated[str, Meta(max_length=512, pattern=r"^[^\x00]*$")]
+Device = Annotated[str, Meta(max_length=200)]
 
 
 class Refused(HTTPException):
