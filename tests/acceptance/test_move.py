@@ -218,7 +218,7 @@ def test_refusals_come_before_anything_is_touched(tmp_path: Path) -> None:
         (("a.db", "a.db"), 2, "FROM and TO are the same file"),
         (("a.db", "full.db"), 2, "TO is not empty"),
         (("nowhere.db", "b.db"), 2, "There is no file nowhere.db"),
-        (("a.db", "memory://"), 2, "gone with its process"),
+        (("a.db", "memory://"), 2, "exists only inside its process"),
         (("a.db", "carrier-pigeon://x"), 2, "There is no driver for 'carrier-pigeon'"),
         (("redis://127.0.0.1:1/0", "b.db"), 3, "127.0.0.1:1"),
         (("a.db", "redis://127.0.0.1:1/0"), 3, "127.0.0.1:1"),

@@ -4,6 +4,7 @@ runs, leads or loads where it must not, and no text holds up the page."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -373,21 +374,24 @@ def test_reading_takes_time_in_proportion_to_the_text(service: Service, person: 
     """Eight times as much text takes about eight times as long, whatever it is; a square would be 64 times."""
     page = person.new_page()
     page.goto(f"{service.address}markdown.js")
-    times: dict[str, list[float]] = page.evaluate(
-        """async (bombs) => {
-          const { blocksOf, linksOf } = await import('/markdown.js');
-          const took = (text) => Math.min(...[0, 0, 0].map(() => {
-            const at = performance.now();
-            blocksOf(text), linksOf(text);
-            return performance.now() - at;
-          }));
-          const sizes = [5000, 40000];
-          const made = ([head, piece, end], size) => head + piece.repeat(size / piece.length) + end;
-          const tried = ([name, bomb]) => [name, sizes.map((size) => took(made(bomb, size)))];
-          return Object.fromEntries(Object.entries(bombs).map(tried));
-        }""",
-        {name: ("", piece, "") for name, piece in BOMBS.items()} | FRAMED,
-    )
+    script = """async (bombs) => {
+      const { blocksOf, linksOf } = await import('/markdown.js');
+      const took = (text) => Math.min(...[0, 0, 0].map(() => {
+        const at = performance.now();
+        blocksOf(text), linksOf(text);
+        return performance.now() - at;
+      }));
+      const sizes = [5000, 40000];
+      const made = ([head, piece, end], size) => head + piece.repeat(size / piece.length) + end;
+      const tried = ([name, bomb]) => [name, sizes.map((size) => took(made(bomb, size)))];
+      return Object.fromEntries(Object.entries(bombs).map(tried));
+    }"""
+    bombs = {name: ("", piece, "") for name, piece in BOMBS.items()} | FRAMED
+    times = {name: [math.inf, math.inf] for name in bombs}
+    for _ in range(5):  # a collection of garbage, or another process, may take a tenth of a second of one round
+        slow = {name: took for name, took in times.items() if took[1] > 100 and not took[1] < 28 * took[0]}
+        for name, took in page.evaluate(script, {name: bombs[name] for name in slow}).items():
+            times[name] = [min(pair) for pair in zip(times[name], took, strict=True)]
     slow = {name: took for name, took in times.items() if took[1] > 100 and took[1] > 28 * took[0]}
 
     assert {} == slow, json.dumps(times)
