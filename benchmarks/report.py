@@ -135,7 +135,7 @@ def bars(engine: Found) -> list[Bar]:
     small = engine["name"] == "sqlite"
     found.append(Bar(label, "at most 5,120" if small else "", f"{stored:,.0f}", stored <= 5120 if small else None))
     cold = engine["cold"]
-    found.append(Bar("`import chatkeep`, seconds", "under 0.2", f"{cold['import_s']:.3f}", cold["import_s"] < 0.2))
+    found.append(Bar("`import chatkeep`, seconds", "under 0.1", f"{cold['import_s']:.3f}", cold["import_s"] < 0.1))
     return found
 
 
