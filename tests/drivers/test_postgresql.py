@@ -47,7 +47,8 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
-from chatkeep.drivers.postgresql.transport import INNER, Connections, migrations
+from chatkeep.drivers.postgresql.opening import INNER, migrations
+from chatkeep.drivers.postgresql.transport import Connections
 from chatkeep.errors import (
     BadMessage,
     ChatkeepError,
