@@ -21,7 +21,8 @@ from ..openable import end
 from .batches import Call, Link
 from .connection import pack_command, refused_by
 from .opening import PAUSE_S, Opener
-from .scripts import HOMES, Argument, Home, Script, ScriptRun, refusal
+from .replies import refusal
+from .scripts import HOMES, Argument, Home, Script, ScriptRun
 from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):

@@ -24,7 +24,8 @@ from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertai
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
 from ..batching import ANSWERS, WAITS, BatchingQueue, never_sent
-from ..redis.scripts import Argument, Refused, Script, ScriptRun, refusal
+from ..redis.replies import Refused, refusal
+from ..redis.scripts import Argument, Script, ScriptRun
 from ..redis.seam import Address, Site
 
 with from_extra("upstash", "A store over REST (upstash://)"):
