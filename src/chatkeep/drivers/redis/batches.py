@@ -15,44 +15,27 @@ from itertools import takewhile
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from msgspec import Struct
-
-from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
-from ..base import WAITING, Pool, settle
+from ...errors import Overloaded, Unavailable
+from ..base import WAITING, Pool
 from ..batching import BatchingQueue, never_sent
 from ..openable import end
 from .connection import Connection, pack_command, refused_by
 from .opening import PAUSE_S, Opener
 from .scripts import VERBS, ScriptRun
-from .seam import Address
+from .seam import Address, Waiting
 
 FLYING = 2  # batches under way on one link
 
 
-class Call(Struct, eq=False):
-    """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
+class Call(Waiting, eq=False):
+    """A command as its connection carries it."""
 
     packed: bytes
-    act: ScriptRun | None
     slot: int | None
-    deadline: float
-    answered: asyncio.Future[Any]
     whole: bool = False
     ends_batch: bool = False
     redirects: int = 0
-    # One connection carries all of them, in order.
-    kind: ClassVar[None] = None
-    key: ClassVar[None] = None
     size: ClassVar[int] = 0
-
-    def settle(self, answer: Any) -> None:
-        """Give the caller, if one still waits, its answer or refusal."""
-        settle(self.answered, answer)
-
-    @property
-    def undone(self) -> str:
-        """What certainly did not happen."""
-        return "nothing was written" if self.act and self.act.writes else "nothing was read"
 
 
 class Link:
@@ -238,17 +221,10 @@ class Link:
         self._flying = 0
         self._retiring = self._left = False
         for call in self._sent:
-            call.settle(self._unanswered(call))
+            call.settle(call.unanswered(self._name, self._fault))
         self._sent.clear()
         self._last_of_old = None
         self._note()
-
-    def _unanswered(self, call: Call) -> ChatkeepError:
-        if call.act is not None and call.act.writes:
-            return Uncertain(
-                f"{self._name} did not answer ({self._fault}): perhaps it was written. Send it again under the same id."
-            )
-        return Unavailable(f"{self._name} did not answer ({self._fault}); {call.undone}. Try again.")
 
     def _expire(self, late: list[Call]) -> None:
         for call in late:

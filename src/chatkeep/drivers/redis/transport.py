@@ -113,7 +113,7 @@ class Servers:
     def _put(
         self, packed: bytes, act: ScriptRun | None, slot: int | None, address: Address | None = None
     ) -> asyncio.Future[Any]:
-        call = Call(packed, act, slot, self._loop.time() + self.site.timeout, self._loop.create_future())
+        call = Call(act, self._loop.time() + self.site.timeout, self._loop.create_future(), packed, slot)
         if self._closed:
             call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
         else:
@@ -160,7 +160,7 @@ class Servers:
                 self._slots[slot] = there
                 self._learn_soon()
             else:
-                asking = Call(pack_command((b"ASKING",)), None, None, call.deadline, self._loop.create_future())
+                asking = Call(None, call.deadline, self._loop.create_future(), pack_command((b"ASKING",)), None)
                 asking.answered.cancel()
                 there.put(asking)
             there.put(call)
