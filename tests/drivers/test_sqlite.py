@@ -45,10 +45,8 @@ from chatkeep.errors import (
     Unsupported,
     UsageError,
 )
+from tests.support.logs import ADA, log_of
 from tests.support.waiting import until
-
-ADA = Key("", "ada")
-LOTS = 100_000
 
 
 @pytest.fixture
@@ -86,14 +84,6 @@ async def say(driver: SqliteDriver, id: str, key: Key = ADA, body: bytes = b"hel
     """One append; the number it was given."""
     answer = await driver.append(Append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0))
     return answer.row.head
-
-
-async def log_of(driver: SqliteDriver, key: Key = ADA) -> list[str]:
-    """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
-
-    assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
-    return [entry.id for entry in entries]
 
 
 PROCESS = """
