@@ -34,7 +34,7 @@ from chatkeep.conversation.record import OutboxState, Record
 from chatkeep.drivers.base import Entry, Key, Row
 from chatkeep.drivers.packing import pack
 from chatkeep.server import create_app
-from chatkeep.server.listing import Show
+from chatkeep.server.items import Show
 from chatkeep.testing.servers import PostgresServer
 
 TIMES = 7

@@ -21,7 +21,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key, list_user_tokens
 from chatkeep.client import Client
-from chatkeep.drivers.postgresql.transport import migrations
+from chatkeep.drivers.postgresql.opening import migrations
 from chatkeep.storage.archive import import_lines
 
 from .support.program import chatkeep

@@ -74,7 +74,9 @@ EXTRAS: dict[str, set[str]] = {
     "cookie": {"cookie"},
     "channels.outlet": {"channels"},
     "channels.sender": {"channels"},
+    "drivers.redis.batches": {"redis"},
     "drivers.redis.connection": {"redis"},
+    "drivers.redis.opening": {"redis"},
     "drivers.redis.transport": {"redis"},
     "drivers.upstash": {"upstash"},
     "drivers.postgresql": {"postgres"},
@@ -517,8 +519,8 @@ def test_the_commands_load_neither_a_server_nor_a_driver() -> None:
 
 
 def test_the_redis_driver_without_its_transport_needs_no_hiredis() -> None:
-    """The verbs, the scripts and what is said of a store serve any transport: `transport` and its connections alone know hiredis."""
-    ours = ("drivers.redis.transport", "drivers.redis.connection")
+    """The verbs, the scripts and what is said of a store serve any transport: `transport` and what it is made of alone know hiredis."""
+    ours = {f"drivers.redis.{name}" for name in ("transport", "batches", "opening", "connection")}
     names = [name for name in modules() if name.startswith("drivers.redis") and name not in ours]
     code = (
         f"import sys, importlib; [importlib.import_module('chatkeep.' + name) for name in {names}]; "
@@ -526,7 +528,9 @@ def test_the_redis_driver_without_its_transport_needs_no_hiredis() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
-    assert {"drivers.redis.driver", "drivers.redis.scripts", "drivers.redis.check"} <= set(names)
+    assert {"drivers.redis.driver", "drivers.redis.scripts", "drivers.redis.replies", "drivers.redis.check"} <= set(
+        names
+    )
     assert "[]" == said.strip()
 
 

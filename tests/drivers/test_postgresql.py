@@ -47,7 +47,8 @@ from chatkeep.drivers.base import (
     Write,
 )
 from chatkeep.drivers.postgresql.driver import PostgresqlDriver
-from chatkeep.drivers.postgresql.transport import INNER, Connections, migrations
+from chatkeep.drivers.postgresql.opening import INNER, migrations
+from chatkeep.drivers.postgresql.transport import Connections
 from chatkeep.errors import (
     BadMessage,
     ChatkeepError,
@@ -63,13 +64,13 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
 
+from ..support.logs import ADA, LOTS, log_of
 from ..support.soaking import SOAK, few_or_many
 from ..support.waiting import time_passes, until
 
 pytestmark = pytest.mark.server
 
-ADA, BOB = Key("", "ada"), Key("", "bob")
-LOTS = 100_000
+BOB = Key("", "bob")
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"
 
 
@@ -121,14 +122,6 @@ async def say(driver: Driver, id: str, key: Key = ADA, at: float = 1.0) -> int:
     """One append; the number it was given."""
     answer = await driver.append(Append(key, [Entry(0, id, "u", b"hello")], revision=f"revision of {id}", at=at))
     return answer.row.head
-
-
-async def log_of(driver: Driver, key: Key = ADA) -> list[str]:
-    """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
-
-    assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
-    return [entry.id for entry in entries]
 
 
 async def settled(act: Any) -> Any:

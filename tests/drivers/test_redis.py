@@ -61,6 +61,7 @@ from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
+from tests.support.logs import ADA, LOTS, log_of
 from tests.support.plain_transport import PlainTransport
 from tests.support.soaking import SOAK, examples, few_or_many, long
 from tests.support.stores import cluster_url
@@ -68,9 +69,7 @@ from tests.support.waiting import takes, time_passes
 
 pytestmark = pytest.mark.server
 
-ADA = Key("", "ada")
 BOB = Key("", "bob")
-LOTS = 100_000
 
 
 class Store(NamedTuple):
@@ -218,14 +217,6 @@ async def say(driver: RedisDriver, id: str, key: Key = ADA, body: bytes = b"hell
     """One append; the head it left."""
     answer = await driver.append(Append(key, [Entry(0, id, "user", body)], revision=f"revision of {id}", at=at))
     return answer.row.head
-
-
-async def log_of(driver: RedisDriver, key: Key = ADA) -> list[str]:
-    """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
-
-    assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
-    return [entry.id for entry in entries]
 
 
 async def settled(act: Callable[[], Awaitable[Any]], *, within: float = 15.0) -> Any:

@@ -30,8 +30,8 @@ from msgspec import structs
 from chatkeep.drivers import driver_for, whole_files
 from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Fence, Key, Read, Row, Write
 from chatkeep.drivers.sqlite import backup as sqlite_backup
+from chatkeep.drivers.sqlite import batches, opening, transport
 from chatkeep.drivers.sqlite import file as sqlite_file
-from chatkeep.drivers.sqlite import transport as sqlite
 from chatkeep.drivers.sqlite.check import examined
 from chatkeep.drivers.sqlite.driver import SqliteDriver, sql
 from chatkeep.drivers.statements import named, numbered
@@ -45,10 +45,8 @@ from chatkeep.errors import (
     Unsupported,
     UsageError,
 )
+from tests.support.logs import ADA, log_of
 from tests.support.waiting import until
-
-ADA = Key("", "ada")
-LOTS = 100_000
 
 
 @pytest.fixture
@@ -86,14 +84,6 @@ async def say(driver: SqliteDriver, id: str, key: Key = ADA, body: bytes = b"hel
     """One append; the number it was given."""
     answer = await driver.append(Append(key, [Entry(0, id, role, body)], revision=f"revision of {id}", at=1.0))
     return answer.row.head
-
-
-async def log_of(driver: SqliteDriver, key: Key = ADA) -> list[str]:
-    """The ids of a conversation, which must be dense."""
-    entries = await driver.entries(Entries(key, after=0, limit=LOTS))
-
-    assert list(range(1, len(entries) + 1)) == [entry.number for entry in entries]
-    return [entry.id for entry in entries]
 
 
 PROCESS = """
@@ -157,14 +147,14 @@ async def test_only_counters_are_committed_without_a_flush(
 ) -> None:
     """Alone they do not wait for the disk; with an act in their transaction they do, and the writer is as before afterwards."""
     seen: list[tuple[int, int]] = []
-    committed = sqlite._committed
+    committed = batches._committed
 
-    def noted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+    def noted(db: apsw.Connection, batch: list[batches.Job]) -> list[Any]:
         seen.append((len(batch), db.pragma("synchronous")))
         return committed(db, batch)
 
     assert driver._connections is not None
-    monkeypatch.setattr(sqlite, "_committed", noted)
+    monkeypatch.setattr(batches, "_committed", noted)
     await driver.count(Count("a", 60.0, 1.0))
     await driver.count(Count("a", 60.0, 1.0))
     answers = await asyncio.gather(
@@ -185,7 +175,7 @@ async def test_acts_do_not_pile_up_without_bound(driver: SqliteDriver, monkeypat
         began.set()
         goes_on.wait(10)
 
-    monkeypatch.setattr(sqlite, "WAITING", 50)
+    monkeypatch.setattr(batches, "WAITING", 50)
     assert driver._connections is not None
     busy = driver._connections.write(slow, None)
     await asyncio.to_thread(began.wait, 10)
@@ -255,20 +245,20 @@ async def test_who_was_answered_together_shares_the_next_commit_too(
 ) -> None:
     """They come back one after the other; one that comes alone after that is kept waiting only twice, and only for a moment.
     What is called first is numbered first."""
-    batches: list[int] = []
+    sizes: list[int] = []
 
-    def counted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
-        batches.append(len(batch))
-        return sqlite.commit(db, batch)
+    def counted(db: apsw.Connection, batch: list[batches.Job]) -> list[Any]:
+        sizes.append(len(batch))
+        return batches.commit(db, batch)
 
     assert driver._connections is not None
     monkeypatch.setattr(driver._connections.writer, "_run", counted)
-    monkeypatch.setattr(sqlite, "PAUSE_S", 0.5)  # for slow machines
-    monkeypatch.setattr(sqlite, "GATHER_S", 10.0)
+    monkeypatch.setattr(batches, "PAUSE_S", 0.5)  # for slow machines
+    monkeypatch.setattr(batches, "GATHER_S", 10.0)
     keys = [Key("", f"c{number}") for number in range(8)]
-    while batches[-1:] != [8]:
-        await asyncio.gather(*(say(driver, f"{len(batches)}.{key.id}", key) for key in keys))
-    before = len(batches)
+    while sizes[-1:] != [8]:
+        await asyncio.gather(*(say(driver, f"{len(sizes)}.{key.id}", key) for key in keys))
+    before = len(sizes)
     calls = []
     for key in keys:
         calls.append(asyncio.create_task(say(driver, "later", key)))
@@ -276,13 +266,13 @@ async def test_who_was_answered_together_shares_the_next_commit_too(
         await asyncio.sleep(0)
     await asyncio.gather(*calls)
 
-    assert [8] == batches[before:]
+    assert [8] == sizes[before:]
     calls = [asyncio.create_task(say(driver, f"alone {number}")) for number in range(3)]
     await asyncio.wait_for(asyncio.gather(*calls), 5)
     assert ["alone 0", "alone 1", "alone 2"] == await log_of(driver)
     for number in range(2):
         await asyncio.wait_for(say(driver, f"last {number}"), 5)
-    assert [1, 1] == batches[-2:]
+    assert [1, 1] == sizes[-2:]
     assert 1 == driver._connections.writer._crowd
     assert not driver._connections.writer._gathered
 
@@ -480,7 +470,7 @@ async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(
             asked += 1
             if asked == moment + 1 and not cursor.connection.in_transaction:
                 other = connection(file)
-                sqlite.migrate(other, file)
+                opening.migrate(other, file)
                 other.close()
             return True
 
@@ -499,7 +489,7 @@ async def test_a_file_whose_schema_another_made_meanwhile_is_not_foreign(
 
 KILLED = """
 import itertools, os, signal, apsw
-from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite import opening
 for step in itertools.count(1):
     pid = os.fork()
     if pid == 0:
@@ -512,7 +502,7 @@ for step in itertools.count(1):
                 os.kill(os.getpid(), signal.SIGKILL)
             return True
         db.exec_trace = trace
-        sqlite.migrate(db, "x")
+        opening.migrate(db, "x")
         os._exit(0)
     if os.waitpid(pid, 0)[1] == 0:
         break
@@ -665,7 +655,7 @@ async def test_a_writer_blocks_no_reader(driver: SqliteDriver, path: str) -> Non
 
 async def test_a_file_that_stays_busy_is_unavailable(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the timeout, certainly unwritten, for everyone who waited; and it goes on when the other is done."""
-    monkeypatch.setattr(sqlite, "BUSY_MS", 100)
+    monkeypatch.setattr(opening, "BUSY_MS", 100)
     driver = await opened_on(path)
     writer = apsw.Connection(path)
     writer.execute("begin immediate")
@@ -1219,15 +1209,15 @@ async def test_a_removal_during_a_commit_is_uncertain_and_the_same_act_settles_i
     driver: SqliteDriver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It went into a file that nobody else finds: not acknowledged before it is where it belongs."""
-    commit = sqlite.commit
+    commit = batches.commit
 
-    def interrupted(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+    def interrupted(db: apsw.Connection, batch: list[batches.Job]) -> list[Any]:
         answers = commit(db, batch)
-        monkeypatch.setattr(sqlite, "commit", commit)
+        monkeypatch.setattr(transport, "commit", commit)
         os.unlink(f"{path}-wal")
         return answers
 
-    monkeypatch.setattr(sqlite, "commit", interrupted)
+    monkeypatch.setattr(transport, "commit", interrupted)
     entry = [Entry(0, "a", "user", b"x")]
     with pytest.raises(Uncertain):
         await driver.append(Append(ADA, entry, revision="r", at=1.0))
@@ -1265,7 +1255,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
 ) -> None:
     """SQLite's own lock is gone in the middle of a commit; another process waits all the same."""
     monkeypatch.setattr(sqlite_file, "_target", lambda path: None)
-    commit, waited = sqlite.commit, []
+    commit, waited = batches.commit, []
     other = subprocess.Popen(
         [sys.executable, "-c", PROCESS.replace("{path}", path).replace("{body}", WRITES)],
         stdin=subprocess.PIPE,
@@ -1276,7 +1266,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
     assert other.stdout is not None
     await asyncio.to_thread(other.stdout.readline)
 
-    def slow(db: apsw.Connection, batch: list[sqlite.Job]) -> list[Any]:
+    def slow(db: apsw.Connection, batch: list[batches.Job]) -> list[Any]:
         assert other.stdin is not None
         db.execute("begin immediate")
         for suffix in sqlite_file.SUFFIXES:
@@ -1288,7 +1278,7 @@ async def test_one_process_writes_at_a_time_whatever_becomes_of_the_locks(
         db.execute("rollback")
         return commit(db, batch)
 
-    monkeypatch.setattr(sqlite, "commit", slow)
+    monkeypatch.setattr(transport, "commit", slow)
     await say(driver, "a")
     await asyncio.to_thread(other.wait, 30)
     other.stdout.close()

@@ -133,6 +133,7 @@ async def test_a_failed_send_is_tried_again_under_the_same_key(sending: Any) -> 
     assert 2 == len({key for key, _, _ in loft.sent})
 
 
+@pytest.mark.slow
 async def test_an_outlet_that_raises_holds_up_nobody(sending: Any) -> None:
     """It is asked again later, from where it was, and says why meanwhile; what is written then is answered."""
 

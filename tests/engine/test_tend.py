@@ -78,6 +78,7 @@ async def test_without_a_handler_nothing_is_waited_for(opened: Open) -> None:
     assert [1] == [message.number for message in (await keep.conversation("ada")).waiting]
 
 
+@pytest.mark.slow
 async def test_what_fails_is_tried_again_by_the_next_call(opened: Open) -> None:
     """Its pause is not waited for, and nobody holds it meanwhile."""
     broken = True

@@ -187,6 +187,7 @@ async def test_without_announcements_the_log_is_asked_for(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ANNOUNCING, indirect=True)
+@pytest.mark.slow
 async def test_a_watcher_is_told_that_the_handler_fails_and_how_that_ends(opened: Any) -> None:
     """On another instance: after each attempt, when the next one is made; and that it fails no more, or that the message was set aside."""
     faults = 2

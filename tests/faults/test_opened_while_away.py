@@ -16,7 +16,7 @@ import pytest
 from chatkeep import Chatkeep, Misconfigured, Unavailable, Uncertain
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Key, Read
-from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite import opening as sqlite
 from chatkeep.errors import Replaced
 from chatkeep.server.health import trouble_of
 from chatkeep.testing.history import DeliveryReport, check, collect

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Unavailable
-from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite import opening as sqlite
 from chatkeep.testing.proxy import Loss
 from chatkeep.testing.servers import RedisServer
 

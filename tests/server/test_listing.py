@@ -13,7 +13,7 @@ from chatkeep import Chatkeep
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.errors import HandlerFailed
-from chatkeep.server import listing
+from chatkeep.server import items, listing
 from chatkeep.storage.text_index import TextIndex
 
 from ..support.desk import chat, person
@@ -232,7 +232,8 @@ async def test_a_customer_is_found_by_what_the_channel_tells(searchable: str) ->
 
 async def test_a_search_ends_in_time_where_logs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few entries are read before the time is looked at, and no log is read further back than said."""
-    monkeypatch.setattr(listing, "SEARCHED", 50)
+    for module in (listing, items):
+        monkeypatch.setattr(module, "SEARCHED", 50)
     monkeypatch.setattr(listing, "SPENT_S", 0.0)
     keep = chat()
     async with served(keep) as client:
@@ -265,7 +266,8 @@ def searchable(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def test_an_index_finds_what_was_said_anywhere(searchable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far back, words in any order, each conversation once; with the other filters; and it says that all was searched."""
-    monkeypatch.setattr(listing, "SEARCHED", 10)
+    for module in (listing, items):
+        monkeypatch.setattr(module, "SEARCHED", 10)
     monkeypatch.setattr(listing, "SPENT_S", 60.0)
     keep = chat(searchable)
     async with served(keep) as client:

@@ -148,6 +148,7 @@ class Busy(Wrapped):
         return do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["source", "target"])
 async def test_a_store_is_asked_for_no_more_at_once_than_it_keeps_up_with(
     which: str, fresh: Any, monkeypatch: pytest.MonkeyPatch

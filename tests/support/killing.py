@@ -37,7 +37,7 @@ from chatkeep.drivers.durable_object import transport as durable_object
 from chatkeep.drivers.postgresql import driver as postgresql
 from chatkeep.drivers.redis import transport as redis  # redis-py with it
 from chatkeep.drivers.sqlite import driver as sqlite_driver
-from chatkeep.drivers.sqlite import transport as sqlite
+from chatkeep.drivers.sqlite import opening as sqlite
 from chatkeep.drivers.upstash import transport as upstash
 from chatkeep.testing.crash import POINTS, CrashDriver, CrashPoint, Wrapped, wrapped
 from chatkeep.testing.history import DeliveryReport, StoredConversation, Verdict, check, collect
@@ -105,16 +105,16 @@ def keep_on(url: str, runs: Path, *, crash: CrashPoint | None = None, plant: str
 
 def hook_sqlite(crash: CrashPoint) -> None:
     """Crash points inside a transaction: between its statements, before its commit, and after it, before anybody knows."""
-    connect = sqlite.Connections._connect
+    connect = sqlite.Opener._connect
 
-    def hooked(self: sqlite.Connections, *arguments: Any) -> Any:
+    def hooked(self: sqlite.Opener, *arguments: Any) -> Any:
         db = connect(self, *arguments)
         db.set_update_hook(lambda kind, base, table, rowid: crash("sqlite:entry") if table == "entry" else None)
         db.set_commit_hook(lambda: bool(crash("sqlite:commit")))
         db.set_wal_hook(lambda *_: crash("sqlite:committed") or 0)  # replaces the automatic checkpoint
         return db
 
-    sqlite.Connections._connect = hooked  # type: ignore[method-assign]
+    sqlite.Opener._connect = hooked  # type: ignore[method-assign]
 
 
 def plain(id: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import hiredis
 
 from chatkeep.drivers.base import Pool, settle
-from chatkeep.drivers.redis.scripts import Argument, ScriptRun, refusal
+from chatkeep.drivers.redis.replies import refusal
+from chatkeep.drivers.redis.scripts import Argument, ScriptRun
 from chatkeep.drivers.redis.seam import Address, Site
 from chatkeep.errors import Unavailable
 

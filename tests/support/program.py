@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from . import fork_server
 from .fork_server import Program
@@ -105,3 +107,16 @@ class Demo:
     def complaints(self) -> str:
         """What it wrote to its error output, ever."""
         return (self.folder / "demo.err").read_text()
+
+
+def post(address: str, conversation: str, content: str, store: Path) -> dict[str, Any]:
+    """Posts a message to a running demo with a service key made for it; answers the receipt."""
+    key = json.loads(chatkeep("key", "create", store.name, "--json", folder=store.parent)[1])["token"]
+    request = urllib.request.Request(
+        f"{address}v1/conversations/{conversation}/messages",
+        data=json.dumps({"content": content}).encode(),
+        headers={"content-type": "application/json", "authorization": f"Bearer {key}"},
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        receipt: dict[str, Any] = json.load(answer)
+    return receipt

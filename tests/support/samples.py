@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from chatkeep.channels import Channel, Inbound, Instagram, Messenger, Telegram, Webhook, WhatsApp
+from chatkeep.channels import Challenge, Channel, Inbound, Instagram, Messenger, Refused, Telegram, Webhook, WhatsApp
 
 CORPUS = Path(__file__).parents[1] / "channels" / "corpus"
 NOW = 1_763_700_000.0
 
+META = ["whatsapp", "messenger", "instagram"]
 META_SECRETS = ["new-app-secret", "old-app-secret"]
 TELEGRAM_SECRETS = ["new_secret-1", "old_secret-1"]
 WEBHOOK_SECRETS = ["whsec_" + base64.b64encode(bytes([seed]) * 24).decode() for seed in (1, 2)]
@@ -75,3 +76,22 @@ def case(path: Path) -> dict[str, Any]:
     """One file of the corpus."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+BODY = b'{"object": "x", "entry": [{"id": 1}], "text": "caf\\u00e9"}'
+
+
+def refused(
+    name: str, headers: list[tuple[str, str]], body: bytes = BODY, *, method: str = "POST", at: float = NOW
+) -> str:
+    """What the channel says when it refuses; "" when it does not."""
+    try:
+        CHANNELS[name].verify(method, headers, [], body, at=at)
+    except Refused as refusal:
+        return str(refusal)
+    return ""
+
+
+def handshake(name: str, **asked: str) -> Challenge | None:
+    """What the channel answers to hub.*."""
+    return CHANNELS[name].verify("GET", [], [(f"hub.{key}", value) for key, value in asked.items()], b"", at=NOW)

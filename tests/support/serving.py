@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import uvicorn
+from starlette.middleware import Middleware
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
 from chatkeep.server import create_app
+from chatkeep.server.limits import Limits, RateLimitMiddleware
 from chatkeep.server.protocol import PromptProtocol
 
 PATIENCE_S = 10.0
@@ -151,3 +153,18 @@ async def serving(app: Any) -> AsyncIterator[int]:
         server.stopped.set()
         async with asyncio.timeout(PATIENCE_S):
             await task
+
+
+@asynccontextmanager
+async def limited(url: str, rates: dict[str, str], **options: Any) -> AsyncIterator[tuple[Chatkeep[Any], Client]]:
+    """A server with *rates* on the store *url*, and a client without a key."""
+    keep: Chatkeep[Any] = Chatkeep(url)
+    keep.on_message(lambda turn: f"you said {turn.text}")
+    limits = Limits(keep._engine.store.driver, rates)
+    app = create_app(keep, middleware=[Middleware(RateLimitMiddleware, limits=limits)], **options)
+    app.state.limits = limits
+    async with keep:
+        await limits.open()
+        async with serving(app) as port:
+            yield keep, Client(port, "")
+        await limits.close()

@@ -27,14 +27,17 @@ Holder = Literal["service", "user", "visitor", "holder"]
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 TOKEN_SCOPES: tuple[Scope, ...] = ("read", "send")
 USER_SCOPES: tuple[Scope, ...] = ("read", "send", "state:read", "state:write", "share", "erase", "save")
-TOKEN_S = 30 * 86_400.0
-SHARE_S = 600.0
+
+DAY_S = 86_400.0
+TOKEN_S, TOKEN_LONGEST_S = 30 * DAY_S, 400 * DAY_S
+SHARE_S, SHARE_LONGEST_S = 600.0, 7 * DAY_S
+"""How long a token and a share last unless that is said, and how long they may at most where HTTP asks for them."""
 
 KEYS = "keys"
 EVERYWHERE = "everywhere"
 """Among the scopes of a service key: what concerns all tenants is allowed too."""
 
-REUSE_S = 7 * 86_400.0
+REUSE_S = 7 * DAY_S
 """So long a rotated token is kept after its grace, so that its use is seen and ends its family."""
 
 DEEPEST = 8

@@ -19,14 +19,12 @@ from ..errors import ChatkeepError, Corrupt, UsageError
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
 from .opening import driver_with_keys, existing, note_act, open_driver, opened, target_url, url_of
 from .options import StoreCommand, json_option, store_argument
-from .printing import plain, progress, tell
+from .printing import now_and_then, plain, progress, tell
 from .reaching import found_in, open_target
 from .target import Target, is_server
 
 if TYPE_CHECKING:
     from ..people.handing_out import HandedOut
-
-EVERY_S = 2.0
 
 
 @click.command(cls=StoreCommand)
@@ -210,13 +208,11 @@ def checked(file: IO[bytes]) -> int:
 
 async def read_import(driver: Driver, file: IO[bytes], existing: Existing, *, live: bool) -> Imported:
     """Import what a file holds."""
-    shown_at = time.monotonic()
 
-    def told(said: Imported) -> None:
-        nonlocal shown_at
-        if live and time.monotonic() > shown_at + EVERY_S:
-            shown_at = time.monotonic()
-            click.echo(f"{said.conversations:,} conversations, line {said.line:,}", err=True)
+    def words(said: Imported) -> str:
+        return f"{said.conversations:,} conversations, line {said.line:,}"
+
+    told = now_and_then(words) if live else (lambda _: None)
 
     try:
         await open_driver(driver)

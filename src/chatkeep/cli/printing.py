@@ -39,6 +39,9 @@ NARROWEST = 12
 
 AGES = (("d", 86_400), ("h", 3600), ("min", 60))
 
+EVERY_S = 2.0
+"""Between two lines that say how far something is."""
+
 
 class Cell(NamedTuple):
     """What stands in a table, and in which colour."""
@@ -205,6 +208,19 @@ def progress(text: str) -> None:
     """Say how far it is, where a person looks on; "" takes it away."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def now_and_then(tell: Callable[[T], str]) -> Callable[[T], None]:
+    """Return what says how far it is, in the words of *tell*, once in EVERY_S and in a line of its own: also where nobody looks on."""
+    said_at = time.monotonic()
+
+    def told(done: T) -> None:
+        nonlocal said_at
+        if time.monotonic() > said_at + EVERY_S:
+            said_at = time.monotonic()
+            click.echo(tell(done), err=True)
+
+    return told
 
 
 def said(message: Message) -> None:

@@ -13,10 +13,8 @@ from ..settings import named_seal_keys
 from ..storage.relocation import refuse_elsewhere
 from .opening import existing_url
 from .options import StoreCommand, json_option, store_argument
-from .printing import tell
+from .printing import now_and_then, tell
 from .target import refuse_server
-
-EVERY_S = 2.0
 
 
 @click.command(cls=StoreCommand)
@@ -41,13 +39,11 @@ def reseal(store: str, as_json: bool) -> None:
     from ..storage.conversation_keys import Resealed, reseal_store  # an extra: imported only where it is wanted
 
     driver = driver_for(existing_url(store))
-    shown_at = time.monotonic()
 
-    def told(said: Resealed) -> None:
-        nonlocal shown_at
-        if not as_json and time.monotonic() > shown_at + EVERY_S:
-            shown_at = time.monotonic()
-            click.echo(f"{said.conversations:,} conversations, {said.wrapped:,} keys wrapped anew", err=True)
+    def words(said: Resealed) -> str:
+        return f"{said.conversations:,} conversations, {said.wrapped:,} keys wrapped anew"
+
+    told = (lambda _: None) if as_json else now_and_then(words)
 
     async def work() -> Resealed:
         try:

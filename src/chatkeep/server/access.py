@@ -71,8 +71,9 @@ from ..model import Content
 from ..tenant import Tenant
 from . import wire
 from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_in, cookies_of, refuse_other_pages, same_origin
-from .known_credentials import FRESH_S, HELD, NOTED_S, KnownCredentials
+from .known_credentials import HELD, NOTED_S, KnownCredentials
 from .masking import Masker
+from .ownership import Ownership
 from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
 from .reads import Reads
 from .refusals import forbidden, not_found, unauthorized
@@ -211,8 +212,7 @@ class Access:
         self._users = users
         self.desk = desk or SignedIn(keep, host=None, idle_s=IDLE_S, longest_s=LONGEST_S)
         self._masker: Masker | None = None
-        self._owners: TTLCache[tuple[str, str], str | None] = TTLCache(HELD, FRESH_S)
-        self._standing: TTLCache[tuple[str, str], str] = TTLCache(HELD, FRESH_S)
+        self._ownership = Ownership(keep)
         self.anonymous = anonymous
         try:
             self.visitor_scopes = checked(visitor_scopes)
@@ -257,7 +257,7 @@ class Access:
         if not given and request.method not in SAFE:
             refuse_other_pages(request)
         self._credentials.note_use(name, stored)
-        if stored.kind == "user" and not await self._stands(stored):
+        if stored.kind == "user" and not await self._ownership.stands(stored):
             raise unauthorized()
         kinds: dict[str, Literal["service", "user"]] = {"service": "service", "user": "user"}
         return Principal(
@@ -340,39 +340,10 @@ class Access:
             raise Misconfigured(f"users= gave {found!r:.80}, which cannot be a user: {fault}") from None
         told: dict[str, Any] = {"scopes": found.scopes, "expires_at": found.expires_at}
         stored = StoredCredential(kind="user", tenant=tenant, subject=user, **told)
-        if not await self._stands(stored):
+        if not await self._ownership.stands(stored):
             raise unauthorized()
         scopes, until = frozenset(found.scopes), found.expires_at
         return Principal(kind="user", tenant=tenant, user=user, scopes=scopes, expires_at=until, stored=stored)
-
-    async def _stands(self, stored: StoredCredential) -> bool:
-        """Tell whether the user of a token is still one: a guest that has signed in is not."""
-        return (
-            not stored.subject.startswith(GUEST) or await self._user_of(stored.tenant, stored.subject) == stored.subject
-        )
-
-    async def _user_of(self, tenant: str, name: str) -> str:
-        """Return the user that has what is *name*'s, as it was at most FRESH_S ago."""
-        if (tenant, name) not in self._standing:
-            self._standing[tenant, name] = await core_of(self.keep).find_user(tenant, name)
-        return self._standing.get((tenant, name), name)
-
-    async def owns(self, principal: Principal, conversation: str) -> bool | None:
-        """Tell whether a conversation is the user's; None where nobody has it. As it was at most FRESH_S ago."""
-        place = principal.tenant, conversation
-        if place not in self._owners:
-            self._owners[place] = await core_of(self.keep).find_owner(*place, user=principal.user)
-        owner = self._owners.get(place)
-        if not owner:  # created in the next moment, perhaps; or it cannot be read, and is somebody else's
-            self._owners.pop(place, None)
-            return None if owner is None else False
-        if owner == principal.user:
-            return await self._stands_for(principal)
-        return await self._user_of(principal.tenant, owner) == await self._user_of(principal.tenant, principal.user)
-
-    async def _stands_for(self, principal: Principal) -> bool:
-        stored = principal.stored
-        return stored is None or (not stored.over(self._clock()) and await self._stands(stored))
 
     async def find_guest(self, text: str) -> StoredCredential | None:
         """Return what is stored of a guest's token: of a visitor, or a user whose name is a guest's; None of anything else."""
@@ -459,7 +430,11 @@ class Access:
     async def find_beginner(self, request: Request) -> str:
         """Return whose it is what a request begins: the user that whoever asks is now; "" for others than users."""
         principal = principal_of(request)
-        return await self._user_of(principal.tenant, principal.user) if request.state.absent else principal.user
+        return (
+            await self._ownership.find_user(principal.tenant, principal.user)
+            if request.state.absent
+            else principal.user
+        )
 
     async def beginning(self, request: Request) -> Tenant[Any]:
         """Return the tenant for a change of a conversation, which begins it in the same act where nobody has it."""
@@ -471,7 +446,7 @@ class Access:
         if conversation is None:
             return False
         try:
-            owned = await self.owns(principal, conversation)
+            owned = await self._ownership.owns(principal, conversation)
         except BadKey:
             raise not_found() from None
         if owned is False:
@@ -483,16 +458,16 @@ class Access:
         if principal.operator is not None:
             return await self.desk.holds(principal.operator)
         about = principal.conversation if principal.kind == "user" else ""
-        if about and not await self.owns(principal, about):
+        if about and not await self._ownership.owns(principal, about):
             return False
         if principal.kind == "user" and not principal.name:
             # Whether the application still knows the user is asked with each request.
-            return await self._stands_for(principal)
+            return await self._ownership.stands_for(principal)
         stored = await self._credentials.find(principal.name) if principal.name else None
         return (
             stored is not None
             and not stored.over(self._clock())
-            and (principal.kind != "user" or await self._stands_for(principal))
+            and (principal.kind != "user" or await self._ownership.stands_for(principal))
         )
 
     async def visit(self, conversation: str) -> Issued:
@@ -509,8 +484,7 @@ class Access:
     def look_again(self) -> None:
         """Let go of what is known of credentials and users, after one was ended here."""
         self._credentials.look_again()
-        self._owners.clear()
-        self._standing.clear()
+        self._ownership.look_again()
         self.desk.look_again()
 
 

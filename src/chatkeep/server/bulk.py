@@ -27,7 +27,7 @@ from . import wire
 from .access import allows, keep_of, principal_of, tenant_of
 from .audit import Trail, audited, call
 from .filters import Filter
-from .listing import Item, Wanted, fits, look
+from .items import Item, Wanted, fits, look
 from .operators import assignee_asked
 
 MOST = 50

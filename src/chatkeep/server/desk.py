@@ -21,7 +21,8 @@ from .audit import audited
 from .filters import Filter
 from .health import trouble_of
 from .in_force import findings, in_force
-from .listing import Item, Place, find_page, place_as_text, place_from_text
+from .items import Item
+from .listing import Place, find_page, place_as_text, place_from_text
 from .refusals import forbidden, not_found
 from .samples import Instance, Sample, Samples
 

@@ -17,14 +17,14 @@ from .audit import audited
 from .refusals import forbidden, not_found
 
 OWN = "current"
-DAY_S = 86_400.0
+"""Names the token that a request is made with."""
 
 
 class UserTokenAsked(Struct, forbid_unknown_fields=True):
     """A user's token that is asked for; *label*: such as of the device."""
 
     scopes: tuple[Scope, ...] = credentials.USER_SCOPES
-    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = credentials.TOKEN_S
+    expires_in: Annotated[float, Meta(gt=0, le=credentials.TOKEN_LONGEST_S)] = credentials.TOKEN_S
     label: wire.Device = ""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from . import wire
-from .listing import Show, Wanted
+from .items import Show, Wanted
 from .principals import Principal
 from .refusals import forbidden
 

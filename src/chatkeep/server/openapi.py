@@ -43,6 +43,7 @@ from . import (
 from .access import allows
 from .cookies import COOKIE
 from .principals import AccessPolicy
+from .wire import ONE
 
 SCHEMAS = "#/components/schemas/{name}"
 METHODS = ("get", "put", "post", "patch", "delete")
@@ -109,7 +110,6 @@ class Operation(Struct, frozen=True, kw_only=True):
     refuses: tuple[int, ...] = ()
 
 
-ONE = "/v1/conversations/{id}"
 READ = (500, 503)
 WRITE = (409, 422, 500, 503)
 

@@ -301,19 +301,18 @@ def number_asked(request: Request) -> int:
         raise wire.Refused(404, "not-found", NOT_FOUND) from None
 
 
-ONE = "/v1/conversations/{id}"
 ROUTES: list[BaseRoute] = [
-    wire.RawRoute(f"{ONE}/bot", Bot),
-    wire.RawRoute(f"{ONE}/assignee", Assignee),
-    wire.RawRoute(f"{ONE}/operator", OperatorMessages),
-    wire.RawRoute(f"{ONE}/deliveries", Deliveries),
-    wire.RawRoute(f"{ONE}/deliveries/{{number}}", Resending),
-    wire.RawRoute(f"{ONE}/messages/{{number}}", OneMessage),
-    wire.RawRoute(f"{ONE}/changes/{{number}}", Change),
-    wire.RawRoute(f"{ONE}/as-of/{{number}}", AsOf),
+    wire.RawRoute(f"{wire.ONE}/bot", Bot),
+    wire.RawRoute(f"{wire.ONE}/assignee", Assignee),
+    wire.RawRoute(f"{wire.ONE}/operator", OperatorMessages),
+    wire.RawRoute(f"{wire.ONE}/deliveries", Deliveries),
+    wire.RawRoute(f"{wire.ONE}/deliveries/{{number}}", Resending),
+    wire.RawRoute(f"{wire.ONE}/messages/{{number}}", OneMessage),
+    wire.RawRoute(f"{wire.ONE}/changes/{{number}}", Change),
+    wire.RawRoute(f"{wire.ONE}/as-of/{{number}}", AsOf),
     wire.RawRoute("/v1/dead-letters", AllDeadLetters),
-    wire.RawRoute(f"{ONE}/dead-letters", DeadLetters),
-    wire.RawRoute(f"{ONE}/dead-letters/{{number}}", DeadLetterAsked),
-    wire.RawRoute(f"{ONE}/doubts", Doubts),
-    wire.RawRoute(f"{ONE}/doubts/{{call}}", DoubtAsked),
+    wire.RawRoute(f"{wire.ONE}/dead-letters", DeadLetters),
+    wire.RawRoute(f"{wire.ONE}/dead-letters/{{number}}", DeadLetterAsked),
+    wire.RawRoute(f"{wire.ONE}/doubts", Doubts),
+    wire.RawRoute(f"{wire.ONE}/doubts/{{call}}", DoubtAsked),
 ]

@@ -75,10 +75,9 @@ class WaitingMessage(wire.Resource):
         return Response(status_code=204)
 
 
-ONE = "/v1/conversations/{id}"
 ROUTES: list[BaseRoute] = [
-    wire.RawRoute(f"{ONE}/answering", Running),
-    wire.RawRoute(f"{ONE}/stop", Stop),
-    wire.RawRoute(f"{ONE}/waiting", Waiting),
-    wire.RawRoute(f"{ONE}/waiting/{{number}}", WaitingMessage),
+    wire.RawRoute(f"{wire.ONE}/answering", Running),
+    wire.RawRoute(f"{wire.ONE}/stop", Stop),
+    wire.RawRoute(f"{wire.ONE}/waiting", Waiting),
+    wire.RawRoute(f"{wire.ONE}/waiting/{{number}}", WaitingMessage),
 ]

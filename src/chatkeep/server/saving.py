@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from .. import errors
 from ..app import core_of
 from ..conversation.merge import MISSING
+from ..conversation.saves import TITLE_MOST
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, is_checksum
 from ..model import Content
@@ -26,7 +27,6 @@ from .wire import Refused
 
 SAVE_LIMIT = 8 * 1024 * 1024
 MERGE = "application/vnd.chatkeep.merge+json"
-TITLE_MOST = 1000
 Text = Annotated[str, Meta(max_length=TITLE_MOST)]
 Time = Annotated[float, Meta(ge=0, le=1e11)]
 

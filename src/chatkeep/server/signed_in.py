@@ -19,6 +19,7 @@ from ..auth.rights import ROLES, rights_of
 from ..drivers.url import is_loopback
 from ..errors import UsageError
 from .admin import PUBLIC
+from .known_credentials import FRESH_S, HELD
 
 Operators = Callable[[Request], str | Awaitable[str | None] | None]
 """Says which account has sent a request, as the host in front knows it; None: nobody."""
@@ -33,8 +34,6 @@ PROOF = "chatkeep-desk"
 TENANT = "chatkeep-tenant"
 """The header that names the tenant that is meant, percent-encoded, for whom sees several."""
 
-FRESH_S = 1.0
-HELD = 10_000
 TOUCH_S = 60.0
 """That somebody is there is noted no finer than this."""
 

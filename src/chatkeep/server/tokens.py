@@ -24,12 +24,8 @@ from .cookies import (
     set_cookie,
     shared_cookie,
 )
-from .devices import Rotation
+from .devices import OWN, Rotation
 from .refusals import forbidden, not_found, unauthorized
-
-DAY_S = 86_400.0
-OWN = "current"
-"""Names the token that a request is made with."""
 
 Label = Annotated[str, Meta(max_length=200)]
 Subject = Annotated[str, Meta(max_length=512)]
@@ -39,7 +35,7 @@ class NewToken(Struct, forbid_unknown_fields=True):
     """A token that is asked for; *subject*: the user whom it is for, under any name that stays the same."""
 
     scopes: tuple[Scope, ...] = credentials.TOKEN_SCOPES
-    expires_in: Annotated[float, Meta(gt=0, le=400 * DAY_S)] = credentials.TOKEN_S
+    expires_in: Annotated[float, Meta(gt=0, le=credentials.TOKEN_LONGEST_S)] = credentials.TOKEN_S
     label: Label = ""
     subject: Subject = ""
 
@@ -48,7 +44,7 @@ class NewShare(Struct, forbid_unknown_fields=True):
     """A share that is asked for; without *scopes*, what a token has by default, as far as its maker has it."""
 
     scopes: list[Scope] | None = None
-    expires_in: Annotated[float, Meta(gt=0, le=7 * DAY_S)] = credentials.SHARE_S
+    expires_in: Annotated[float, Meta(gt=0, le=credentials.SHARE_LONGEST_S)] = credentials.SHARE_S
     uses: Annotated[int, Meta(ge=1, le=100)] = 1
 
 

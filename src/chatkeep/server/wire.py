@@ -155,6 +155,10 @@ def place_from(text: str, tenant: str) -> Conversation[Any] | None:
     return Conversation(tenant=tenant, id=place.id, owner=place.owner, updated_at=place.updated_at, **blank)
 
 
+ONE = "/v1/conversations/{id}"
+"""The address of a conversation."""
+
+
 class RawRoute(Route):
     """A route that looks at the bytes that were sent: in the decoded path an escaped %2F looks like a separator.
 

@@ -10,8 +10,8 @@ from ...errors import ChatkeepError
 from ...extras import from_extra
 from ..base import Finding
 from ..statements import newest
+from .opening import Opener, given_up
 from .seam import Site
-from .transport import Connections, given_up
 
 with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
     import asyncpg
@@ -27,17 +27,17 @@ def passing(greeting: Any) -> str:
     )
 
 
-async def examined(connections: Connections) -> list[Finding]:
+async def examined(opener: Opener) -> list[Finding]:
     """Everything that can be found out without changing anything."""
     try:
-        connection = await connections.connect()
+        connection = await opener.connect()
     except ChatkeepError as refusal:
         return [Finding("fail", "connection", str(refusal))]
     try:
-        with given_up(connection, connections.site.timeout):
-            return await _examined(connections.site, connection)
+        with given_up(connection, opener.site.timeout):
+            return await _examined(opener.site, connection)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as fault:
-        return [Finding("fail", "connection", str(connections.closed_door(fault)))]
+        return [Finding("fail", "connection", str(opener.closed_door(fault)))]
     finally:
         connection.terminate()
 

@@ -58,9 +58,10 @@ from ..base import (
 )
 from ..openable import Openable
 from .check import examined, passing
+from .opening import Opener, replaced
 from .seam import Site, Statement, Transport
 from .search import index_statement, search_statement
-from .transport import Connections, replaced
+from .transport import Connections
 
 log = logging.getLogger("chatkeep")
 
@@ -205,7 +206,7 @@ class PostgresqlDriver(Openable):
             connections.listen(heard)
 
     async def examine(self) -> list[Finding]:
-        return await examined(Connections(self._site))
+        return await examined(Opener(self._site))
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

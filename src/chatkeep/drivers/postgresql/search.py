@@ -25,8 +25,8 @@ from ..base import (
     Unindexed,
     first_place,
 )
+from .opening import replaced
 from .seam import Site, Statement
-from .transport import replaced
 
 LOOKED_AT = 4000
 """So many entries are looked at in one act, one by one, and as many again that the index of words has."""

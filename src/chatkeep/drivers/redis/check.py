@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ...errors import StoreError
 from ..base import Finding
+from . import replies
 from . import scripts as acts
 from .seam import Address, Transport
 
@@ -48,16 +49,16 @@ async def _reported(servers: Transport, said: acts.Acts, address: Address | None
     )
     info, appends, memory, replicas, forbidden = answers
     for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, acts.Refused):
+        if isinstance(answer, BaseException) and not isinstance(answer, replies.Refused):
             raise answer
     settings = (
         None
-        if any(isinstance(answer, acts.Refused) for answer in (appends, memory, replicas))
+        if any(isinstance(answer, replies.Refused) for answer in (appends, memory, replicas))
         else _pairs(appends + memory + replicas)
     )
     names = [name.decode() for name in forbidden] if isinstance(forbidden, list) else [f"evalsha or eval ({forbidden})"]
     host = "" if address is None else f"{address[0]}:{address[1]} "
-    return Report(host, {} if isinstance(info, acts.Refused) else _told(info), settings, names)
+    return Report(host, {} if isinstance(info, replies.Refused) else _told(info), settings, names)
 
 
 def passing(reports: Sequence[Report]) -> str:
@@ -168,7 +169,7 @@ def _role(report: Report) -> list[Finding]:
 
 async def stored_meta(servers: Transport, said: acts.Acts) -> acts.Meta:
     """Return what is written about the store as a whole."""
-    return acts.meta_of(await servers.ask(b"HMGET", said.meta, *acts.META, key=said.meta))
+    return replies.meta_of(await servers.ask(b"HMGET", said.meta, *acts.META, key=said.meta))
 
 
 async def stored_epochs(servers: Transport, said: acts.Acts) -> set[str]:
@@ -233,7 +234,7 @@ async def _timed(servers: Transport, address: Address | None) -> list[Finding]:
         found = [Finding("ok", "round trip", f"{host}{median * 1000:.2f} ms, the median of {PINGS}")]
         begun = time.time()
         seconds, micros = await servers.ask(b"TIME", address=address)
-    except acts.Refused as refused:
+    except replies.Refused as refused:
         return [Finding("warn", "clock", f"{host}it could not be checked: {refused}")]
     skew = int(seconds) + int(micros) / 1e6 - (begun + time.time()) / 2
     if abs(skew) > SKEW_S:

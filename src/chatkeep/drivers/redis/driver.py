@@ -57,6 +57,7 @@ from ..base import (
 from ..openable import Openable, end
 from ..scanning import scan_places
 from ..url import UrlOptions
+from . import replies
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 from .seam import Address, Site, Transport
@@ -167,16 +168,16 @@ class RedisDriver(Openable):
         raise Unsupported("Redis knows no SQL; nothing was read. Use conversations() and history().")
 
     async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
-        return acts.read_answer(act, await self._opened("read").act(self._acts.read(act)))
+        return replies.read_answer(act, await self._opened("read").act(self._acts.read(act)))
 
     async def append(self, act: Append) -> Appended:
-        return acts.append_answer(act, await self._opened("written").act(self._acts.append(act)))
+        return replies.append_answer(act, await self._opened("written").act(self._acts.append(act)))
 
     async def write(self, act: Write) -> Row:
-        return acts.write_answer(act, await self._opened("written").act(self._acts.write(act)))
+        return replies.write_answer(act, await self._opened("written").act(self._acts.write(act)))
 
     async def entries(self, act: Entries) -> list[Entry]:
-        return acts.entries_answer(act, await self._opened("read").act(self._acts.entries(act)))
+        return replies.entries_answer(act, await self._opened("read").act(self._acts.entries(act)))
 
     async def scan(self, act: Scan) -> list[Row]:
         servers = self._opened("read")
@@ -188,18 +189,18 @@ class RedisDriver(Openable):
     ) -> tuple[list[acts.Place], bool]:
         """Return the next places of an index, *wanted* at most, and whether there are more."""
         scans = self._acts.scan(act, place, wanted, apart=servers.site.cluster)
-        replies = await asyncio.gather(*map(servers.act, scans))
-        pages = (page for reply in replies for page in reply)
-        return acts.places_in(act, pages, self._acts.share(wanted), wanted)
+        answers = await asyncio.gather(*map(servers.act, scans))
+        pages = (page for reply in answers for page in reply)
+        return replies.places_in(act, pages, self._acts.share(wanted), wanted)
 
     async def _rows_at(self, servers: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
         """Return the rows that stand at places of an index, without those that stand elsewhere by now: they are still to come."""
         reads = [Read(acts.key_of(member), tail=0) for _, member in places]
         runs = self._acts.rows(reads, apart=servers.site.cluster)
-        replies = await asyncio.gather(*(servers.act(act) for act, _ in runs))
+        answers = await asyncio.gather(*(servers.act(act) for act, _ in runs))
         found: dict[Key, Row | None] = {}
-        for (_, asked), reply in zip(runs, replies, strict=True):
-            found |= zip((read.key for read in asked), acts.rows_answer(asked, reply), strict=True)
+        for (_, asked), reply in zip(runs, answers, strict=True):
+            found |= zip((read.key for read in asked), replies.rows_answer(asked, reply), strict=True)
         rows = [found[read.key] for read in reads]
         closer = [n for n, row in enumerate(rows) if row is None]
         for n, row in zip(
@@ -216,21 +217,21 @@ class RedisDriver(Openable):
         """Return the row that an index has at a place; what stands for it if it cannot be read, and none if it is gone."""
         read = Read(acts.key_of(at[1]), tail=0)
         try:
-            there = acts.read_answer(read, await servers.act(self._acts.read(read)))
+            there = replies.read_answer(read, await servers.act(self._acts.read(read)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
             return acts.unreadable(index, read.key, at)
         return there[0] if there else None
 
     async def erase(self, act: Erase) -> None:
-        acts.erase_answer(act, await self._opened("written").act(self._acts.erase(act)))
+        replies.erase_answer(act, await self._opened("written").act(self._acts.erase(act)))
 
     async def count(self, act: Count) -> Counted:
-        return acts.count_answer(await self._opened("counted").act(self._acts.count(act)))
+        return replies.count_answer(await self._opened("counted").act(self._acts.count(act)))
 
     async def fence(self, act: Fence) -> None:
         servers = self._opened("done")
-        said = acts.meta_of(await servers.act(self._acts.make(self.epoch, act.epoch)))
+        said = replies.meta_of(await servers.act(self._acts.make(self.epoch, act.epoch)))
         if said.epoch != act.epoch:
             raise Replaced(f"{self._site.name} was emptied, or fenced off, since it was opened; nothing was done.")
         try:
@@ -270,7 +271,7 @@ class RedisDriver(Openable):
                 self._site.name,
             )
         if emptied or not said.epoch:
-            said = acts.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
+            said = replies.meta_of(await servers.act(self._acts.make(said.epoch, secrets.token_hex(8))))
             stored = await self._divided(servers, said, stored)
         if {said.copied, *stored} != {said.epoch}:
             await self._copy_epoch(servers, said.epoch)

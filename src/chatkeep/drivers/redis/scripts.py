@@ -1,5 +1,5 @@
-"""What the verbs say to a Redis, and what its replies mean: key names, scripts, arguments. No connection is in here, so
-that whoever can carry an EVALSHA may use it.
+"""What the verbs say to a Redis: key names, scripts, arguments. No connection is in here, so that whoever can carry an EVALSHA may
+use it; `replies` says what comes back.
 
 A conversation is a hash (its row), a list (its log) and a hash of ids; buckets hold them, each in one hash slot with
 the sorted sets that find its conversations, the marks of its erasures and a copy of the store's epoch:
@@ -13,27 +13,23 @@ The scripts are the files in lua/; common.lua begins each of those that look at 
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from math import ceil, isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
+from ...errors import Unsupported
 from ..base import (
     COUNTERS_KEPT_S,
     RECENT_GRAIN_S,
     TOMBSTONE_KEPT_S,
     Append,
-    Appended,
     Count,
-    Counted,
     Entries,
     Entry,
     Erase,
@@ -46,7 +42,7 @@ from ..base import (
     mark_of,
     row_at,
 )
-from ..packing import MARKS, pack, pack_text, unpack
+from ..packing import MARKS, pack, pack_text
 from ..scanning import due_of
 from ..shipped import read_file
 
@@ -278,11 +274,6 @@ def _index(buckets: tuple[Bucket, ...], index: Index, epoch: str) -> Home:
     return Home((*(bucket.epoch for bucket in buckets), *(bucket.places[index] for bucket in buckets)), (epoch,))
 
 
-def meta_of(reply: Any) -> Meta:
-    """Return what META says, read or made: epoch, format, number of buckets, and the epoch that every bucket once had."""
-    return Meta(*((word or b"").decode(errors="replace") for word in reply))
-
-
 def bucket_of(member: bytes, buckets: int = BUCKETS) -> int:
     """Return the number of the bucket, of so many, in which a conversation is kept."""
     return crc32(member) % buckets
@@ -319,140 +310,6 @@ def unreadable(index: Index, key: Key, at: Place) -> Row:
     """Return what stands for a row that cannot be read, at its place of an index."""
     changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
     return row_at(key, updated_at=changed, due_at=at[0] if index == "due" else None)
-
-
-def places_in(act: Scan, pages: Iterable[list[bytes]], share: int, limit: int) -> tuple[list[Place], bool]:
-    """Return the next places, *limit* at most, of what the buckets answered to `Acts.scan`, and whether there are more."""
-    start = len(act.owner.encode()) + 1 if act.index == "owner" else 0
-    found: list[Place] = []
-    ends: list[Place] = []
-    for page in pages:
-        if act.index in ("key", "owner"):
-            places = [(0.0, member[start:]) for member in page]
-        else:
-            places = [(float(score), member) for member, score in zip(page[::2], page[1::2], strict=True)]
-        found += places
-        if len(places) >= share:
-            ends.append(places[-1])
-    found.sort()
-    # A bucket that gave its whole share may have more, all behind the last one that it gave.
-    known = bisect_right(found, min(ends)) if ends else len(found)
-    return found[: min(known, limit)], bool(ends) or known > limit
-
-
-# What the replies mean
-
-
-def read_answer(act: Read, reply: Any) -> tuple[Row, list[Entry]] | None:
-    """Return the answer of `Acts.read`."""
-    return None if reply is None else (_row(act.key, reply[0]), _page(act.key, reply[1]))
-
-
-def rows_answer(acts: Iterable[Read], reply: Any) -> list[Row | None]:
-    """Return the answer of one of `Acts.rows`; None for what cannot be told without looking closer."""
-    return [None if stored is None else _found(act.key, stored) for act, stored in zip(acts, reply, strict=True)]
-
-
-def _found(key: Key, stored: list[Any]) -> Row | None:
-    try:
-        return _row(key, stored)
-    except Corrupt:
-        return None
-
-
-def entries_answer(act: Entries, reply: Any) -> list[Entry]:
-    """Return the answer of `Acts.entries`."""
-    if act.ids is not None:
-        return _log(act.key, zip(reply[::2], reply[1::2], strict=True))
-    return _page(act.key, reply)
-
-
-def _page(key: Key, reply: Any) -> list[Entry]:
-    first, stored = reply
-    return _log(key, enumerate(stored, first))
-
-
-def _log(key: Key, stored: Iterable[tuple[int, bytes]]) -> list[Entry]:
-    try:
-        return [_entry(int(number), entry) for number, entry in stored]
-    except (ValueError, IndexError) as fault:
-        raise Corrupt(f"{key}: an entry of its log cannot be read ({fault}). Nothing was changed.") from fault
-
-
-def append_answer(act: Append, reply: Any) -> Appended:
-    """Return the answer of `Acts.append`. Raises `Conflict`."""
-    key = act.key
-    if reply[0] == b"erased":
-        row = None if reply[1] is None else _row(key, reply[1])
-        raise Conflict(
-            f"{key} was erased later than this act; nothing was written.", row=row, erased_at=float(reply[2])
-        )
-    return Appended(_row(key, reply[0]), _page(key, reply[1]), _numbers(reply[2]))
-
-
-def write_answer(act: Write, reply: Any) -> Row:
-    """Return the answer of `Acts.write`. Raises `Conflict` and `Duplicate`."""
-    row = act.row
-    if isinstance(reply, int):
-        return row if reply == row.head else structs.replace(row, head=reply)
-    key, verdict = row.key, reply[0]
-    if verdict == b"erased":
-        at = None if reply[1] is None else float(reply[1])
-        said = "nothing is there" if at is None else "it was erased"
-        raise Conflict(f"{key}: {said}; nothing was written.", erased_at=at)
-    stored = _row(key, reply[1])
-    if verdict == b"done":
-        return stored
-    news = _page(key, reply[2])
-    if verdict == b"duplicate":
-        known = _numbers(reply[3])
-        raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
-    raise Conflict(f"{key}: another revision is stored; nothing was written.", row=stored, entries=news)
-
-
-def erase_answer(act: Erase, reply: Any) -> None:
-    """Take the answer of `Acts.erase`. Raises `Conflict`."""
-    if not isinstance(reply, int):
-        raise Conflict(f"{act.key}: another revision is stored; nothing was erased.", row=_row(act.key, reply))
-
-
-def count_answer(reply: Any) -> Counted:
-    """Return the answer of `Acts.count`."""
-    return Counted(int(reply[0]), float(reply[1]))
-
-
-class Refused(Unavailable):
-    """The server answered, and will not do it."""
-
-
-CERTAIN = "LOADING READONLY CLUSTERDOWN TRYAGAIN MASTERDOWN OOM MISCONF NOPERM NOAUTH NOREPLICAS BUSY CROSSSLOT NOSCRIPT MOVED ASK"
-_WRAPPED = rf"(?:^|[\s-])({'|'.join(CERTAIN.split())}|WRONGTYPE|CORRUPT|REPLACED)\b"
-_FORBIDDEN = r"can't (?:run|access)|[Nn]o permissions"
-
-
-def refusal(words: str, act: ScriptRun | None) -> ChatkeepError:
-    """Return what an error reply means for *act*, or for a plain command. Redis before 7 wraps the words of an error that a script met."""
-    found = re.search(_WRAPPED, words)
-    code = found[1] if found else "NOPERM" if re.search(_FORBIDDEN, words) else ""
-    writes = act is not None and act.writes
-    done = "Nothing was written" if writes else "Nothing was read"
-    keys = act.home.keys if act is not None else ()
-    name = keys[1].decode(errors="replace").replace("\0", "/") if len(keys) > 1 else "its meta"
-    if code == "REPLACED":
-        return Replaced(
-            f"{done}: this store was emptied, or another has taken its place, since it was opened. Look at what happened to "
-            "it; then start chatkeep anew."
-        )
-    if code in ("CORRUPT", "WRONGTYPE"):
-        return Corrupt(f"{done}: what is stored at {name} is not what chatkeep put there ({words}). Restore it.")
-    if code == "NOPERM":
-        return Refused(f"{done}: its user may not do that ({words}). `chatkeep check` says what it needs.")
-    if code or not writes:
-        return Refused(f"{done}: the server says {words}. Try again when that is mended.")
-    return Uncertain(f"{name}: the server says {words}; perhaps it was written. Send it again under the same id.")
-
-
-# Fields and entries
 
 
 _digits = msgspec.json.Encoder().encode
@@ -499,33 +356,3 @@ def as_text(body: bytes) -> bytes:
             return pack_text(body)
         return body
     return pack_text(body)
-
-
-def _entry(number: int, stored: bytes) -> Entry:
-    id_size, role_size, rest = stored.split(b":", 2)
-    middle = int(id_size)
-    end = middle + int(role_size)
-    return Entry(number, rest[:middle].decode(), rest[middle:end].decode(), unpack(rest[end:]))
-
-
-def _row(key: Key, stored: list[Any]) -> Row:
-    revision, incarnation, head, at, _, owner, due, lease, until, body = stored
-    try:
-        return Row(
-            key=key,
-            revision=revision.decode(),
-            incarnation=incarnation.decode(),
-            head=int(head),
-            body=unpack(body or b""),
-            owner=(owner or b"").decode(),
-            updated_at=float(at),
-            due_at=float(due) if due else None,
-            lease=lease.decode() if lease else None,
-            leased_until=float(until or 0.0),
-        )
-    except (ValueError, TypeError, AttributeError) as fault:
-        raise Corrupt(f"{key}: its row cannot be read ({fault}). Nothing was changed.") from fault
-
-
-def _numbers(flat: list[bytes]) -> dict[str, int]:
-    return {id.decode(): int(number) for id, number in zip(flat[::2], flat[1::2], strict=True)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from msgspec import Struct
 
-from ..base import Pool
+from ...errors import ChatkeepError, Unavailable, Uncertain
+from ..base import Pool, settle
 from .scripts import Argument, ScriptRun
 
 Address = tuple[str, int]
@@ -28,6 +29,34 @@ class Site(Struct, frozen=True, kw_only=True):
     """How one gets in, in the transport's words."""
     sentinel_access: dict[str, Any] = {}
     timeout: float = 5.0
+
+
+class Waiting(Struct, eq=False):
+    """A command on its way, and the future of its answer. Cancelling that does not take the command back."""
+
+    act: ScriptRun | None
+    deadline: float
+    answered: Future[Any]
+    # One connection carries all of them, in order.
+    kind: ClassVar[None] = None
+    key: ClassVar[None] = None
+
+    def settle(self, answer: Any) -> None:
+        """Give the caller, if one still waits, its answer or refusal."""
+        settle(self.answered, answer)
+
+    @property
+    def undone(self) -> str:
+        """What certainly did not happen."""
+        return "nothing was written" if self.act and self.act.writes else "nothing was read"
+
+    def unanswered(self, server: str, fault: str) -> ChatkeepError:
+        """Return what the caller is told when the command has left and *server* does not answer, because of *fault*."""
+        if self.act is not None and self.act.writes:
+            return Uncertain(
+                f"{server} did not answer ({fault}): perhaps it was written. Send it again under the same id."
+            )
+        return Unavailable(f"{server} did not answer ({fault}); {self.undone}. Try again.")
 
 
 class Transport(Protocol):

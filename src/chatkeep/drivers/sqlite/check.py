@@ -12,7 +12,7 @@ from ...errors import ChatkeepError
 from ..base import Finding
 from ..statements import newest
 from .file import BUSY_MS
-from .transport import schema_of
+from .opening import schema_of
 
 SPACE_LEAST = 100_000_000
 SPACE_NONE = 1_000_000

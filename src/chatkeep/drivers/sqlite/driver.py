@@ -57,10 +57,11 @@ from ..statements import named
 from .backup import back_up
 from .check import examined, fit
 from .news import News
+from .opening import replaced, take
 from .query import run_query
 from .seam import Transport
 from .search import index_text, search
-from .transport import Connections, replaced, take
+from .transport import Connections
 
 
 class SqliteDriver(Openable):

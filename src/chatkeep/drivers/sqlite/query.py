@@ -10,8 +10,8 @@ import apsw
 from ...errors import UsageError
 from ..packing import unpack
 from .file import Slot
+from .opening import translated
 from .seam import Transport
-from .transport import translated
 
 READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
 # Pragmas that describe the file whatever is given to them, and those that only do so while nothing is.

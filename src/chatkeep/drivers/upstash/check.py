@@ -6,6 +6,7 @@ import time
 
 from ...errors import Misconfigured
 from ..base import Finding
+from ..redis import replies
 from ..redis import scripts as acts
 from ..redis.check import SKEW_S, inscribed
 from ..redis.seam import Transport
@@ -19,7 +20,7 @@ async def refuse_read_only(servers: Transport, said: acts.Acts) -> None:
     """Raise `Misconfigured` where the token may not write; removes what is not there, which changes nothing."""
     try:
         await servers.ask(b"DEL", said.buckets[0].start + b"probe")
-    except acts.Refused as refused:
+    except replies.Refused as refused:
         if "NOPERM" not in f"{refused}":
             raise
         raise Misconfigured(f"{servers.site.name} was not opened: {READ_ONLY}") from refused
@@ -60,7 +61,7 @@ async def _clock(servers: Transport) -> Finding:
     begun = time.time()
     try:
         seconds, micros = await servers.ask(b"TIME")
-    except acts.Refused as refused:
+    except replies.Refused as refused:
         return Finding("warn", "clock", f"it could not be checked: {refused}")
     skew = int(seconds) + int(micros) / 1e6 - (begun + time.time()) / 2
     if abs(skew) > SKEW_S:

@@ -15,17 +15,17 @@ from binascii import a2b_base64
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable, Uncertain
+from ...errors import ChatkeepError, Overloaded, TooLarge, Unavailable
 from ...extras import from_extra
-from ..base import WAITING, Pool, settle
+from ..base import WAITING, Pool
 from ..batching import ANSWERS, WAITS, BatchingQueue, never_sent
-from ..redis.scripts import Argument, Refused, Script, ScriptRun, refusal
-from ..redis.seam import Address, Site
+from ..redis.replies import Refused, refusal
+from ..redis.scripts import Argument, Script, ScriptRun
+from ..redis.seam import Address, Site, Waiting
 
 with from_extra("upstash", "A store over REST (upstash://)"):
     from ..http import Answer, HttpConnection, scheme_fault
@@ -53,28 +53,13 @@ class Rejected(Refused):
     """No request would be served: the token or the address is wrong."""
 
 
-class Call(Struct, eq=False):
-    """One command on its way, and the future of its answer. Cancelling that does not take the command back."""
+class Call(Waiting, eq=False):
+    """A command in words, as JSON has them."""
 
     words: list[str]
-    act: ScriptRun | None
     script: Script | None
-    deadline: float
-    answered: asyncio.Future[Any]
     size: int
     whole: bool = False
-    # One connection carries all of them, in order.
-    kind: ClassVar[None] = None
-    key: ClassVar[None] = None
-
-    @property
-    def undone(self) -> str:
-        """What certainly did not happen."""
-        return "nothing was written" if self.act and self.act.writes else "nothing was read"
-
-    def settle(self, answer: Any) -> None:
-        """Give the caller, if one still waits, its answer or refusal."""
-        settle(self.answered, answer)
 
 
 class Rest:
@@ -122,7 +107,7 @@ class Rest:
 
     def _put(self, words: list[str], act: ScriptRun | None = None, script: Script | None = None) -> asyncio.Future[Any]:
         deadline = self._loop.time() + WAITS * self.site.timeout
-        call = Call(words, act, script, deadline, self._loop.create_future(), sum(map(len, words)))
+        call = Call(act, deadline, self._loop.create_future(), words, script, sum(map(len, words)))
         if self._closed:
             call.settle(Unavailable(f"{self.site.name} is closed; {call.undone}."))
         elif not self._queue.put(call):
@@ -149,7 +134,7 @@ class Rest:
             silent = isinstance(fault, TimeoutError)
             self._fault = f"silent for {self.site.timeout:g} s" if silent else f"{type(fault).__name__}: {fault}"
             for call in batch:
-                call.settle(self._unanswered(call))
+                call.settle(call.unanswered(self.site.name, self._fault))
             if not isinstance(fault, Exception):
                 raise
             return
@@ -162,7 +147,7 @@ class Rest:
         except Exception as fault:  # what came back is not what the protocol says; nobody may wait for ever for that
             self._fault = f"{type(fault).__name__}: {fault}"
             for call in batch:
-                call.settle(self._unanswered(call))
+                call.settle(call.unanswered(self.site.name, self._fault))
 
     def _expire(self, late: list[Call]) -> None:
         for call in late:
@@ -196,7 +181,7 @@ class Rest:
         if status >= 500 or (status < 400 and not words):
             self._fault = f"HTTP {status} {body[:80]!r}"
             for call in batch:
-                call.settle(self._unanswered(call))
+                call.settle(call.unanswered(self.site.name, self._fault))
         elif TOO_LARGE in words and len(batch) > 1:
             for call in batch:
                 call.size = BATCH_BYTES  # alone
@@ -241,13 +226,6 @@ class Rest:
         if status == 400:
             return Refused(f"{name}: the service says {said}; {done}.")
         return Rejected(f"{name}: what is at this address speaks no REST of Redis ({said}); {done}.")
-
-    def _unanswered(self, call: Call) -> ChatkeepError:
-        if call.act is not None and call.act.writes:
-            return Uncertain(
-                f"{self.site.name} did not answer ({self._fault}): perhaps it was written. Send it again under the same id."
-            )
-        return Unavailable(f"{self.site.name} did not answer ({self._fault}); {call.undone}. Try again.")
 
     def _head(self, path: bytes, accept: bytes = b"application/json") -> bytes:
         lines = [

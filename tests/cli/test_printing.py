@@ -1,4 +1,4 @@
-"""What a person at a terminal likes: columns that fit, colours, ages, times of this machine, completion by the shell."""
+"""What is printed, and what a terminal makes of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import asyncio
 import json
 import os
 import pty
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,11 +18,34 @@ from chatkeep.model import Message, last_words
 from ..support.fork_server import Program
 from ..support.program import PATIENCE_S, chatkeep, plain_environment
 
+STEERS = set("\x1b\x07\u202e\x9b\u2028")
+"""Characters of what was said that must not be printed."""
+
+
+def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
+    """Escape sequences and direction marks are shown as text, in logs and in reasons."""
+    for command in (("show", "eve"), ("history", "eve"), ("dead", "bob"), ("show", "bob"), ("history", "bob")):
+        code, said, _ = chatkeep(command[0], "chat.db", command[1], folder=store.parent)
+
+        assert 0 == code
+        assert not STEERS & set(said)
+        assert "\\x1b" in said
+
+
+def test_json_cannot_steer_the_terminal_either(store: Path) -> None:
+    """What programs read is what was written, in another spelling."""
+    code, said, _ = chatkeep("history", "chat.db", "eve", "--json", folder=store.parent)
+
+    assert 0 == code
+    assert not STEERS & set(said)
+    assert "\x1b]0;owned\x07 red \u202e \x9b31m \u2028" == json.loads(said.splitlines()[0])["content"]
+
+
 WORDS = "Would a gel manicure on Saturday at three be possible, with the lady from the last time? "
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def wordy(tmp_path: Path) -> Path:
     """One conversation with a long last word; the bot is paused in it."""
 
     async def fill() -> None:
@@ -58,11 +78,11 @@ def in_terminal(store: Path, *arguments: str, columns: int, **variables: str) ->
     return said.decode().replace("\r\n", "\n")
 
 
-def test_a_list_fits_its_terminal_and_a_pipe_has_all(store: Path) -> None:
+def test_a_list_fits_its_terminal_and_a_pipe_has_all(wordy: Path) -> None:
     """No line is longer than the terminal is wide; what is cut says so; in a pipe nothing is cut, and nothing steers a terminal."""
-    narrow = in_terminal(store, "list", "chat.db", columns=80)
-    wide = in_terminal(store, "list", "chat.db", columns=400)
-    piped = chatkeep("list", "chat.db", folder=store.parent)[1]
+    narrow = in_terminal(wordy, "list", "chat.db", columns=80)
+    wide = in_terminal(wordy, "list", "chat.db", columns=400)
+    piped = chatkeep("list", "chat.db", folder=wordy.parent)[1]
 
     assert max(map(width, narrow.splitlines())) <= 80
     assert "…" in narrow
@@ -75,21 +95,21 @@ def test_a_list_fits_its_terminal_and_a_pipe_has_all(store: Path) -> None:
         assert "paused (tenant)" in said
 
 
-def test_colours_are_for_terminals_and_for_who_wants_them(store: Path) -> None:
+def test_colours_are_for_terminals_and_for_who_wants_them(wordy: Path) -> None:
     """On a terminal; not with NO_COLOR, nor in a pipe."""
-    coloured = in_terminal(store, "list", "chat.db", columns=200, NO_COLOR="")
-    plain = in_terminal(store, "list", "chat.db", columns=200, NO_COLOR="1")
-    piped = chatkeep("list", "chat.db", folder=store.parent, NO_COLOR="")[1]
+    coloured = in_terminal(wordy, "list", "chat.db", columns=200, NO_COLOR="")
+    plain = in_terminal(wordy, "list", "chat.db", columns=200, NO_COLOR="1")
+    piped = chatkeep("list", "chat.db", folder=wordy.parent, NO_COLOR="")[1]
 
     assert "\x1b[33mpaused" in coloured
     assert "\x1b[" not in plain
     assert "\x1b[" not in piped
 
 
-def test_times_are_those_of_this_machine_or_utc(store: Path) -> None:
+def test_times_are_those_of_this_machine_or_utc(wordy: Path) -> None:
     """--utc has them with a Z; JSON always has them in UTC."""
     shown = {
-        words: chatkeep(*words, folder=store.parent, TZ="Asia/Tokyo")[1]
+        words: chatkeep(*words, folder=wordy.parent, TZ="Asia/Tokyo")[1]
         for words in (
             ("history", "chat.db", "ada"),
             ("history", "chat.db", "ada", "--utc"),
@@ -143,44 +163,3 @@ def test_last_words_are_those_of_people_and_bots() -> None:
     assert "hello" == last_words([user, note, event]).text  # type: ignore[union-attr]
     assert "(image)" == last_words([user, image]).text  # type: ignore[union-attr]
     assert "(redacted)" == last_words([user, gone]).text  # type: ignore[union-attr]
-
-
-SHELLS = {
-    "bash": 'eval "$(_CHATKEEP_COMPLETE=bash_source chatkeep)"; '
-    "complete -p chatkeep >&2; COMP_WORDS=(chatkeep {words}); COMP_CWORD={count}; "
-    '_chatkeep_completion chatkeep; printf "%s\\n" "${{COMPREPLY[@]}}"',
-    "zsh": "autoload -U compinit; compinit -u -D; "
-    'eval "$(_CHATKEEP_COMPLETE=zsh_source chatkeep)"; whence -w _chatkeep_completion >&2; '
-    'COMP_WORDS="chatkeep {words}" COMP_CWORD={count} _CHATKEEP_COMPLETE=zsh_complete chatkeep',
-    "fish": "_CHATKEEP_COMPLETE=fish_source chatkeep | source; complete -C 'chatkeep {words}'",
-}
-"""What a shell is told: the lines of the documentation, and then as if TAB was typed."""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_completes_commands_and_options(shell: str, tmp_path: Path) -> None:
-    """As documented, in the real shell; a file is completed by the shell itself."""
-    program = os.environ.get(f"CHATKEEP_{shell.upper()}") or shutil.which(shell)
-    if program is None:
-        pytest.skip(f"There is no {shell}: apt-get install {shell}, or CHATKEEP_{shell.upper()}=/path/to/it")
-    places = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = plain_environment() | {"PATH": places, "HOME": str(tmp_path)}
-
-    def completed(words: str) -> str:
-        script = SHELLS[shell].format(words=words, count=len(words.split()))
-        ended = subprocess.run(
-            [program, "-c", script],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert 0 == ended.returncode, ended.stderr
-        return ended.stdout
-
-    assert {"history", "hold", "holds"} <= set(completed("h").replace("\t", " ").split())
-    assert "--as-of" in completed("show --as")
-    assert "waiting" in completed("list --show w")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkeep.channels import Instagram, Received, Status, Unknown, address_of
+from chatkeep.channels import Instagram, Received, Status, Unknown
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import key_for, message_id
 
@@ -19,9 +19,12 @@ from ..support.samples import CHANNELS, CORPUS, case, shown
 
 CASES = sorted(CORPUS.glob("*.json"))
 
+
 WORDS = st.one_of(
     st.text(max_size=8), st.sampled_from(["", "\0", "\ud800", "~x", "text", "hologram", "9" * 400, "x" * 600])
 )
+
+
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.just(10**400), WORDS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
@@ -192,17 +195,6 @@ def test_an_echo_of_another_app_on_instagram_is_told_by_the_app_id() -> None:
     assert isinstance(nobodys, Received)
     assert ("sent", "i_out1") == (ours.status, ours.id)
     assert ("operator", "from somebody", {"sent": True}) == (theirs.role, theirs.content, theirs.metadata)
-
-
-def test_the_conversations_id_is_the_address() -> None:
-    """A reply finds its channel, account and customer in it, whatever is in the customer's own id."""
-    assert [
-        ("telegram", "123456", "-1001234567890/77"),
-        ("webhook", "shop", "a:b:c"),
-    ] == [address_of("telegram:123456:-1001234567890/77"), address_of("webhook:shop:a:b:c")]
-    for one in ("", "ada", "whatsapp:ada"):
-        with pytest.raises(ValueError, match="unpack"):
-            address_of(one)
 
 
 def test_a_customer_is_one_conversation_per_account() -> None:

@@ -1,0 +1,255 @@
+"""Acts in batches: the calls of one event-loop tick leave in one write, and at most two such batches are under way on a link, so that
+what waits meanwhile goes together.
+
+Answers come in order. A call that never left is `Unavailable`; one that left and was not answered is `Uncertain` if it writes, and its
+connection is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import takewhile
+from operator import attrgetter
+from typing import Any, ClassVar
+
+from ...errors import Overloaded, Unavailable
+from ..base import WAITING, Pool
+from ..batching import BatchingQueue, never_sent
+from ..openable import end
+from .connection import Connection, pack_command, refused_by
+from .opening import PAUSE_S, Opener
+from .scripts import VERBS, ScriptRun
+from .seam import Address, Waiting
+
+FLYING = 2  # batches under way on one link
+
+
+class Call(Waiting, eq=False):
+    """A command as its connection carries it."""
+
+    packed: bytes
+    slot: int | None
+    whole: bool = False
+    ends_batch: bool = False
+    redirects: int = 0
+    size: ClassVar[int] = 0
+
+
+class Link:
+    """One server: a connection while there is one, what waits for it, and what it has not answered yet.
+
+    *answer* is given each answer with the call that it is for, *lost* is awaited when a server of a cluster cannot be reached, and
+    *idle* is called when nothing waits any more.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        address: Address | None,
+        *,
+        answer: Callable[[Link, Call, Any], None],
+        lost: Callable[[Link], Awaitable[None]],
+        idle: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.busy = False
+        self._opener = opener
+        self._answer = answer
+        self._lost = lost
+        self._idle = idle
+        self._queue: BatchingQueue[Call] = BatchingQueue(self._expire)
+        self._sent: deque[Call] = deque()
+        self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
+        self._flying = 0
+        self._retiring = False
+        self._left = False  # nothing that this server still answers counts
+        self._fault = ""
+        self._connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or opener.site.name}")
+
+    def put(self, call: Call) -> None:
+        """Queue *call*; everything put in one tick leaves in one write."""
+        if self._queue.put(call):
+            self.busy = True
+        else:
+            call.settle(Overloaded(f"{WAITING} calls wait for {self._name} already; {call.undone}. Try again later."))
+
+    def put_again(self, call: Call, act: ScriptRun) -> None:
+        """Queue *call*, whose *act* met a server without its script, before all that was put after it.
+
+        What left behind it meets the same and comes back too; until that is here nothing else leaves, or it would overtake.
+        """
+        call.packed, call.whole = pack_command(act.whole), True
+        self._queue.put_back([call], place=self._whole)
+        self._last_of_old = self._sent[-1]
+
+    @property
+    def _whole(self) -> int:
+        return sum(1 for _ in takewhile(attrgetter("whole"), self._queue.calls))
+
+    def pool(self) -> Pool:
+        """Return the connection, if there is one, and what has not left yet."""
+        return Pool(self._connection is not None, 1, len(self._queue.calls))
+
+    def retire(self) -> None:
+        """Let what is under way be answered, then connect anew: this server is no longer the one to talk to."""
+        self._retiring = True
+        self._queue.wake()
+
+    def leave(self, fault: str) -> None:
+        """Connect anew at once, and take no answer of this server any more: what is under way is uncertain."""
+        self._fault, self._left = fault, self._connection is not None
+        if self._connection is not None:
+            self._connection.abort()
+
+    def take(self) -> list[Call]:
+        """Return what has not left yet, which is somebody else's from now on."""
+        calls = self._queue.clear()
+        self._note()
+        return calls
+
+    async def close(self) -> None:
+        """Drop the connection and whatever still hangs on it."""
+        await end(self._task)
+        await self._queue.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for call in self.take():
+            call.settle(Unavailable(f"{self._name} was closed; {call.undone}."))
+
+    @property
+    def _name(self) -> str:
+        host = "" if self.address is None else f" ({self.address[0]}:{self.address[1]})"
+        return f"{self._opener.site.name}{host}"
+
+    async def _run(self) -> None:
+        while True:
+            await self._queue.filled()
+            with contextlib.suppress(OSError):
+                self._connection = await self._connected()
+                self._fault = ""
+                await self._talk(self._connection)
+
+    async def _connected(self) -> Connection:
+        """Return a connection, as soon as there is one, for as long as anybody waits for it."""
+        with contextlib.suppress(OSError):
+            return await self._attempt()
+        # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+        attempts = AsyncRetrying(
+            wait=wait_random_exponential(multiplier=0.02, max=PAUSE_S),
+            retry=retry_if_exception_type(OSError),
+            stop=lambda _: not self._queue.calls,
+            reraise=True,
+        )
+        return await attempts(self._attempt)
+
+    async def _attempt(self) -> Connection:
+        try:
+            return await self._opener.connect(self.address, loads=VERBS)
+        except OSError as fault:
+            self._fault = f"{type(fault).__name__}: {fault}"
+            if refused := refused_by(fault):
+                for call in self.take():
+                    error = Unavailable(f"{self._name}: {refused}; {call.undone}. Mend its URL or its user.")
+                    error.__cause__ = fault
+                    call.settle(error)
+            elif self.address is not None and self._opener.site.cluster:
+                await self._lost(self)
+            raise
+
+    async def _talk(self, connection: Connection) -> None:
+        """Write batches until the connection is lost; the answers are read beside it."""
+        reader = self._loop.create_task(self._read(connection), name="chatkeep redis reader")
+        reader.add_done_callback(lambda _: self._queue.wake())
+        try:
+            while not reader.done() and not (self._retiring and not self._sent):
+                ready = len(self._queue.calls) if self._last_of_old is None else self._whole
+                if not ready or self._flying >= FLYING or self._retiring:
+                    await self._queue.woken()
+                    continue
+                batch = self._queue.take(ready=ready)
+                for call in batch:
+                    call.ends_batch = call is batch[-1]
+                self._sent.extend(batch)
+                self._flying += 1
+                self._watch(batch[0].deadline)
+                await connection.send(b"".join([call.packed for call in batch]))
+            if not self._retiring:
+                await reader
+        except Exception as fault:
+            self._fault = self._fault or f"{type(fault).__name__}: {fault}"
+        finally:
+            reader.cancel()
+            self._drop()  # before anything is awaited: who is cancelled in the meantime would leave the connection open
+            await asyncio.wait([reader])
+
+    async def _read(self, connection: Connection) -> None:
+        while True:
+            answers = await connection.answers()
+            if self._left:
+                return
+            for answer in answers:
+                self._settle(answer)
+
+    def _settle(self, answer: Any) -> None:
+        """Give the oldest call its answer."""
+        call = self._sent[0]
+        ended = call.ends_batch
+        self._answer(self, call, answer)
+        self._sent.popleft()
+        if call is self._last_of_old:
+            self._last_of_old = None
+            self._queue.wake()
+        if ended:
+            self._flying -= 1
+            self._queue.wake()
+        if not self._sent:
+            self._note()
+
+    def _drop(self) -> None:
+        """End the connection at once: nothing of what it still holds back may reach the server later."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._flying = 0
+        self._retiring = self._left = False
+        for call in self._sent:
+            call.settle(call.unanswered(self._name, self._fault))
+        self._sent.clear()
+        self._last_of_old = None
+        self._note()
+
+    def _expire(self, late: list[Call]) -> None:
+        for call in late:
+            call.settle(never_sent(self._name, self._fault, call.undone))
+        self._note()
+
+    def _ring(self) -> None:
+        """Drop a connection that has been silent until the deadline of the oldest call."""
+        self._alarm = None
+        if not self._sent:
+            return
+        now = self._loop.time()
+        if self._sent[0].deadline <= now:
+            self._fault = f"silent for {self._opener.site.timeout:g} s"
+            if self._connection is not None:
+                self._connection.abort()
+        self._watch(max(self._sent[0].deadline, now + 0.01))
+
+    def _watch(self, deadline: float) -> None:
+        if self._alarm is None or deadline < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(deadline, self._ring)
+
+    def _note(self) -> None:
+        self.busy = bool(self._queue.calls or self._sent)
+        if not self.busy:
+            self._idle()

@@ -1,0 +1,58 @@
+"""Whose a conversation is, and which user somebody is by now: as the store had it a second ago at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachetools import TTLCache
+
+from ..app import Chatkeep, core_of
+from ..auth.credentials import StoredCredential
+from ..conversation.keys import GUEST
+from .known_credentials import FRESH_S, HELD
+from .principals import Principal
+
+
+class Ownership:
+    """Remembers owners of conversations and claims of guests, for FRESH_S."""
+
+    def __init__(self, keep: Chatkeep[Any]) -> None:
+        self._core = core_of(keep)
+        self._owners: TTLCache[tuple[str, str], str | None] = TTLCache(HELD, FRESH_S)
+        self._standing: TTLCache[tuple[str, str], str] = TTLCache(HELD, FRESH_S)
+
+    async def owns(self, principal: Principal, conversation: str) -> bool | None:
+        """Tell whether a conversation is the user's; None where nobody has it. As it was at most FRESH_S ago."""
+        place = principal.tenant, conversation
+        if place not in self._owners:
+            self._owners[place] = await self._core.find_owner(*place, user=principal.user)
+        owner = self._owners.get(place)
+        if not owner:  # created in the next moment, perhaps; or it cannot be read, and is somebody else's
+            self._owners.pop(place, None)
+            return None if owner is None else False
+        if owner == principal.user:
+            return await self.stands_for(principal)
+        return await self.find_user(principal.tenant, owner) == await self.find_user(principal.tenant, principal.user)
+
+    async def stands_for(self, principal: Principal) -> bool:
+        """Tell whether the token of a user, or what the application has said of it, still counts."""
+        stored = principal.stored
+        return stored is None or (not stored.over(self._core.clock()) and await self.stands(stored))
+
+    async def stands(self, stored: StoredCredential) -> bool:
+        """Tell whether the user of a token is still one: a guest that has signed in is not."""
+        return (
+            not stored.subject.startswith(GUEST)
+            or await self.find_user(stored.tenant, stored.subject) == stored.subject
+        )
+
+    async def find_user(self, tenant: str, name: str) -> str:
+        """Return the user that has what is *name*'s, as it was at most FRESH_S ago."""
+        if (tenant, name) not in self._standing:
+            self._standing[tenant, name] = await self._core.find_user(tenant, name)
+        return self._standing.get((tenant, name), name)
+
+    def look_again(self) -> None:
+        """Let go of what is known, after something was changed here."""
+        self._owners.clear()
+        self._standing.clear()

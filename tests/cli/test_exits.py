@@ -1,0 +1,62 @@
+"""How commands end: what they say of an error, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT RUN: this system has no disk that is always full")
+@pytest.mark.parametrize("command", ["list", "export"])
+def test_output_that_has_no_room_is_told_in_one_line(store: Path, command: str) -> None:
+    """And the next one may say so too: "try again"."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, command, store.name],
+            cwd=store.parent,
+            env=plain_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+    assert 3 == ended.returncode
+    assert "is not complete: No space left on device" in ended.stderr
+    assert 1 == len(ended.stderr.splitlines()), ended.stderr
+
+
+def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
+    """One line, no traceback, no file made, and the exit code of its kind."""
+    (tmp_path / "junk.db").write_bytes(b"this is not a database, it is a text" * 100)
+    (tmp_path / "folder.db").mkdir()
+    table: dict[tuple[str, ...], tuple[int, str]] = {
+        ("list", "missing.db"): (2, "nothing was created"),
+        ("show", "sqlite:///missing.db", "ada"): (2, "nothing was created"),
+        ("history", "missing.db", "ada"): (2, "nothing was created"),
+        ("erase", "missing.db", "ada", "--yes"): (2, "nothing was created"),
+        ("list", "folder.db"): (2, "There is no file"),
+        ("list", ":hunter2@here:6379/0"): (2, "There is no file …@here:6379/0;"),
+        ("move", "bot:hunter2@here/0", "new.db"): (2, "There is no file …@here/0;"),
+        ("list", "mongodb://here"): (2, "no driver"),
+        ("list", "junk.db"): (2, "not a database"),
+        ("demo", "--store", "junk.db"): (2, "not a database"),
+        ("chat", "restaurant", "--store", "junk.db"): (2, "not a database"),
+        ("chat", "waiter"): (2, "restaurant"),
+        ("chat", "restaurant", "--conversation", ""): (2, "empty"),
+        ("demo", "waiter"): (2, "restaurant"),
+        ("nonsense",): (2, "No such command"),
+    }
+    before = sorted(tmp_path.iterdir())
+    found = {arguments: chatkeep(*arguments, typed="x\n", folder=tmp_path) for arguments in table}
+
+    for arguments, (code, words) in table.items():
+        assert (code, True) == (found[arguments][0], words in found[arguments][2]), (arguments, found[arguments])
+        assert "Traceback" not in found[arguments][2]
+        assert "hunter2" not in found[arguments][2]
+    assert before == [path for path in sorted(tmp_path.iterdir()) if not path.name.startswith("chatkeep-demo")]

@@ -1,0 +1,53 @@
+"""Completion by the shell: commands, options and stores."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..support.program import plain_environment
+
+SHELLS = {
+    "bash": 'eval "$(_CHATKEEP_COMPLETE=bash_source chatkeep)"; '
+    "complete -p chatkeep >&2; COMP_WORDS=(chatkeep {words}); COMP_CWORD={count}; "
+    '_chatkeep_completion chatkeep; printf "%s\\n" "${{COMPREPLY[@]}}"',
+    "zsh": "autoload -U compinit; compinit -u -D; "
+    'eval "$(_CHATKEEP_COMPLETE=zsh_source chatkeep)"; whence -w _chatkeep_completion >&2; '
+    'COMP_WORDS="chatkeep {words}" COMP_CWORD={count} _CHATKEEP_COMPLETE=zsh_complete chatkeep',
+    "fish": "_CHATKEEP_COMPLETE=fish_source chatkeep | source; complete -C 'chatkeep {words}'",
+}
+"""What a shell is told: the lines of the documentation, and then as if TAB was typed."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_commands_and_options(shell: str, tmp_path: Path) -> None:
+    """As documented, in the real shell; a file is completed by the shell itself."""
+    program = os.environ.get(f"CHATKEEP_{shell.upper()}") or shutil.which(shell)
+    if program is None:
+        pytest.skip(f"There is no {shell}: apt-get install {shell}, or CHATKEEP_{shell.upper()}=/path/to/it")
+    places = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = plain_environment() | {"PATH": places, "HOME": str(tmp_path)}
+
+    def completed(words: str) -> str:
+        script = SHELLS[shell].format(words=words, count=len(words.split()))
+        ended = subprocess.run(
+            [program, "-c", script],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert 0 == ended.returncode, ended.stderr
+        return ended.stdout
+
+    assert {"history", "hold", "holds"} <= set(completed("h").replace("\t", " ").split())
+    assert "--as-of" in completed("show --as")
+    assert "waiting" in completed("list --show w")

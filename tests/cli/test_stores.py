@@ -1,0 +1,79 @@
+"""Whether a store is fit, and copies of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkeep import Chatkeep, UsageError
+from chatkeep.testing.servers import RedisServer
+
+from ..support.program import chatkeep
+
+
+def test_check_says_whether_a_store_is_fit(tmp_path: Path, valkey: Any, postgres: Any) -> None:
+    """In words and as JSON; nothing is made by asking, and no password is shown."""
+    fit = [chatkeep("check", url, folder=tmp_path) for url in ("chat.db", valkey.url, postgres.url)]
+    named = chatkeep("check", "--json", valkey.url, folder=tmp_path)
+
+    assert [0, 0, 0] == [code for code, _, _ in fit]
+    assert ["fit: sqlite:///chat.db", "fit: redis", "fit: postgresql"] == [
+        said.splitlines()[-1][: len(start)]
+        for (_, said, _), start in zip(fit, ("fit: sqlite:///chat.db", "fit: redis", "fit: postgresql"), strict=True)
+    ]
+    assert postgres.password not in fit[2][1]
+    assert [] == list(tmp_path.iterdir())
+    assert {"level", "subject", "said"} == set(json.loads(named[1].splitlines()[0]))
+
+
+@pytest.mark.server
+def test_check_finds_what_makes_a_store_unfit(tmp_path: Path) -> None:
+    """A cache is only warned of, unless asked to be strict; what evicts, or is not there, is not fit."""
+    folders = [tmp_path / name for name in ("loose", "evicting")]
+    for folder in folders:
+        folder.mkdir()
+    evicting = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with (
+        RedisServer("redis-6", folders[0], "--appendfsync", "everysec") as loose,
+        RedisServer("valkey-9", folders[1], *evicting) as cache,
+    ):
+        codes = [
+            chatkeep("check", *arguments, folder=tmp_path)[0]
+            for arguments in ((loose.url,), ("--strict", loose.url), (cache.url,))
+        ]
+        warned = chatkeep("check", loose.url, folder=tmp_path)[1]
+    code, said, _ = chatkeep("check", "postgresql://ann:pass-word@127.0.0.1:1/x", folder=tmp_path)
+
+    assert [0, 7, 7] == codes
+    assert "appendfsync everysec" in warned
+    assert "fit, with 1 to look at" in warned
+    assert (7, True, False) == (code, "not fit" in said, "pass-word" in said)
+
+
+def test_a_backup_is_a_store_and_replaces_nothing_unasked(tmp_path: Path) -> None:
+    """By another process than the bot's."""
+    chatkeep("chat", "restaurant", "--store", "chat.db", typed="3 funghi\n", folder=tmp_path)
+    first = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
+    again = chatkeep("backup", "chat.db", "copy.db", folder=tmp_path)
+    replaced = chatkeep("backup", "chat.db", "copy.db", "--replace", folder=tmp_path)
+    listed = [chatkeep("list", store, folder=tmp_path)[1] for store in ("chat.db", "copy.db")]
+
+    assert (0, "chat.db is copied to copy.db.\n", "") == first
+    assert (2, 0) == (again[0], replaced[0])
+    assert "copy.db is there already; nothing was written" in again[2]
+    assert "--replace" in again[2]
+    assert listed[0]
+    assert listed[0] == listed[1]
+    assert {"copy.db"} == {file.name for file in tmp_path.iterdir() if not file.name.startswith("chat")}
+
+
+async def test_a_backup_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """It says how."""
+    async with Chatkeep[Any]("memory://") as keep:
+        with pytest.raises(UsageError, match=r"was not written\. Use sqlite"):
+            await keep.backup(tmp_path / "other.db")
+
+    assert [] == list(tmp_path.iterdir())
