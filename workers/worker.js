@@ -1213,7 +1213,7 @@ const UNAUTHORIZED = "Send a valid credential as `Authorization: Bearer ...`: th
 
 const ROUTES = [
   ["/v1/me", "GET", { own: true }, me],
-  ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true }, begin],
+  ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true, act: "create" }, begin],
   ["/v1/conversations/([^/]+)", "GET", { scope: "read" }, look],
   ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase", act: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],

@@ -72,6 +72,32 @@ async def test_who_did_what_is_kept_and_read(
     assert ["Kim", "Lee"] == [message["author"] for message in log if message["role"] == "operator"]
 
 
+async def test_what_a_backend_begins_and_saves_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """By its key; what users do all day is not even a line."""
+    caplog.set_level(logging.INFO, "chatkeep.audit")
+    keep = Chatkeep[Any]("memory://", **FAST)
+    keep.on_message(lambda turn: turn.text)
+    async with served(keep, anonymous=True) as client:
+        key = (await create_key(keep, "salon")).token
+        kim = (await ask(client, key, "POST", "/v1/users/kim/tokens", {})).json["token"]
+        await ask(client, key, "POST", "/v1/conversations", {"id": "ada"})
+        named = (await ask(client, key, "POST", "/v1/conversations", {})).json["id"]
+        await ask(client, key, "PUT", "/v1/conversations/eve", {"title": "Eve"})
+        await ask(client, key, "PATCH", "/v1/conversations/eve", {"title": "Eva"})
+        others = [
+            await ask(client, kim, "POST", "/v1/conversations", {"id": "kims"}),
+            await ask(client, kim, "PUT", "/v1/conversations/kims", {"title": "Kim"}),
+            await client.ask("POST", "/v1/conversations", headers={"Authorization": ""}),
+        ]
+        acts = (await ask(client, key, "GET", "/v1/audit")).json["acts"]
+
+    kept = [("create", "ada"), ("create", named), ("save", "eve"), ("save", "eve")]
+    told = [record.act for record in caplog.records if record.name == "chatkeep.audit"]  # type: ignore[attr-defined]
+    assert kept == [(act["act"], act["conversation"]) for act in reversed(acts) if act["act"] in ("create", "save")]
+    assert [201, 200, 201] == [answer.status for answer in others]
+    assert 4 == told.count("create") + told.count("save")
+
+
 async def test_the_audit_log_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By number and by age; what many have done at once is all there."""
     monkeypatch.setattr(audit, "MOST", 50)
@@ -101,6 +127,9 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
         run(tmp_path, "say", "chat.db", "ada", "Kim here", "--author", "Kim")
         await ask(server.client(), made["token"], "PUT", f"{ADA}/bot", {"paused": False})
         await ask(server.client(), made["token"], "GET", "/v1/audit")
+        run(tmp_path, "export", "chat.db")
+        run(tmp_path, "export", "chat.db", "--conversation", "ada")
+        run(tmp_path, "export", "chat.db", "--tenant", "")
         run(tmp_path, "erase", "chat.db", "ada", "--yes")
         server.wait_for("PUT /v1/conversations/{id}/bot 200")
         listed = run(tmp_path, "audit", "chat.db", "--json").stdout.splitlines()
@@ -108,8 +137,10 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
     acts = [json.loads(line) for line in reversed(listed)]
-    assert [f"key:create {made['id']}", "pause", "say", "resume", "erase"] == [act["act"] for act in acts]
-    assert [False, False, False, True, False] == [act["by"] == made["id"] for act in acts]
+    exports = ["export:everywhere", "export", "export"]
+    assert [f"key:create {made['id']}", "pause", "say", "resume", *exports, "erase"] == [act["act"] for act in acts]
+    assert [3] == [place for place, act in enumerate(acts) if act["by"] == made["id"]]
+    assert ["", "ada", ""] == [act.get("conversation", "") for act in acts if act["act"] in exports]
     assert "resume  ada  by" in plain
     [posted] = [line for line in lines if line["message"].startswith("POST /v1/conversations/{id}/messages")]
     assert made["id"] == posted["credential"]
