@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,34 @@ async def test_what_a_backend_begins_and_saves_is_kept(caplog: pytest.LogCapture
     assert kept == [(act["act"], act["conversation"]) for act in reversed(acts) if act["act"] in ("create", "save")]
     assert [201, 200, 201] == [answer.status for answer in others]
     assert 4 == told.count("create") + told.count("save")
+
+
+@pytest.mark.parametrize("seal_keys", [[], ["a secret that nobody guesses"]])
+async def test_an_act_that_cannot_be_read_is_in_no_others_way(tmp_path: Path, seal_keys: Any) -> None:
+    """The first, the last, one in between, and one that means nothing: others are shown and written."""
+    path = tmp_path / "chat.db"
+    now = [1000.0]
+    async with Chatkeep(f"sqlite:///{path}", seal_keys=seal_keys, clock=lambda: now[0], **FAST) as keep:
+        for number in range(1, 8):
+            await core_of(keep).audit.write("salon", [Act(act=f"act {number}", by="k")])
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("update entry set body = x'f50100' || randomblob(60) where number in (1, 4, 7)")
+        raw.commit()
+    async with Chatkeep(f"sqlite:///{path}", seal_keys=seal_keys, clock=lambda: now[0], **FAST) as keep:
+        log = core_of(keep).audit
+        await log.write("salon", [Act(act="act 8", by="k")])
+        shown = await log.read("salon")
+        page = await log.read("salon", before=5, limit=2)
+        now[0] += audit.KEPT_S + 1
+        await log.write("salon", [Act(act="late", by="k")])
+        late = await log.read("salon")
+
+    assert [8, 7, 6, 5, 4, 3, 2, 1] == [act.number for act in shown]
+    assert ["act 8", "unreadable", "act 6", "act 5", "unreadable", "act 3", "act 2", "unreadable"] == [
+        act.act for act in shown
+    ]
+    assert shown[4:6] == page
+    assert ["late"] == [act.act for act in late]
 
 
 async def test_the_audit_log_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
