@@ -558,7 +558,14 @@ const API = {
   note(where, { act, metadata, now }) {
     const row = this.row();
     const record = recordOf(where, row);
-    const oldest = row ? this.after(0, TOGETHER).filter((entry) => lineOf(where, entry).at < 1000 * (now - ACTS_KEPT_S)) : [];
+    const isOld = (entry) => {
+      try {
+        return lineOf(where, entry).at < 1000 * (now - ACTS_KEPT_S);
+      } catch {
+        return false; // it cannot be read, and goes with those around it
+      }
+    };
+    const oldest = row ? this.after(0, TOGETHER).filter(isOld) : [];
     shorten(this, row, record, ACTS_MOST, Math.max(0, ...oldest.map(([number]) => number)));
     commit(this, where, row, record, { now, owner: "", note: ["act", token(), quoted(act), metadata] });
     return {};
@@ -1213,7 +1220,7 @@ const UNAUTHORIZED = "Send a valid credential as `Authorization: Bearer ...`: th
 
 const ROUTES = [
   ["/v1/me", "GET", { own: true }, me],
-  ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true }, begin],
+  ["/v1/conversations", "POST", { service: true, scope: "send", visitor: true, act: "create" }, begin],
   ["/v1/conversations/([^/]+)", "GET", { scope: "read" }, look],
   ["/v1/conversations/([^/]+)", "DELETE", { scope: "erase", act: "erase" }, erase],
   ["/v1/conversations/([^/]+)/messages", "POST", { scope: "send" }, send],
@@ -1361,9 +1368,17 @@ async function credentialOf({ env, store, name, now, later }) {
 async function endFamily(env, store, { tenant = "", conversation = "", family }, now) {
   for (let found = true; found; ) {
     const names = await belongings(env, store, "~access", markOf(tenant, conversation));
-    const ended = await Promise.all(names.map((name) => served(env, store, "~access", name, "revise", { family, changes: { revoked: "true" }, now })));
+    const revise = (name) => served(env, store, "~access", name, "revise", { family, changes: { revoked: "true" }, now });
+    // One that is damaged gives no right, and is in the way of no other.
+    const ended = await Promise.all(names.map((name) => revise(name).catch((fault) => passed(name, fault))));
     found = ended.some(({ changed }) => changed);
   }
+}
+
+function passed(name, fault) {
+  if (!(fault instanceof Refusal) || fault.problem[1] !== "corrupt") throw fault;
+  console.error(`chatkeep: the token ${name.slice(0, 16)} cannot be read, and was not ended: ${fault}`);
+  return { changed: false };
 }
 
 // The names of an owner's records in a space.

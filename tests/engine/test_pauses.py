@@ -109,6 +109,52 @@ async def test_a_reminder_rests_too_and_comes_after_the_pause(opened: Any, scope
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+async def test_a_resume_that_skips_passes_over_reminders_that_fell_due(opened: Any, scope: str) -> None:
+    """Nothing is unread, or something is; a reminder whose time has not come yet comes."""
+    clock = Clock()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str | None:
+        if turn.reminder:
+            return f"it is {turn.reminder}"
+        turn.remind("1m", "noon", keep=True)
+        turn.remind("1h", "one", keep=True)
+        return None
+
+    keep = await opened(bot, clock=clock)
+
+    for id in ("ada", "bob"):
+        await keep.receive(id, "remind me")
+    await pause(keep, scope)
+    if scope == "conversation":
+        await keep.pause("bob")
+    await keep.accept("bob", "hello?")
+    clock.now += 600
+
+    async def is_seen() -> bool:
+        due_at = (await row_of(keep)).due_at
+        return due_at is None or due_at > clock.now
+
+    await until(is_seen)
+    await resume(keep, scope, unread="skip")
+    if scope == "conversation":
+        await keep.resume("bob", unread="skip")
+    clock.now += 3600
+
+    async def said(id: str) -> list[str]:
+        return [message.text async for message in keep.history(id) if message.role == "assistant"]
+
+    for id in ("ada", "bob"):
+
+        async def come(id: str = id) -> bool:
+            return bool(await said(id))
+
+        await until(come)
+    heard = [await said(id) for id in ("ada", "bob")]
+
+    assert [["it is one"]] * 2 == heard
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 async def test_a_resume_by_a_process_without_a_handler_is_enough(opened: Any, scope: str) -> None:
     """As by the command line: it ends at once, and what rested is answered by whoever has the bot."""
     keep = await opened(echo)

@@ -142,6 +142,30 @@ async def test_a_damaged_token_is_in_nobodys_way(opened: Any) -> None:
 
     assert [made[0].id, made[2].id] == [one.id for one in await credentials.list_tokens(keep, "", "trip")]
     assert await credentials.revoke(keep, "", "trip", made[0].id)
+    assert await credentials.revoke(keep, "", "trip", made[1].id)
+    assert not await credentials.revoke(keep, "", "trip", made[1].id)
+
+
+async def test_a_damaged_token_of_a_family_is_in_nobodys_way(opened: Any) -> None:
+    """The family is listed for its holder, and ends with any other of it."""
+    keep: Chatkeep[Any] = await opened(count)
+    await keep.receive("trip", "hello", owner="ada")
+    made = [await credentials.issue_token(keep, "", "trip", scopes=["read"])]
+    for _ in range(3):
+        rotated = await credentials.rotate(keep, "", "trip", made[-1].id, grace=60)
+        assert rotated is not None
+        made.append(rotated)
+    store = keep._engine.store
+    store.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
+    held = await credentials.stored_credentials(keep).get(str(credentials.name_of(made[3].token)))
+    assert held is not None
+    related = [one.id for one in await credentials.list_related(keep, held)]
+    revoked = await credentials.revoke(keep, "", "trip", made[2].id)
+    ended = {one.id: one.revoked for one in await credentials.list_tokens(keep, "", "trip")}
+
+    assert {made[n].id for n in (0, 2, 3)} == set(related)
+    assert revoked
+    assert {made[n].id: True for n in (0, 2, 3)} == ended
 
 
 async def test_a_damaged_hold_is_listed_and_may_be_about_anything(opened: Any) -> None:

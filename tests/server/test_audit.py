@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,60 @@ async def test_who_did_what_is_kept_and_read(
     assert ["Kim", "Lee"] == [message["author"] for message in log if message["role"] == "operator"]
 
 
+async def test_what_a_backend_begins_and_saves_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """By its key; what users do all day is not even a line."""
+    caplog.set_level(logging.INFO, "chatkeep.audit")
+    keep = Chatkeep[Any]("memory://", **FAST)
+    keep.on_message(lambda turn: turn.text)
+    async with served(keep, anonymous=True) as client:
+        key = (await create_key(keep, "salon")).token
+        kim = (await ask(client, key, "POST", "/v1/users/kim/tokens", {})).json["token"]
+        await ask(client, key, "POST", "/v1/conversations", {"id": "ada"})
+        named = (await ask(client, key, "POST", "/v1/conversations", {})).json["id"]
+        await ask(client, key, "PUT", "/v1/conversations/eve", {"title": "Eve"})
+        await ask(client, key, "PATCH", "/v1/conversations/eve", {"title": "Eva"})
+        others = [
+            await ask(client, kim, "POST", "/v1/conversations", {"id": "kims"}),
+            await ask(client, kim, "PUT", "/v1/conversations/kims", {"title": "Kim"}),
+            await client.ask("POST", "/v1/conversations", headers={"Authorization": ""}),
+        ]
+        acts = (await ask(client, key, "GET", "/v1/audit")).json["acts"]
+
+    kept = [("create", "ada"), ("create", named), ("save", "eve"), ("save", "eve")]
+    told = [record.act for record in caplog.records if record.name == "chatkeep.audit"]  # type: ignore[attr-defined]
+    assert kept == [(act["act"], act["conversation"]) for act in reversed(acts) if act["act"] in ("create", "save")]
+    assert [201, 200, 201] == [answer.status for answer in others]
+    assert 4 == told.count("create") + told.count("save")
+
+
+@pytest.mark.parametrize("seal_keys", [[], ["a secret that nobody guesses"]])
+async def test_an_act_that_cannot_be_read_is_in_no_others_way(tmp_path: Path, seal_keys: Any) -> None:
+    """The first, the last, one in between, and one that means nothing: others are shown and written."""
+    path = tmp_path / "chat.db"
+    now = [1000.0]
+    async with Chatkeep(f"sqlite:///{path}", seal_keys=seal_keys, clock=lambda: now[0], **FAST) as keep:
+        for number in range(1, 8):
+            await core_of(keep).audit.write("salon", [Act(act=f"act {number}", by="k")])
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("update entry set body = x'f50100' || randomblob(60) where number in (1, 4, 7)")
+        raw.commit()
+    async with Chatkeep(f"sqlite:///{path}", seal_keys=seal_keys, clock=lambda: now[0], **FAST) as keep:
+        log = core_of(keep).audit
+        await log.write("salon", [Act(act="act 8", by="k")])
+        shown = await log.read("salon")
+        page = await log.read("salon", before=5, limit=2)
+        now[0] += audit.KEPT_S + 1
+        await log.write("salon", [Act(act="late", by="k")])
+        late = await log.read("salon")
+
+    assert [8, 7, 6, 5, 4, 3, 2, 1] == [act.number for act in shown]
+    assert ["act 8", "unreadable", "act 6", "act 5", "unreadable", "act 3", "act 2", "unreadable"] == [
+        act.act for act in shown
+    ]
+    assert shown[4:6] == page
+    assert ["late"] == [act.act for act in late]
+
+
 async def test_the_audit_log_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By number and by age; what many have done at once is all there."""
     monkeypatch.setattr(audit, "MOST", 50)
@@ -101,6 +157,9 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
         run(tmp_path, "say", "chat.db", "ada", "Kim here", "--author", "Kim")
         await ask(server.client(), made["token"], "PUT", f"{ADA}/bot", {"paused": False})
         await ask(server.client(), made["token"], "GET", "/v1/audit")
+        run(tmp_path, "export", "chat.db")
+        run(tmp_path, "export", "chat.db", "--conversation", "ada")
+        run(tmp_path, "export", "chat.db", "--tenant", "")
         run(tmp_path, "erase", "chat.db", "ada", "--yes")
         server.wait_for("PUT /v1/conversations/{id}/bot 200")
         listed = run(tmp_path, "audit", "chat.db", "--json").stdout.splitlines()
@@ -108,8 +167,10 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
     acts = [json.loads(line) for line in reversed(listed)]
-    assert [f"key:create {made['id']}", "pause", "say", "resume", "erase"] == [act["act"] for act in acts]
-    assert [False, False, False, True, False] == [act["by"] == made["id"] for act in acts]
+    exports = ["export:everywhere", "export", "export"]
+    assert [f"key:create {made['id']}", "pause", "say", "resume", *exports, "erase"] == [act["act"] for act in acts]
+    assert [3] == [place for place, act in enumerate(acts) if act["by"] == made["id"]]
+    assert ["", "ada", ""] == [act.get("conversation", "") for act in acts if act["act"] in exports]
     assert "resume  ada  by" in plain
     [posted] = [line for line in lines if line["message"].startswith("POST /v1/conversations/{id}/messages")]
     assert made["id"] == posted["credential"]

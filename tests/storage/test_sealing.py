@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +39,7 @@ from chatkeep.drivers.base import (
     searching,
 )
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Unsupported
+from chatkeep.storage import sealing
 from chatkeep.storage.conversation_keys import reseal_store
 from chatkeep.storage.key_ring import KeyRing
 from chatkeep.storage.seal_note import SPACE
@@ -45,6 +48,7 @@ from chatkeep.testing import DriverContract, Intact
 from chatkeep.testing.contract.broken import empty_shelf
 from chatkeep.testing.machine import DriverMachine
 
+from ..support.soaking import SOAK, few_or_many
 from ..support.stores import EVERY_STORE, FAST, store_url
 from ..support.waiting import until
 
@@ -294,6 +298,116 @@ async def test_who_has_not_heard_of_an_erasure_loses_nothing(url: str) -> None:
     assert ["m2"] == [one.id for one in found[1]]
     assert found == later
     assert MARKER.encode() == found[1][0].body
+
+
+async def test_a_late_message_does_not_bring_back_the_key_of_what_was_erased(url: str) -> None:
+    """An instance appends with the key that another one has destroyed: its message is read by everybody, and an old copy by nobody."""
+    mine, theirs = await opened(url), await opened(url)
+    await mine.append(Append(ADA, [entry("m1")], revision="r1", at=1.0))
+    copies = await mine.driver.entries(Entries(ADA, after=0))
+    await theirs.erase(Erase(ADA, at=2.0))
+    row = (await mine.append(Append(ADA, [entry("m2")], revision="r2", at=3.0))).row
+    await mine.write(Write(structs.replace(row, revision="r3", updated_at=4.0, body=b"state"), "r2", [entry("m3", 2)]))
+    await mine.driver.append(Append(ADA, copies, revision="r4", at=5.0))
+    fresh = await opened(url)
+    read = await fresh.entries(Entries(ADA, ids=["m2", "m3"]))
+    with pytest.raises(Corrupt, match="was destroyed"):
+        await fresh.entries(Entries(ADA, ids=["m1"]))
+    for driver in (mine, theirs, fresh):
+        await driver.close()
+
+    assert [MARKER.encode()] * 2 == [one.body for one in read]
+
+
+class Watched:
+    """A store that takes a while, differently long each time, and remembers each sealed entry that it was given."""
+
+    def __init__(self, url: str, chance: random.Random, given: dict[str, Entry]) -> None:
+        self.driver = Intact(url)
+        self.chance = chance
+        self.given = given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.driver, name)
+
+    async def read(self, act: Read) -> Any:
+        """As the driver does it, some time later; so do the others."""
+        return await self.driver.read(await self.wait(act))
+
+    async def append(self, act: Append) -> Any:
+        """The same."""
+        return self.note(act, await self.driver.append(await self.wait(act)))
+
+    async def write(self, act: Write) -> Any:
+        """The same."""
+        return self.note(act, await self.driver.write(await self.wait(act)))
+
+    async def erase(self, act: Erase) -> None:
+        """The same."""
+        await self.driver.erase(await self.wait(act))
+
+    def note(self, act: Append | Write, answer: Any) -> Any:
+        """Remembers what an act has written."""
+        if act.key == ADA:
+            self.given |= {one.id: one for one in act.entries}
+        return answer
+
+    async def wait(self, act: Any) -> Any:
+        """Lets others go first."""
+        for _ in range(self.chance.randrange(6)):
+            await asyncio.sleep(0)
+        return act
+
+
+@few_or_many("histories", 100, 1000)
+async def test_keys_live_as_long_as_what_they_have_sealed(histories: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instances write to and erase one conversation, all at once: what is left opens, and nothing that is gone does."""
+    for seed in range(histories * SOAK):
+        chance, url, given = random.Random(seed), f"memory://{secrets.token_hex(8)}", dict[str, Entry]()
+        drivers = [
+            SealedDriver(cast(Driver, Watched(url, chance, given)), KeyRing([OLD]), clock=lambda: 1.0) for _ in range(3)
+        ]
+        times = iter(range(10, 10_000))
+
+        async def act(driver: SealedDriver, chance: random.Random = chance, times: Iterator[int] = times) -> None:
+            for _ in range(chance.randrange(1, 6)):
+                at = float(next(times))
+                id, verb = f"m{at}", chance.choice(["append", "append", "write", "create", "erase", "end"])
+                with suppress(Conflict):
+                    if verb == "append":
+                        await driver.append(Append(ADA, [entry(id)], id, at, tail=chance.choice([0, 9])))
+                    elif verb == "create":
+                        await driver.write(
+                            Write(Row(key=ADA, revision=id, incarnation=id, updated_at=at), None, [entry(id)])
+                        )
+                    elif verb == "erase":
+                        await driver.erase(Erase(ADA, at))
+                    elif (found := await driver.read(Read(ADA, tail=0))) is not None:
+                        row = found[0]
+                        if verb == "end":
+                            await driver.erase(Erase(ADA, at, row.revision))
+                        else:
+                            mine = structs.replace(row, revision=id, updated_at=at, body=b"state")
+                            await driver.write(Write(mine, row.revision, [entry(id, row.head + 1)]))
+
+        for driver in drivers:
+            await driver.open()
+        await asyncio.gather(*map(act, drivers))
+        fresh = await opened(url)
+        left = await fresh.read(Read(ADA, tail=500))
+        there = {one.id for one in left[1]} if left is not None else set()
+        gone = [one for id, one in given.items() if id not in there]
+        if gone:
+            await fresh.driver.append(Append(ADA, gone, "put back", 20_000.0))
+        with monkeypatch.context() as impatient:
+            impatient.setattr(sealing, "PAUSE_S", 0.0)
+            for one in gone:
+                with pytest.raises(Corrupt, match="was destroyed"):
+                    await fresh.entries(Entries(ADA, ids=[one.id]))
+        for driver in (*drivers, fresh):
+            await driver.close()
+
+        assert left is None or {MARKER.encode()} >= {one.body for one in left[1]}, f"history {seed}"
 
 
 async def test_a_conversation_that_comes_anew_keeps_its_key(url: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 from ..app import Chatkeep, core_of
 from ..conversation.keys import GUEST, key_for
 from ..drivers.base import mark_of
-from ..errors import UsageError
+from ..errors import Corrupt, UsageError
 from ..storage.records import Records, owner_of_user
 from .format import Kind, id_of, make_credential, name_of
 
@@ -379,7 +379,11 @@ async def revoke(keep: Chatkeep[Any], tenant: str, conversation: str, id: str) -
 
 async def _revoke(keep: Chatkeep[Any], owner: str, id: str) -> bool:
     name = await _found(keep, owner, id)
-    ended = await _end(keep, name) if name else None
+    try:
+        ended = await _end(keep, name) if name else None
+    except Corrupt:  # it gives no right, and does not say what came from it
+        await stored_credentials(keep).erase(str(name))
+        return True
     if ended is None:
         return False
     await _end_family(keep, owner, ended.family)
@@ -401,7 +405,8 @@ async def _end_family(keep: Chatkeep[Any], owner: str, family: str) -> None:
         found = False
         async for name, stored in _stored(keep, owner):
             if not stored.revoked and stored.comes_from(family):
-                await _end(keep, name)
+                with suppress(Corrupt):  # damaged in this moment: the next look passes over it
+                    await _end(keep, name)
                 found = True
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from typing import IO, TYPE_CHECKING, Literal
 
 import click
@@ -137,12 +137,13 @@ async def write_export(
         if conversation is not None:
             with suppress(Corrupt):  # which is told at the end
                 await found_in(target.of(tenant or ""), conversation, target.where)
-        async for line in target.export(tenant, conversation, said):
-            file.write(line)
-            count += 1
-            if not sys.stdout.isatty() and time.monotonic() > shown_at + 0.1:
-                shown_at = time.monotonic()
-                progress(f"{count:,} lines are written")
+        async with aclosing(target.export(tenant, conversation, said)) as lines:  # type: ignore[type-var]
+            async for line in lines:
+                file.write(line)
+                count += 1
+                if not sys.stdout.isatty() and time.monotonic() > shown_at + 0.1:
+                    shown_at = time.monotonic()
+                    progress(f"{count:,} lines are written")
         progress("")
         file.flush()
 

@@ -7,6 +7,8 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
+import click
+
 from ..app import core_of
 from ..conversation.codec import record_from
 from ..conversation.edits import StateAsOf
@@ -16,7 +18,7 @@ from ..conversation.outbox import Delivery
 from ..conversation.snapshots import is_answered
 from ..drivers.base import Ability, Key, Row
 from ..engine.parts import Stats
-from ..errors import Corrupt, Unsupported, UsageError
+from ..errors import Corrupt, StoreError, Unsupported, UsageError
 from ..model import Content, Conversation, DeadLetter, Message, Receipt, Stopped, last_words
 from ..people.erasing import ErasedUser
 from ..secrecy import without_secret
@@ -287,9 +289,16 @@ class StoreTarget:
         driver = core_of(self.keep).driver
         if Ability.SCAN not in driver.abilities:
             raise Unsupported(f"The store lacks {Ability.SCAN.name} ({Ability.SCAN}); nothing was exported.")
-        async with aclosing(export_lines(driver, said, tenant=tenant, conversation=conversation)) as lines:  # type: ignore[type-var]
-            async for line in lines:
-                yield line
+        act = "export:everywhere" if tenant is None and conversation is None else "export"
+        try:
+            async with aclosing(export_lines(driver, said, tenant=tenant, conversation=conversation)) as lines:  # type: ignore[type-var]
+                async for line in lines:
+                    yield line
+        finally:  # who has read some of it and gone has it too
+            try:
+                await note_act(self.keep, tenant or "", act, conversation or "")
+            except StoreError as fault:  # what is on a disk that is full is exported all the same
+                click.echo(f"That this was exported could not be noted in the audit log: {fault}", err=True)
 
     async def __aenter__(self) -> Self:
         await self.keep.open()

@@ -197,7 +197,7 @@ class Desk:
     async def resume(
         self, conversation: str | None = None, *, everywhere: bool = False, unread: Literal["answer", "skip"] = "answer"
     ) -> None:
-        """Let the bot answer again, as it was paused; what is *unread* is answered, or passed over."""
+        """Let the bot answer again, as it was paused; what is *unread*, or fell due, is answered, or passed over."""
         await self._switch(conversation, {"paused": False, "unread": unread}, everywhere)
 
     async def paused(self) -> tuple[list[str | None], list[str]]:

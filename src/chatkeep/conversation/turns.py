@@ -394,17 +394,21 @@ def set_aside(
 
 
 def skip_unread(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
-    """Pass over everything unread without an answer; None when nothing is."""
+    """Pass over everything unread without an answer, and reminders that are due by *at*; None when there is neither."""
     waiting = unread_messages(snapshot)
-    if not waiting:
-        return None
     old, row = snapshot.record, snapshot.row
+    reminders = tuple(reminder for reminder in keep_reminders(old.reminders, waiting) if reminder.at > at)
+    if not waiting:
+        if reminders == old.reminders:
+            return None
+        record = structs.replace(old, reminders=reminders)
+        return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
     last = row.head if is_cut(snapshot) else waiting[-1].number
     drafts = [*draft_said(snapshot, waiting[0].number, "stopped"), note_passed_over(waiting[0].number, last)]
     record = structs.replace(
         untried(old),
         cursor=row.head + len(drafts),
-        reminders=keep_reminders(old.reminders, waiting),
+        reminders=reminders,
     )
     # (Whoever holds the lease may be sending; a turn of theirs sees that the cursor has moved.)
     return next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)

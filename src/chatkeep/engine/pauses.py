@@ -222,10 +222,10 @@ class Pauses:
         return after
 
     async def skip(self, tenant: str | None) -> None:
-        """Pass over what came while a tenant was paused, conversation by conversation; before the tenant is resumed."""
+        """Pass over what came, or fell due, while a tenant was paused, conversation by conversation; before the tenant is resumed."""
         await self._for_each(
             tenant,
-            lambda row, record: row.head > record.cursor,
+            housekeeping.may_rest,
             lambda key: self.skip_one(key, lifted=_scope(tenant)),
         )
 

@@ -43,6 +43,7 @@ MERGE_PATCH = "application/merge-patch+json"
 class Conversations(Resource):
     """/v1/conversations"""
 
+    @audited("create", daily=True)
     @allows(right="send", user=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begin a conversation; a visitor is given a token for it."""
@@ -54,6 +55,7 @@ class Conversations(Resource):
         if asked.cookie:
             raise Refused(422, "no-cookie", "A service key gets no token and so no cookie; nothing was begun.")
         id, core = asked.id if asked.id is not None else fresh_id(), core_of(keep_of(request))
+        request.state.conversation = id
         revision, created = await core.create(principal_of(request).tenant, id, owner=asked.owner or "")
         headers = {"location": location(request, id)}
         told = answers.CreatedConversation(id, revision, created)
@@ -124,11 +126,13 @@ class Conversation(Resource):
         told = answers.conversation(found, messages, shown, whole=whole)
         return as_json(told, headers={"etag": f'"{found.revision}"'})
 
+    @audited("save", daily=True)
     @allows("send", creates=True)
     async def put(self, request: Request) -> Response:
         """Save title, messages and marks; it is created where there is none. `If-Match`: only if it is the version that the client has."""
         return await saving.save(request, creates=True)
 
+    @audited("save", daily=True)
     @allows("send")
     async def patch(self, request: Request) -> Response:
         """As PUT, of a conversation that is there."""

@@ -6,16 +6,21 @@ older than KEPT_S, or more than MOST, leave it with the next ones that are writt
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct, structs
 
+from ..conversation.codec import record_of
 from ..conversation.keys import RESERVED
 from ..conversation.snapshots import Commit, Draft, Snapshot
-from ..drivers.base import Key, mark_of
-from ..errors import Duplicate
-from .store import PAGE, Store, fresh_token
+from ..drivers.base import Key, Row, mark_of
+from ..errors import Corrupt, Duplicate, Unsupported
+from ..model import Message
+from .store import PAGE, Store, blank, fresh_token
+
+log = logging.getLogger("chatkeep")
 
 KEPT_S = 400 * 86_400.0
 MOST = 50_000
@@ -35,6 +40,10 @@ class Act(Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: str = "done"
     at: float = 0.0
     number: int = 0
+
+
+UNREADABLE = Act(act="unreadable", by="", outcome="")
+"""Stands for an act that cannot be read."""
 
 
 class AuditLog:
@@ -57,9 +66,12 @@ class AuditLog:
             )
             for act in acts
         )
-        snapshot = await self._store.reload(key)
-        oldest = await self._store.page(key, snapshot.row.incarnation, limit=PAGE) if snapshot.row.revision else []
-        old = max((found.number for found in oldest if found.created_at + KEPT_S < now), default=0)
+        row = await self._store.row(key)
+        old = 0
+        if row is not None:
+            dropped = record_of(row).dropped
+            oldest = await self._readable(row, dropped + 1, min(dropped + PAGE, row.head))
+            old = max((found.number for found in oldest if found.created_at + KEPT_S < now), default=0)
 
         def decide(there: Snapshot) -> Commit:
             head = there.row.head + len(drafts)
@@ -68,22 +80,50 @@ class AuditLog:
             return Commit(record=record, drafts=drafts, drop=drop)
 
         try:
-            await self._store.commit(snapshot, decide, at=now, begins=True)
+            # Without a look at the log: acts that cannot be read are in no other's way.
+            while row is not None and not await self._store.commit_row(row, decide, at=now):
+                row = await self._store.row(key)
+            if row is None:
+                await self._store.commit(blank(key), decide, at=now, begins=True)
         except Duplicate:  # an earlier run of this very act was written after all
             return
 
     async def read(self, tenant: str, *, before: int | None = None, limit: int = 100) -> list[Act]:
-        """Return the last *limit* acts, or those before a number, the newest first."""
-        key = key_of(tenant)
-        snapshot = await self._store.load(key)
-        if snapshot is None:
+        """Return the last *limit* acts, or those before a number, the newest first. One that cannot be read is shown as UNREADABLE."""
+        row = await self._store.row(key_of(tenant))
+        if row is None:
             return []
-        end = snapshot.row.head + 1 if before is None else before
-        found = await self._store.page(key, snapshot.row.incarnation, before=end, limit=limit)
-        return [
-            structs.replace(msgspec.convert(entry.metadata, Act), at=entry.created_at, number=entry.number)
-            for entry in reversed(found)
-        ]
+        end = row.head + 1 if before is None else min(before, row.head + 1)
+        first = max(end - limit, record_of(row).dropped + 1)
+        found = {message.number: message for message in await self._readable(row, first, end - 1)}
+        acts: list[Act] = []
+        at = 0.0
+        for number in range(first, end):
+            at = found[number].created_at if number in found else at
+            acts.append(structs.replace(_act_of(found.get(number)), at=at, number=number))
+        return acts[::-1]
+
+    async def _readable(self, row: Row, first: int, last: int) -> list[Message]:
+        """Return the entries from *first* to *last*, without those that cannot be read."""
+        if first > last:
+            return []
+        try:
+            return await self._store.page(
+                row.key, row.incarnation, after=first - 1, before=last + 1, limit=last - first + 1
+            )
+        except (Corrupt, Unsupported) as fault:
+            if first == last:
+                log.error("An act of the audit log is passed over, and the others are shown: %s", fault)
+                return []
+            middle = (first + last) // 2
+            return [*await self._readable(row, first, middle), *await self._readable(row, middle + 1, last)]
+
+
+def _act_of(entry: Message | None) -> Act:
+    try:
+        return UNREADABLE if entry is None else msgspec.convert(entry.metadata, Act)
+    except msgspec.ValidationError:
+        return UNREADABLE
 
 
 def key_of(tenant: str) -> Key:

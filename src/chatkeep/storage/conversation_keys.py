@@ -1,8 +1,10 @@
 """The key of each conversation, wrapped by the ring, as a row of its own in the store: one for all that is sealed of the conversation.
 
 Erasing a conversation destroys its key, and a new ring is put around the keys without touching a log. What is written may meet an
-erasure by another instance, so whoever has begun an incarnation with a key makes sure that the key is there afterwards (`confirm`); what
-a key has sealed is never left without it.
+erasure by another instance, and no key that was destroyed is stored again for it: an act that may begin an incarnation, or meet
+another one than the key is of, seals with a key derived from it for this act alone. Where the key is gone afterwards, that one is
+stored (`confirm`): it opens what this act has written, and nothing else. Whoever has erased, or confirmed beside an erasure, then
+removes the keys of incarnations that are gone (`settle`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from msgspec import Struct, structs
 from ..bounded import Newest
 from ..drivers.base import Driver, Erase, Key, Read, Row, Scan, Write, behind_erasure, mark_of
 from ..errors import Conflict, Corrupt, Misconfigured
-from .key_ring import KeyRing, cipher_of, fresh_key
+from .key_ring import KeyRing, cipher_of, derived_key, fresh_key
 from .seal_note import NOTE, SPACE, SealNote, read_seal_note
 
 if TYPE_CHECKING:
@@ -33,11 +35,13 @@ PAGE = 200
 
 
 class Wrapped(Struct, array_like=True, frozen=True):
-    """One key: its *id*, the mark of the key of the *ring* that has wrapped it, and what that made of it."""
+    """One key: its *id*, the mark of the key of the *ring* that has wrapped it, what that made of it, and the incarnation that it is *of*,
+    as far as that is known."""
 
     id: str
     ring: str
     wrapped: bytes
+    of: str = ""
 
 
 class StoredKeys(Struct, frozen=True, omit_defaults=True):
@@ -52,9 +56,16 @@ class HeldKeys(Struct):
 
     row: Row
     stored: StoredKeys
+    secrets: dict[bytes, bytes]
     ciphers: dict[bytes, AESGCM]
     first: bytes
     seen_at: float = 0.0
+
+    def derive(self, of: bytes, id: bytes) -> AESGCM | None:
+        """Return what seals and opens with the key *id* that is derived from the one with the id *of*; None where neither is here."""
+        if id in self.ciphers:
+            return self.ciphers[id]
+        return cipher_of(derived_key(self.secrets[of], id)) if of in self.secrets else None
 
 
 class ConversationKeys:
@@ -74,10 +85,10 @@ class ConversationKeys:
         """Let go of what is held of *key*."""
         self._held.pop(key, None)
 
-    async def find(self, key: Key, id: bytes | None = None) -> HeldKeys | None:
-        """Return the keys of *key*, with the one that has this *id* among them if the store has it; None where there are none."""
+    async def find(self, key: Key, *ids: bytes) -> HeldKeys | None:
+        """Return the keys of *key*, with one that has one of these *ids* among them if the store has it; None where there are none."""
         held = self._held.get(key)
-        return held if held is not None and (id is None or id in held.ciphers) else await self._load(key)
+        return held if held is not None and any(id in held.ciphers for id in ids) else await self._load(key)
 
     async def ensure(self, key: Key, *, at: float, of: str | None) -> HeldKeys:
         """Return the keys of *key*, which are made where there are none. *of*: the incarnation that is written to, None: not known, so the
@@ -92,32 +103,52 @@ class ConversationKeys:
         """Note that an act on the incarnation that has these keys was done just now."""
         held.seen_at = self._timer()
 
-    async def confirm(self, key: Key, held: HeldKeys, incarnation: str, *, at: float) -> None:
-        """Make sure that the keys that *incarnation* was begun with are in the store, whatever was erased meanwhile. Run again, it finds
-        them there."""
-        name, mine = self._row_key(key), held.stored.keys
+    async def confirm(self, key: Key, held: HeldKeys, incarnation: str, *, derived: bytes, at: float) -> None:
+        """Make sure that what an act on *incarnation* has sealed with the key *derived* from those *held* can be opened, whatever was
+        erased meanwhile. Run again, it finds that so."""
+        name, own = self._row_key(key), held.stored.keys[0]
+        id, secret = derived.hex(), derived_key(held.secrets[held.first], derived)
+        alone = Wrapped(id, self._ring.first, self._ring.seal(secret, _bound(name, id)), incarnation)
         there: Row | None = held.row
-        keys = mine
+        stored = known = _open_for(held.stored, own, alone, incarnation)
         while True:
-            stored = StoredKeys(keys, incarnation)
             try:
                 row = await put_keys(self._driver, name, there, stored, at=at)
                 break
             except Conflict as other:
-                there, keys, at = other.row, mine, behind_erasure(at, other.erased_at)
-                if there is not None:
-                    theirs = _stored(there)
-                    known = {one.id for one in theirs.keys}
-                    keys = (*theirs.keys, *(one for one in mine if one.id not in known))
+                there, at = other.row, behind_erasure(at, other.erased_at)
+                stored = _open_for(StoredKeys() if there is None else _stored(there), own, alone, incarnation)
         self._held[key] = self._unwrapped(key, row, stored)
+        if stored is not known or alone in stored.keys:
+            await self.settle(key, at=at)
+
+    async def settle(self, key: Key, *, at: float) -> None:
+        """Remove the keys of incarnations that are gone. Who finds his own one gone makes sure of it again, by `confirm`."""
+        name = self._row_key(key)
+        while (found := await self._driver.read(Read(name, tail=0))) is not None:
+            there, stored = found[0], _stored(found[0])
+            living = await self._driver.read(
+                Read(key, tail=0)
+            )  # behind the keys: one of another incarnation than this is of none
+            of = None if living is None else living[0].incarnation
+            keys = tuple(one for one in stored.keys if of is not None and (one.of or stored.of) in ("", of))
+            if keys == stored.keys:
+                return
+            self.drop(key)
+            at = max(at, there.updated_at)
+            with suppress(Conflict):  # somebody else was there, and is looked at again
+                if keys:
+                    await put_keys(self._driver, name, there, StoredKeys(keys, of or ""), at=at)
+                else:
+                    await self._driver.erase(Erase(name, at, there.revision))
 
     async def destroy(self, key: Key, *, at: float, revision: str | None = None) -> None:
-        """Destroy the keys of *key*; with *revision* only while their row has that one."""
+        """Destroy the keys of *key*; with *revision*, where their row has another one by now, those of what is gone."""
         self.drop(key)
         try:
             await self._driver.erase(Erase(self._row_key(key), at, revision))
-        except Conflict:  # another incarnation has them by now
-            pass
+        except Conflict:  # another incarnation has some by now
+            await self.settle(key, at=at)
         finally:
             self.drop(key)
 
@@ -150,8 +181,9 @@ class ConversationKeys:
         return held
 
     def _unwrapped(self, key: Key, row: Row, stored: StoredKeys) -> HeldKeys:
-        ciphers = {bytes.fromhex(one.id): cipher_of(_unwrap(self._ring, row.key, one, str(key))) for one in stored.keys}
-        return HeldKeys(row, stored, ciphers, bytes.fromhex(stored.keys[0].id), self._timer())
+        secrets = {bytes.fromhex(one.id): _unwrap(self._ring, row.key, one, str(key)) for one in stored.keys}
+        ciphers = {id: cipher_of(secret) for id, secret in secrets.items()}
+        return HeldKeys(row, stored, secrets, ciphers, bytes.fromhex(stored.keys[0].id), self._timer())
 
     @staticmethod
     def _row_key(key: Key) -> Key:
@@ -244,6 +276,21 @@ async def _put(driver: Driver, name: Key, there: Row | None, body: bytes, *, at:
     row = Row(key=name, revision=revision, incarnation=incarnation, body=body, updated_at=at)
     await driver.write(Write(row, replaces=None if there is None else there.revision))
     return row
+
+
+def _open_for(stored: StoredKeys, own: Wrapped, alone: Wrapped, incarnation: str) -> StoredKeys:
+    """Return *stored* with a key that opens what was written to *incarnation* with the one *alone*: the *own* one, from which it was
+    derived, where that is stored still and of no other incarnation."""
+    keys, of = list(stored.keys), stored.of
+    for place, one in enumerate(keys):
+        if one.id in (own.id, alone.id) and (one.of or of) in ("", incarnation):
+            keys[place] = structs.replace(one, of=incarnation)
+            break
+    else:
+        keys.append(alone)
+    # (Rows of before have no incarnation at their keys, only at all of them: it must not become another one's.)
+    keys = [one if one.of else structs.replace(one, of=of) for one in keys]
+    return StoredKeys(tuple(sorted(keys, key=lambda one: one.of != incarnation)), incarnation)
 
 
 def _stored(row: Row) -> StoredKeys:

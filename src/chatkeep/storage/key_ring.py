@@ -5,6 +5,7 @@ wrapped = nonce, 12 bytes | AES-256-GCM of the value, with its tag of 16
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections.abc import Sequence
 
@@ -59,6 +60,11 @@ class KeyRing:
 def fresh_key() -> bytes:
     """Return a new random key for one conversation."""
     return os.urandom(KEY_BYTES)
+
+
+def derived_key(key: bytes, id: bytes) -> bytes:
+    """Return the key that *id* names among those that are made of *key*, which nobody can learn from it."""
+    return hmac.digest(key, b"chatkeep derived " + id, "sha256")
 
 
 def cipher_of(key: bytes) -> AESGCM:

@@ -1,7 +1,9 @@
 """Seals what a store holds: a driver around another one, of any engine, that encrypts bodies on their way in and opens them on the way
 out. Everybody else goes on as with the driver alone.
 
-    sealed body = SEALED | version | 1 where the number is bound, else 0 | id of the key, 6 bytes | nonce, 12 bytes | AES-256-GCM
+    sealed body = SEALED | version | kind | id of the key, 6 bytes | id of the derived key, 6 bytes | nonce, 12 bytes | AES-256-GCM
+
+The kind has the bit 1 where the number is bound, and 2 where the key is one that was derived for this act; else there is no id of it.
 
 Each body is bound to its conversation (tenant and id), and a record to its incarnation, an entry to its role and id and, where the
 number is known before it is written, as in every turn, to that. What was written before the store was sealed is read as it is, and
@@ -13,10 +15,11 @@ are what the driver must compare and find: keys, ids and numbers, roles, owners,
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from msgspec import msgpack, structs
 
@@ -53,8 +56,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 VERSION = b"\1"
-FREE, NUMBERED = b"\0", b"\1"
-HEAD = len(SEALED) + 2 + ID_BYTES
+NUMBERED, DERIVED = 1, 2
+KIND = len(SEALED) + 1
+HEAD = KIND + 1 + ID_BYTES
 
 OPEN = (RESERVED + "chatkeep", SPACE)
 """Tenants whose rows are not sealed: they must be read before, or without, any key."""
@@ -69,6 +73,14 @@ PAUSE_S = 0.005  # doubled each time: while somebody else erases a conversation,
 
 class KeyGone(Corrupt):
     """What is sealed is there, and its key is not."""
+
+
+class Seal(NamedTuple):
+    """What an act seals with: the first one of the keys *held* or, where the act may meet another incarnation than these are of, the key
+    *derived* from that one for this act; run again, it is the same."""
+
+    held: HeldKeys
+    derived: bytes = b""
 
 
 class SealedDriver:
@@ -139,12 +151,14 @@ class SealedDriver:
             act = structs.replace(act, after=last, limit=most - len(found))
 
     async def erase(self, act: Erase) -> None:
-        """See `Erase`. The key is destroyed first; where a revision is asked for, right after the row is gone: it may have stayed."""
+        """See `Erase`. The key is destroyed first; where a revision is asked for, right after the row is gone: it may have stayed. A
+        key that was stored in between, for what is erased too, goes last."""
         if act.key.tenant in OPEN:
             await self.driver.erase(act)
         elif act.revision is None:
             await self._keys.destroy(act.key, at=act.at)
             await self.driver.erase(act)
+            await self._after(self._keys.settle(act.key, at=act.at))
         else:
             await self._settled(self._erase_revision, act)
 
@@ -163,7 +177,8 @@ class SealedDriver:
 
     async def _append(self, act: Append) -> Appended:
         held = await self._keys.ensure(act.key, at=act.at, of=None)
-        sealed = structs.replace(act, entries=[self._seal_entry(act.key, entry, held, 0) for entry in act.entries])
+        seal = Seal(held, _id_of(act.revision))
+        sealed = structs.replace(act, entries=[_seal_entry(act.key, entry, seal, 0) for entry in act.entries])
         try:
             answer = await self.driver.append(sealed)
         except Conflict as there:
@@ -177,12 +192,14 @@ class SealedDriver:
     async def _write(self, act: Write) -> Row:
         key, replaces = act.key, act.replaces
         held = await self._keys.ensure(key, at=act.row.updated_at, of="" if replaces is None else act.row.incarnation)
+        certain = replaces is not None and held.stored.of == act.row.incarnation
+        seal = Seal(held) if certain else Seal(held, _id_of(act.row.revision))
         first = act.row.head + 1
         entries = [
-            self._seal_entry(key, entry, held, first + place if replaces is None else entry.number)
+            _seal_entry(key, entry, seal, first + place if replaces is None else entry.number)
             for place, entry in enumerate(act.entries)
         ]
-        row = structs.replace(act.row, body=self._seal_body(act.row.body, held, _of_record(act.row)))
+        row = structs.replace(act.row, body=_seal_body(act.row.body, seal, _of_record(act.row)))
         try:
             stored = await self.driver.write(structs.replace(act, row=row, entries=entries))
         except (Conflict, Duplicate) as there:
@@ -190,8 +207,9 @@ class SealedDriver:
                 self._keys.drop(key)
             await self._show(there, held)
             raise
-        if replaces is None or held.stored.of != stored.incarnation:
-            await self._after(self._keys.confirm(key, held, stored.incarnation, at=act.row.updated_at))
+        if not certain:
+            confirming = self._keys.confirm(key, held, stored.incarnation, derived=seal.derived, at=act.row.updated_at)
+            await self._after(confirming)
         self._keys.note_use(held)
         return (
             structs.replace(stored, body=act.row.body)
@@ -209,7 +227,9 @@ class SealedDriver:
         except Conflict as there:
             await self._show(there)
             raise
-        if revision is not None:
+        if revision is None:
+            await self._after(self._keys.settle(act.key, at=act.at))
+        else:
             await self._after(self._keys.destroy(act.key, at=act.at, revision=revision))
 
     async def _scanned(self, row: Row) -> Row | None:
@@ -274,7 +294,7 @@ class SealedDriver:
     async def seal_value(self, key: Key, plain: bytes) -> bytes:
         """Seal something of *key* that is kept elsewhere for a while; it opens as long as the conversation has its key."""
         held = await self._keys.ensure(key, at=self._clock(), of=None)
-        return self._seal_body(plain, held, _of_value(key))
+        return _seal_body(plain, Seal(held), _of_value(key))
 
     async def open_value(self, key: Key, sealed: bytes) -> bytes | None:
         """Return what `seal_value` was given; None for anything else."""
@@ -284,16 +304,6 @@ class SealedDriver:
             return None
 
     # -- sealing and opening ----------------------------------------------------------------------------------------------
-
-    def _seal_entry(self, key: Key, entry: Entry, held: HeldKeys, number: int) -> Entry:
-        body = self._seal_body(entry.body, held, _of_entry(key, entry, number), NUMBERED if number else FREE)
-        return Entry(entry.number, entry.id, entry.role, body)
-
-    def _seal_body(self, body: bytes, held: HeldKeys, bound: bytes, kind: bytes = FREE) -> bytes:
-        if not body:
-            return body
-        head = SEALED + VERSION + kind + held.first
-        return head + seal_with(held.ciphers[held.first], body, head + bound)
 
     # (*held*: the keys that an act has used. What it is answered is opened with them, though somebody destroys them meanwhile: the act
     # was done before the erasure. Run again behind it, it would find the mark that it has itself moved.)
@@ -312,7 +322,7 @@ class SealedDriver:
                 await self._open_body(
                     key,
                     entry.body,
-                    _of_entry(key, entry, entry.number if entry.body[2:3] == NUMBERED else 0),
+                    _of_entry(key, entry, entry.number if entry.body[KIND] & NUMBERED else 0),
                     f"log entry {entry.number}",
                     held,
                 ),
@@ -323,16 +333,18 @@ class SealedDriver:
         ]
 
     async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str, held: HeldKeys | None = None) -> bytes:
-        head = body[:HEAD]
-        id = head[-ID_BYTES:]
-        if held is None or id not in held.ciphers:
-            held = await self._keys.find(key, id)
-        cipher = None if held is None else held.ciphers.get(id)
+        derived = body[KIND] & DERIVED
+        size = HEAD + ID_BYTES if derived else HEAD
+        head, id = body[:size], body[HEAD - ID_BYTES : HEAD]
+        ids = (id, body[HEAD:size]) if derived else (id,)
+        if held is None or not any(one in held.ciphers for one in ids):
+            held = await self._keys.find(key, *ids)
+        cipher = None if held is None else held.derive(*ids) if derived else held.ciphers.get(id)
         if cipher is None:
             raise KeyGone(
                 f"{key}: the {what} is sealed, and its key was destroyed, which is how an erasure begins. Erase the conversation again."
             )
-        found = open_with(cipher, body[HEAD:], head + bound)
+        found = open_with(cipher, body[size:], head + bound)
         if found is None:
             raise Corrupt(
                 f"{key}: the {what} was altered, or moved from elsewhere, after it was sealed. Nothing was changed."
@@ -353,7 +365,8 @@ class SealedDriver:
     async def _appended(self, act: Append, held: HeldKeys, answer: Appended) -> Appended:
         row = answer.row
         if held.stored.of != row.incarnation:
-            await self._keys.confirm(act.key, held, row.incarnation, at=act.at)
+            derived = _id_of(act.revision)
+            await self._keys.confirm(act.key, held, row.incarnation, derived=derived, at=act.at)
         self._keys.note_use(held)
         return Appended(
             await self._open_row(row, held), await self._open_entries(act.key, answer.tail, held), answer.known
@@ -363,6 +376,26 @@ class SealedDriver:
 def sealed(driver: Driver, keys: Sequence[str]) -> Driver:
     """Return *driver*, sealed by *keys*; as it is where there are none."""
     return cast(Driver, SealedDriver(driver, KeyRing(keys))) if keys else driver
+
+
+def _seal_entry(key: Key, entry: Entry, seal: Seal, number: int) -> Entry:
+    body = _seal_body(entry.body, seal, _of_entry(key, entry, number), NUMBERED if number else 0)
+    return Entry(entry.number, entry.id, entry.role, body)
+
+
+def _seal_body(body: bytes, seal: Seal, bound: bytes, kind: int = 0) -> bytes:
+    if not body:
+        return body
+    held, derived = seal
+    cipher = held.derive(held.first, derived) if derived else held.ciphers[held.first]
+    assert cipher is not None
+    head = SEALED + VERSION + bytes((kind | (DERIVED if derived else 0),)) + held.first + derived
+    return head + seal_with(cipher, body, head + bound)
+
+
+def _id_of(revision: str) -> bytes:
+    """Return the id of the key that the act with this *revision* seals with."""
+    return hashlib.sha256(revision.encode()).digest()[:ID_BYTES]
 
 
 def _of_record(row: Row) -> bytes:

@@ -444,7 +444,7 @@ class Store:
             return False
         written, entries, _ = self._encoded(snapshot, act, at)
         try:
-            await self._act(self.driver.write, Write(written, row.revision, entries, row.head))
+            await self._act(self.driver.write, Write(written, row.revision, entries, row.head, act.drop, act.blank))
         except Conflict:
             return False
         finally:
