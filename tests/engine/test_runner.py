@@ -18,7 +18,8 @@ from chatkeep.drivers.base import Key
 from chatkeep.engine import places
 from chatkeep.engine.hooks import call_plain
 from chatkeep.engine.places import Places
-from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge
+from chatkeep.engine.run import RUNNING, CannotBegin, Fate, Run, judge
+from chatkeep.engine.runner import Runner
 from chatkeep.engine.turn import Turn
 from chatkeep.errors import describe_fault
 from chatkeep.model import Message

@@ -47,7 +47,8 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .runner import Runner, refuse_own_turn
+from .run import refuse_own_turn
+from .runner import Runner
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import NotBegun, TurnFailed, TurnProcessor

@@ -36,7 +36,8 @@ from ..errors import (
 from ..model import Content, Message, State
 from .hooks import Handler, Streamed, Streaming, collect_replies
 from .reply_stream import Ended, ReplyStream, Unaware
-from .runner import Fate, Run, Runner
+from .run import Fate, Run
+from .runner import Runner
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
