@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, ContextVar
@@ -28,6 +29,7 @@ from ..errors import UsageError, describe_fault
 from .instruments import Instrument, run_surrounded
 from .threads import Job
 from .turn import Turn
+from .work import Work
 
 log = logging.getLogger("chatkeep")
 
@@ -43,6 +45,10 @@ class Fate(Enum):
     NOT_BEGUN = "not begun"
 
 
+ANSWERED, FAILED, ABANDONED, STOPPED, EXITS, NOT_BEGUN = Fate
+"""The same at hand: an Enum looks each of its members up anew, for a tenth of a microsecond."""
+
+
 class CannotBegin(Exception):
     """There is no thread for a handler that needs one."""
 
@@ -53,57 +59,57 @@ def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False
     *stopped*: it was cancelled from outside; *late*: its time was over before it ended.
     """
     if isinstance(fault, SystemExit | KeyboardInterrupt):
-        return Fate.EXITS
+        return EXITS
     if stopped:
-        return Fate.STOPPED
+        return STOPPED
     if not ended:
-        return Fate.ABANDONED
+        return ABANDONED
     if late:
-        return Fate.FAILED
+        return FAILED
     if isinstance(fault, CannotBegin):
-        return Fate.NOT_BEGUN
-    return Fate.ANSWERED if fault is None else Fate.FAILED
+        return NOT_BEGUN
+    return ANSWERED if fault is None else FAILED
 
 
-RunnableHandler = Callable[[Turn[Any]], Awaitable[Any]]
+RunnableHandler = Callable[[Any], Awaitable[Any]]
 
 
 class Run:
     """One run of a handler, under a task of its own; what the task does is to step through it.
 
-    key: whose turn it is. id: the first of the messages it answers, which is blamed. outer: the turn that waits for it. over: what it
+    key: whose turn it is. id: the first of the messages it answers, which is blamed. instruments: surround the handler; where there are
+    any, or it is *observed* without them, RAN is set. queued: it has taken a place. outer: the turn that waits for it. over: what it
     does has no effect any more. began, took: by the monotonic clock. value, fault: what it returned or raised; fate: how that is judged.
+    work: its steps and reminders, if it has any.
     """
 
     # Most runs are over at once and need none of these set.
-    over = ended = late = abandoned = unwanted = _pending = _dropped = False
+    queued = over = ended = late = abandoned = unwanted = observed = _pending = _dropped = False
+    instruments: Sequence[Instrument] = ()
+    outer: Run | None = None
     gone: tuple[Callable[[], None], ...] = ()  # called when it ends, if it was abandoned before
     cancelled: asyncio.CancelledError | None = None  # of whoever waits for it
     value: Any = None
     fault: BaseException | None = None
-    fate = Fate.ANSWERED
+    fate = ANSWERED
+    work: Work | None = None
     job: Job | None = None
     waiter: asyncio.Future[None] | None = None
     began = took = 0.0
+    context: Context
     task: asyncio.Task[None]
+    shell: Shell
     timer: asyncio.TimerHandle
-    turn: Turn[Any] | None = None
 
-    def __init__(
-        self,
-        key: Key,
-        id: str,
-        outer: Run | None,
-        handler: RunnableHandler,
-        context: Context,
-        instruments: Sequence[Instrument] = (),
-    ) -> None:
+    def __init__(self, key: Key, id: str, handler: RunnableHandler, turn: Turn[Any]) -> None:
         self.key = key
         self.id = id
-        self.outer = outer
         self.handler = handler
-        self.context = context
-        self.instruments = instruments
+        self.turn: Turn[Any] | None = turn
+
+    def keep(self, said: Any) -> Any:
+        """Make of what the handler has returned what is to be kept; what this raises counts as raised by the handler."""
+        return said
 
     @property
     def time_began(self) -> float:
@@ -117,16 +123,28 @@ class Run:
         """Whether anything of it still runs, be it in a thread."""
         return not self.ended or (self.job is not None and not self.job.over)
 
-    def call_handler(self, turn: Turn[Any]) -> None:
-        """Call the handler and go on until it waits for something, or has ended."""
-        RUNNING.set(self)
+    def begin(self) -> None:
+        """Call the handler, in the context of the run, and go on until it waits for something, or has ended."""
         try:
-            found = self.handler(turn) if not self.instruments else run_surrounded(self.instruments, self.handler, turn)
+            self.context.run(self._call_handler)
+        except BaseException as fault:
+            self.fault, self.ended = fault, True
+
+    def _call_handler(self) -> None:
+        RUNNING.set(self)
+        turn: Any = self.turn
+        instruments = self.instruments
+        try:
+            found = run_surrounded(instruments, self.handler, turn) if instruments else self.handler(turn)
         except StopIteration as stop:  # which would be taken for the end of a coroutine
             raise RuntimeError("the handler raised StopIteration") from stop
-        self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else wait_for(found)
-        self._awaited = self._coroutine.send(None)
-        self._pending = True
+        coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else wait_for(found)
+        try:
+            self._awaited = coroutine.send(None)
+        except StopIteration as done:
+            self.value, self.ended = done.value, True
+        else:
+            self._coroutine, self._pending = coroutine, True
 
     def step(self, step: Callable[[Any], Any], given: Any) -> Any:
         """Do a step in the context of the run, and take what it gives or raises; give what the handler waits for then."""
@@ -198,6 +216,18 @@ class Run:
                 "%s: a handler that was given up has raised %s", self.key, describe_fault(fault), exc_info=fault
             )
 
+    def leave(self) -> None:
+        """Have what it does from now on count for nothing: it has ended, or was given up."""
+        self.over = True
+        self.outer = None  # what it has left behind, such as a task, keeps no other run alive
+        self.took = time.monotonic() - self.began
+        turn = self.turn
+        if turn is not None:
+            turn.begin_work = None
+            if turn.work is not None:
+                self.work = turn.work
+                self.work.over = True
+
     def release(self) -> None:
         """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
         del self.context, self.task
@@ -233,6 +263,20 @@ def refuse_own_turn(key: Key, why: str) -> None:
 async def wait_for(found: Awaitable[Any]) -> Any:
     """Wait for *found*, for which no coroutine stands."""
     return await found
+
+
+if sys.version_info >= (3, 12):
+    swap_task = asyncio.tasks._swap_current_task
+else:
+    current_tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
+
+    def swap_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> asyncio.Task[Any] | None:
+        """Have *loop* run *task* from now on, as asyncio itself does around each step of one, and give the task that it has run: a
+        handler finds the task it runs under by `asyncio.current_task`."""
+        current = current_tasks.pop(loop, None)
+        if task is not None:
+            current_tasks[loop] = task
+        return current
 
 
 class Shell(Coroutine[Any, Any, None]):

@@ -9,23 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
 from ..drivers.base import Key
-from .instruments import Instrument
 from .places import Places
-from .run import RAN, RUNNING, CannotBegin, Fate, Run, RunnableHandler, Shell, judge
+from .run import EXITS, RAN, RUNNING, CannotBegin, Run, Shell, judge, swap_task
 from .threads import Threads
 from .turn import Turn
 
 log = logging.getLogger("chatkeep")
-
-enter_task, leave_task = asyncio.tasks._enter_task, asyncio.tasks._leave_task
-"""What asyncio itself does around each step of a task: a handler finds the task it runs under by `asyncio.current_task`."""
 
 GRACE_S = 1.0
 """A handler whose time is over is cancelled, and has so long to end."""
@@ -51,6 +47,7 @@ class Runner:
 
     def open(self) -> None:
         """Have handlers see the context variables of now, and nothing of whoever sent their message."""
+        self._loop = asyncio.get_running_loop()  # in which all calls come: see `Confinement`
         self._context = copy_context()
         self._context.run(RUNNING.set, None)
         # (An earlier loop may have ended with some of them.)
@@ -147,61 +144,87 @@ class Runner:
             run.tell_fault(unheard)
         run.tell_gone()
 
-    async def run(
-        self,
-        key: Key,
-        id: str,
-        handler: RunnableHandler,
-        turn: Turn[Any],
-        then: Callable[[Any], Any],
-        *,
-        admitted: bool = False,
-        observed: bool = False,
-        instruments: Sequence[Instrument] = (),
-    ) -> Run:
-        """Run the handler when there is a place (who is *admitted* has one), and then make of what it returned what is to be
-        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. *instruments* surround the handler;
-        where there are any, or it is *observed* without them, RAN is set."""
-        outer = RUNNING.get()
-        if outer is not None and outer.over:  # nobody waits for this
-            outer = None
-        run = Run(key, id, outer, handler, self._context.copy(), instruments)
-        # A turn that a handler waits for must not wait for the place that this handler holds.
-        queues = not admitted and outer is None
-        if queues and not self.places.take_at_once():
-            queues = await self.places.take(key)
-            if not queues:  # meanwhile a turn has come to wait for this one
+    async def run(self, run: Run, *, admitted: bool = False) -> None:
+        """Run a handler when there is a place (who is *admitted* has one), and wait for its end. Never raises what the handler raised,
+        but for SystemExit and KeyboardInterrupt."""
+        if not self.begin(run, admitted=admitted):
+            run.queued = await self.places.take(run.key)
+            if not run.queued:  # meanwhile a turn has come to wait for this one
                 run.outer = RUNNING.get()
-        run.began = time.monotonic()
+            self._start(run)
+        if not run.over:
+            await self.wait(run)
+
+    def begin(self, run: Run, *, admitted: bool = False) -> bool:
+        """Begin a run; it is over already where the handler waits for nothing, as most do, and else to be waited for with `wait`.
+        False: there is no place, and nothing was begun."""
+        outer = RUNNING.get()
+        if outer is not None and not outer.over:
+            run.outer = outer  # a turn that a handler waits for must not wait for the place that this handler holds
+        elif not admitted:
+            if not self.places.take_at_once():
+                return False
+            run.queued = True
+        self._start(run)
+        return True
+
+    async def wait(self, run: Run) -> None:
+        """Wait for the end of a run that has begun and is not over."""
         try:
-            shell = self._begin(run, turn)
-            if not run.ended:
-                await self._wait(run, shell)
-                if run.still_runs:
-                    self._abandon(run)
-            if run.fault is None and not (run.late or run.abandoned):
-                try:
-                    run.value = then(run.value)
-                except BaseException as fault:  # types of the application's own may raise anything
-                    run.fault = fault
-        finally:
-            run.over = True
-            run.outer = None  # what it has left behind, such as a task, keeps no other run alive
-            run.took = time.monotonic() - run.began
-            if queues:
-                self.places.give_back()
+            await self._wait(run)
+            if run.still_runs:
+                self._abandon(run)
+        except BaseException:
+            self._leave(run)
+            raise
+        self._conclude(run)
+
+    def _start(self, run: Run) -> None:
+        # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
+        run.began = time.monotonic()
+        run.context = self._context.copy()
+        try:
+            loop, shell = self._loop, self._shell
+            if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
+                shell = Shell(loop, self._context.copy())
+            self._shell = None  # (a handler may begin another one)
+            run.task = shell.task
+            current = swap_task(loop, shell.task)
+            try:
+                run.begin()
+            finally:
+                swap_task(loop, current)
+        except BaseException:
+            self._leave(run)
+            raise
+        if not run.ended:
+            run.shell = shell
+            return
+        if self._shell is None:
+            self._shell = shell
+        else:
+            shell.end()
+        self._conclude(run)
+
+    def _conclude(self, run: Run) -> None:
+        """Make of what a run has returned what is to be kept, and judge how it has ended."""
+        if run.fault is None and not (run.late or run.abandoned):
+            try:
+                run.value = run.keep(run.value)
+            except BaseException as fault:  # types of the application's own may raise anything
+                run.fault = fault
+        self._leave(run)
         if run.ended and not run.abandoned:
-            if instruments or observed:
+            if run.observed or run.instruments:
                 RAN.set(run.context)
             run.release()
-            if run.waiter is None:
-                if run.fault is None:
-                    return run  # it has waited for nothing, as most do: nobody can have ended it
-            else:
-                shell.leave()
+            if run.waiter is not None:
+                run.shell.leave()
+            elif run.fault is None:
+                return  # it has waited for nothing, as most do: nobody can have ended it
         stopped = run.cancelled is not None or run.unwanted
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
-        if run.fate is Fate.EXITS and run.fault is not None:
+        if run.fate is EXITS and run.fault is not None:
             raise run.fault
         if run.cancelled is not None:
             raise run.cancelled
@@ -209,36 +232,17 @@ class Runner:
             late = TimeoutError(f"it took longer than {self._timeout_s:g} s{', and still runs' * run.abandoned}")
             late.__cause__ = run.fault
             run.fault = late
-        return run
 
-    def _begin(self, run: Run, turn: Turn[Any]) -> Shell:
-        # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
-        loop, shell = asyncio.get_running_loop(), self._shell
-        if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
-            shell = Shell(loop, self._context.copy())
-        self._shell = None  # (a handler may begin another one)
-        current, run.task, run.turn = asyncio.current_task(loop), shell.task, turn
-        if current is not None:
-            leave_task(loop, current)
-        enter_task(loop, run.task)
-        try:
-            run.step(run.call_handler, turn)
-        finally:
-            leave_task(loop, run.task)
-            if current is not None:
-                enter_task(loop, current)
-        if run.ended:
-            if self._shell is None:
-                self._shell = shell
-            else:
-                shell.end()
-        return shell
+    def _leave(self, run: Run) -> None:
+        run.leave()
+        if run.queued:
+            self.places.give_back()
 
-    async def _wait(self, run: Run, shell: Shell) -> None:
-        loop = asyncio.get_running_loop()
+    async def _wait(self, run: Run) -> None:
+        loop = self._loop
         run.waiter = loop.create_future()
         run.timer = loop.call_later(self._timeout_s, self._too_late, run)
-        shell.take(run)
+        run.shell.take(run)
         self._waiting[run.key] = run
         try:
             await run.waiter
@@ -261,11 +265,11 @@ class Runner:
         if run.job is not None and not run.job.over:
             self._give_up(run)
         else:
-            run.timer = asyncio.get_running_loop().call_later(self.grace_s, self._give_up, run)
+            run.timer = self._loop.call_later(self.grace_s, self._give_up, run)
             run.task.cancel()
 
     def _too_late(self, run: Run) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if run.ended:
             return
         if run.job is not None and not run.job.over:  # its time began when its thread began
@@ -287,7 +291,7 @@ class Runner:
         """Cancel a run whose caller was cancelled, and give it the grace."""
         run.timer.cancel()
         if not run.ended and (run.job is None or run.job.over):
-            loop = asyncio.get_running_loop()
+            loop = self._loop
             run.waiter = loop.create_future()
             run.timer = loop.call_later(self.grace_s, self._give_up, run)
             run.task.cancel()
