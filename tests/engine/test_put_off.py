@@ -18,8 +18,7 @@ from chatkeep.conversation.snapshots import Policy, Snapshot
 from chatkeep.drivers.base import Key, Row
 from chatkeep.engine import backlog
 from chatkeep.engine.lease_keeper import this_process
-from chatkeep.engine.left_alone import LeftAlone
-from chatkeep.engine.unreadable import Unreadable
+from chatkeep.engine.left_alone import LeftAlone, Unreadable
 from chatkeep.people.lists import SLACK_S
 from chatkeep.storage.leftovers import Leftovers
 

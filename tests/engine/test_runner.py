@@ -18,7 +18,8 @@ from chatkeep.drivers.base import Key
 from chatkeep.engine import places
 from chatkeep.engine.hooks import call_plain
 from chatkeep.engine.places import Places
-from chatkeep.engine.runner import RUNNING, CannotBegin, Fate, Run, Runner, judge
+from chatkeep.engine.run import RUNNING, CannotBegin, Fate, Run, judge
+from chatkeep.engine.runner import Runner
 from chatkeep.engine.turn import Turn
 from chatkeep.errors import describe_fault
 from chatkeep.model import Message
@@ -95,7 +96,9 @@ async def running(count: int = 2, timeout_s: float = 0.2) -> AsyncIterator[Runne
 
 async def run(runner: Runner, handler: Any) -> Run:
     """Runs *handler* and keeps what it returned."""
-    return await runner.run(KEY, "1", handler, a_turn(), lambda said: said)
+    found = Run(KEY, "1", handler, a_turn())
+    await runner.run(found)
+    return found
 
 
 async def test_a_handler_has_a_task_of_its_own_from_its_first_step_on() -> None:

@@ -364,7 +364,7 @@ async def test_a_state_that_cannot_be_read_at_all_is_looked_at_again(
     plain = await opened(seats)
     await plain.change("ada", lambda state: state.update(n="many"))
     await plain.close()
-    monkeypatch.setattr("chatkeep.engine.unreadable.AGAIN_S", 0.1)
+    monkeypatch.setattr("chatkeep.engine.left_alone.AGAIN_S", 0.1)
     keep = await opened(seats, state=Strict)
     with pytest.raises(Corrupt):
         await keep.receive("ada", "one")

@@ -18,7 +18,7 @@ from ..conversation.housekeeping import cut_log
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..engine.engine import Engine
-from ..engine.runner import refuse_own_turn
+from ..engine.run import refuse_own_turn
 from ..errors import BadMessage, HandlerFailed, TooLarge, Unavailable, Uncertain, UsageError, describe_fault
 from ..model import Content, Conversation, Receipt, State
 from ..tenant import Tenant

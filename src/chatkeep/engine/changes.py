@@ -27,7 +27,7 @@ from ..storage.store import fresh_token
 from .notifier import Notifier
 from .outcomes import read_outcome
 from .pauses import Pauses
-from .runner import refuse_own_turn
+from .run import refuse_own_turn
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import TurnProcessor

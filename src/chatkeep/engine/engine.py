@@ -285,8 +285,10 @@ class Engine(Generic[State]):
                     self.store.confinement.end()
 
     def _changed_here(self, key: Key) -> None:
+        # (Most acts are on a conversation that nobody here watches.)
         self.notifier.tell(key)
-        self.watches.note_change(key, here=True)
+        if key in self.watches.by_key:
+            self.watches.note_change(key, here=True)
         worker = self.workers.by_key.get(key)
         if worker is not None and worker.turn is not None:
             worker.turn.look(self.store.cached(key))

@@ -47,7 +47,8 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .runner import Runner, refuse_own_turn
+from .run import refuse_own_turn
+from .runner import Runner
 from .sender import Sender
 from .shared import Shared
 from .turn_processor import NotBegun, TurnFailed, TurnProcessor
@@ -266,7 +267,6 @@ class Intake:
         return (
             row.lease is None
             and record.cursor == row.head
-            and self._runner.may_begin
             and not self._pauses.is_paused(snapshot)
             and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
@@ -286,7 +286,13 @@ class Intake:
         )
         failure: TurnFailed | None = None
         try:
-            answer = await self._turns.run(snapshot, [arriving])
+            seen = snapshot
+            if turns.lacks_history(snapshot, self._shared.policy):
+                seen = await self._turns.reach_back(snapshot)
+            attempt = self._turns.begin(seen, [arriving])
+            if attempt is None:
+                return None
+            answer = attempt.answer or await self._turns.wait(attempt)
         except TurnFailed as raised:
             failure = raised
         except (Unsupported, Corrupt, NotBegun, NotInLog):

@@ -53,13 +53,15 @@ class Notifier:
         """Announce that something has changed in *key*."""
         if self.live:
             self._untold[key] = None
-            self._start()
+            if self._teller is None:
+                self._start()
 
     def tell_of_work(self) -> None:
         """Announce that something is due that nobody here works on."""
         if self.live:
             self._untold_work = True
-            self._start()
+            if self._teller is None:
+                self._start()
 
     def expect(self, key: Key) -> None:
         """Remember *key*, so that news of it is understood: somebody here waits for it."""
@@ -67,8 +69,7 @@ class Notifier:
             self._know(key)
 
     def _start(self) -> None:
-        if self._teller is None:
-            self._teller = asyncio.create_task(self._tell(), name="chatkeep news")
+        self._teller = asyncio.create_task(self._tell(), name="chatkeep news")
 
     async def _tell(self) -> None:
         try:

@@ -22,7 +22,7 @@ from ..drivers.base import Key
 from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, TooLarge, UsageError
 from ..model import Message, State
 from ..storage.paging import walk_log
-from .runner import RUNNING
+from .run import RUNNING
 from .shared import Shared
 from .turn import Turn
 from .work import RESULT_LIMIT, Work, replace_tuples

@@ -1,15 +1,4 @@
-"""Runs handlers: each under a task of its own, with a place and a time limit; and judges how each run ended, in one table.
-
-    how a run ended                                          fate         what the engine does
-    it returned in time, and what it returned can be kept    ANSWERED     records it
-    it raised anything else than the next two; it was        FAILED       counts a failed attempt
-      cancelled by itself or by its own tasks; it ended
-      after its time, whatever it returned
-    SystemExit, KeyboardInterrupt                            EXITS        lets it end the process, as Python does
-    the call that waits for it was cancelled: close(), or    STOPPED      counts nothing, hands the message back
-      a caller that went away; its turn is not to go on
-    its time and the grace are over, and it still runs       ABANDONED    counts a failed attempt; its place is free
-    no thread could be started for it                        NOT_BEGUN    counts nothing, tries again later
+"""Runs handlers: each under a task of its own, with a place and a time limit. What a run is, and how it ended, stands in `run`.
 
 An abandoned run is kept among `Runner.abandoned` until it ends; nothing that it does has an effect on its conversation any
 more. While it runs, its message is not run again. A stopped run that does not end, such as one in a thread, is kept there too.
@@ -20,298 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
-from enum import Enum
+from contextvars import Context, copy_context
 from functools import partial
-from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
-from ..errors import UsageError, describe_fault
-from .instruments import Instrument, run_surrounded
 from .places import Places
-from .threads import Job, Threads
+from .run import EXITS, RAN, RUNNING, CannotBegin, Run, Shell, judge, swap_task
+from .threads import Threads
 from .turn import Turn
 
 log = logging.getLogger("chatkeep")
-
-enter_task, leave_task = asyncio.tasks._enter_task, asyncio.tasks._leave_task
-"""What asyncio itself does around each step of a task: a handler finds the task it runs under by `asyncio.current_task`."""
 
 GRACE_S = 1.0
 """A handler whose time is over is cancelled, and has so long to end."""
 
 ABANDONED_MOST = 100
 """With so many abandoned runs, or twice as many as there are places, no handler is begun before some of them end."""
-
-
-class Fate(Enum):
-    """How a run ended; the table is in the module's docstring."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    ABANDONED = "abandoned"
-    STOPPED = "stopped"
-    EXITS = "exits"
-    NOT_BEGUN = "not begun"
-
-
-class CannotBegin(Exception):
-    """There is no thread for a handler that needs one."""
-
-
-def judge(fault: BaseException | None, *, ended: bool = True, late: bool = False, stopped: bool = False) -> Fate:
-    """Judge how a run ended that raised *fault*, or returned: the one place where exceptions of handlers are told apart.
-
-    *stopped*: it was cancelled from outside; *late*: its time was over before it ended.
-    """
-    if isinstance(fault, SystemExit | KeyboardInterrupt):
-        return Fate.EXITS
-    if stopped:
-        return Fate.STOPPED
-    if not ended:
-        return Fate.ABANDONED
-    if late:
-        return Fate.FAILED
-    if isinstance(fault, CannotBegin):
-        return Fate.NOT_BEGUN
-    return Fate.ANSWERED if fault is None else Fate.FAILED
-
-
-RunnableHandler = Callable[[Turn[Any]], Awaitable[Any]]
-
-
-class Run:
-    """One run of a handler, under a task of its own; what the task does is to step through it.
-
-    key: whose turn it is. id: the first of the messages it answers, which is blamed. outer: the turn that waits for it. over: what it
-    does has no effect any more. began, took: by the monotonic clock. value, fault: what it returned or raised; fate: how that is judged.
-    """
-
-    # Most runs are over at once and need none of these set.
-    over = ended = late = abandoned = unwanted = _pending = _dropped = False
-    gone: tuple[Callable[[], None], ...] = ()  # called when it ends, if it was abandoned before
-    cancelled: asyncio.CancelledError | None = None  # of whoever waits for it
-    value: Any = None
-    fault: BaseException | None = None
-    fate = Fate.ANSWERED
-    job: Job | None = None
-    waiter: asyncio.Future[None] | None = None
-    began = took = 0.0
-    task: asyncio.Task[None]
-    timer: asyncio.TimerHandle
-    turn: Turn[Any] | None = None
-
-    def __init__(
-        self,
-        key: Key,
-        id: str,
-        outer: Run | None,
-        handler: RunnableHandler,
-        context: Context,
-        instruments: Sequence[Instrument] = (),
-    ) -> None:
-        self.key = key
-        self.id = id
-        self.outer = outer
-        self.handler = handler
-        self.context = context
-        self.instruments = instruments
-
-    @property
-    def time_began(self) -> float:
-        """Since when its time counts: since its thread has begun, if it has one."""
-        if self.job is None or self.job.over:
-            return self.began
-        return self.job.began or time.monotonic()
-
-    @property
-    def still_runs(self) -> bool:
-        """Whether anything of it still runs, be it in a thread."""
-        return not self.ended or (self.job is not None and not self.job.over)
-
-    def call_handler(self, turn: Turn[Any]) -> None:
-        """Call the handler and go on until it waits for something, or has ended."""
-        RUNNING.set(self)
-        try:
-            found = self.handler(turn) if not self.instruments else run_surrounded(self.instruments, self.handler, turn)
-        except StopIteration as stop:  # which would be taken for the end of a coroutine
-            raise RuntimeError("the handler raised StopIteration") from stop
-        self._coroutine: Coroutine[Any, Any, Any] = found if type(found) is CoroutineType else wait_for(found)
-        self._awaited = self._coroutine.send(None)
-        self._pending = True
-
-    def step(self, step: Callable[[Any], Any], given: Any) -> Any:
-        """Do a step in the context of the run, and take what it gives or raises; give what the handler waits for then."""
-        try:
-            return self.context.run(step, given)
-        except StopIteration as done:
-            if not self.abandoned:
-                self.value = done.value
-        except (SystemExit, KeyboardInterrupt) as exits:
-            self.fault, self.ended = exits, True
-            return None  # it ends the loop, and whoever waits here with it
-        except BaseException as fault:
-            if not self.abandoned:
-                self.fault = fault
-            else:
-                self.tell_fault(fault)
-        self.ended = True
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-        if self.gone:
-            self.tell_gone()
-        return None
-
-    def send(self) -> Any:
-        """Do one step, for the task."""
-        if self._pending:  # what the handler has waited for since it began
-            self._pending = False
-            return self._awaited
-        return self._go_on(self._coroutine.send, None)
-
-    def throw(self, fault: BaseException) -> Any:
-        """Do one step with an exception, such as that of a cancellation."""
-        if self._pending:
-            self._pending = False
-            if asyncio.isfuture(self._awaited) and self._awaited.cancel():
-                return self._awaited  # as a task does that was cancelled before it begins to wait
-        return self._go_on(self._coroutine.throw, fault)
-
-    def _go_on(self, step: Callable[..., Any], given: Any) -> Any:
-        if not self._dropped:
-            awaited = self.step(step, given)
-            if not self.ended:
-                return awaited
-            if isinstance(self.fault, SystemExit | KeyboardInterrupt):
-                raise self.fault
-        raise StopIteration
-
-    def drop(self) -> None:
-        """End the run, whatever it does about that: nobody goes on with it."""
-        if not self.ended:
-            self._dropped = self.ended = True
-            try:
-                self._coroutine.close()
-            except RuntimeError:
-                import ctypes
-
-                # It swallows this too. When it is freed Python asks it once more, where no loop runs any more: then it may
-                # spin for ever, so it is never freed.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coroutine))
-            except BaseException as fault:
-                log.warning("%s: a handler that was let go of raised %s", self.key, describe_fault(fault))
-            self.task.cancel()
-            self.tell_gone()
-
-    def tell_fault(self, fault: BaseException) -> None:
-        """Log what the run has raised after it was given up, where nobody else hears of it."""
-        if not isinstance(fault, asyncio.CancelledError):
-            log.warning(
-                "%s: a handler that was given up has raised %s", self.key, describe_fault(fault), exc_info=fault
-            )
-
-    def release(self) -> None:
-        """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
-        del self.context, self.task
-        self.turn = None
-        if self.waiter is not None:
-            del self.timer
-
-    def tell_gone(self) -> None:
-        """Tell those who wait for its end, if it was abandoned."""
-        if self.gone and not self.still_runs:
-            gone, self.gone = self.gone, ()
-            for tell in gone:
-                tell()
-
-
-RUNNING: ContextVar[Run | None] = ContextVar("chatkeep run", default=None)
-"""The run that the code of now belongs to; tasks that a handler starts inherit it, and see when it is over."""
-
-
-RAN: ContextVar[Context | None] = ContextVar("chatkeep ran", default=None)
-"""The context of the handler whose turn the code of now records; only where somebody observes."""
-
-
-def refuse_own_turn(key: Key, why: str) -> None:
-    """Refuse what a handler must not do to the conversation whose turn it runs. Raises `UsageError`."""
-    running = RUNNING.get()
-    while running is not None:
-        if running.key == key and not running.over:
-            raise UsageError(f"{key}: a handler that does this to its own conversation {why}. Nothing was done.")
-        running = running.outer
-
-
-async def wait_for(found: Awaitable[Any]) -> Any:
-    """Wait for *found*, for which no coroutine stands."""
-    return await found
-
-
-class Shell(Coroutine[Any, Any, None]):
-    """What the task does under which a handler runs: waits for a run, and steps through it.
-
-    The task is made beforehand, because that takes more time than a whole turn should. A handler that waits for nothing leaves
-    it to the next one.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        self._loop = loop
-        self._run: Run | None = None
-        self._parked: asyncio.Future[None] | None = None
-        self._over = False
-        self.task = asyncio.Task(self, loop=loop, name="chatkeep turn", context=context)
-
-    @property
-    def fit(self) -> bool:
-        """Whether a handler may run under it: the last one has not cancelled it."""
-        return not (self.task.cancelling() if self._parked is None else self._parked.done())
-
-    def take(self, run: Run) -> None:
-        """Go on with *run*, which has begun and waits for something."""
-        self._run = run
-        self.task.set_name(f"chatkeep turn {run.key}")
-        self._wake()
-
-    def leave(self) -> None:
-        """Let go of the run that has ended here, and of the task that has ended with it."""
-        if self._run is not None:
-            self._run = None
-            del self.task
-
-    def end(self) -> None:
-        """End the task, in which nothing runs."""
-        self._over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._parked is not None and not self._parked.done():
-            self._parked.set_result(None)
-
-    def send(self, value: Any) -> Any:
-        """Do one step, for the task."""
-        if self._run is not None:
-            return self._run.send()
-        if self._over:
-            raise StopIteration
-        self._parked = self._loop.create_future()
-        return self._parked.__await__().send(None)
-
-    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
-        """Do one step with an exception."""
-        fault = kind if isinstance(kind, BaseException) else value or kind()
-        if self._run is not None:
-            return self._run.throw(fault)
-        self._over = True
-        raise fault
-
-    def close(self) -> None:
-        """Do nothing: nothing is held here."""
-
-    def __await__(self) -> Any:
-        raise TypeError("nobody waits for this")
 
 
 class Runner:
@@ -331,6 +47,7 @@ class Runner:
 
     def open(self) -> None:
         """Have handlers see the context variables of now, and nothing of whoever sent their message."""
+        self._loop = asyncio.get_running_loop()  # in which all calls come: see `Confinement`
         self._context = copy_context()
         self._context.run(RUNNING.set, None)
         # (An earlier loop may have ended with some of them.)
@@ -427,61 +144,87 @@ class Runner:
             run.tell_fault(unheard)
         run.tell_gone()
 
-    async def run(
-        self,
-        key: Key,
-        id: str,
-        handler: RunnableHandler,
-        turn: Turn[Any],
-        then: Callable[[Any], Any],
-        *,
-        admitted: bool = False,
-        observed: bool = False,
-        instruments: Sequence[Instrument] = (),
-    ) -> Run:
-        """Run the handler when there is a place (who is *admitted* has one), and then make of what it returned what is to be
-        kept. Never raises what the handler raised, but for SystemExit and KeyboardInterrupt. *instruments* surround the handler;
-        where there are any, or it is *observed* without them, RAN is set."""
-        outer = RUNNING.get()
-        if outer is not None and outer.over:  # nobody waits for this
-            outer = None
-        run = Run(key, id, outer, handler, self._context.copy(), instruments)
-        # A turn that a handler waits for must not wait for the place that this handler holds.
-        queues = not admitted and outer is None
-        if queues and not self.places.take_at_once():
-            queues = await self.places.take(key)
-            if not queues:  # meanwhile a turn has come to wait for this one
+    async def run(self, run: Run, *, admitted: bool = False) -> None:
+        """Run a handler when there is a place (who is *admitted* has one), and wait for its end. Never raises what the handler raised,
+        but for SystemExit and KeyboardInterrupt."""
+        if not self.begin(run, admitted=admitted):
+            run.queued = await self.places.take(run.key)
+            if not run.queued:  # meanwhile a turn has come to wait for this one
                 run.outer = RUNNING.get()
-        run.began = time.monotonic()
+            self._start(run)
+        if not run.over:
+            await self.wait(run)
+
+    def begin(self, run: Run, *, admitted: bool = False) -> bool:
+        """Begin a run; it is over already where the handler waits for nothing, as most do, and else to be waited for with `wait`.
+        False: there is no place, and nothing was begun."""
+        outer = RUNNING.get()
+        if outer is not None and not outer.over:
+            run.outer = outer  # a turn that a handler waits for must not wait for the place that this handler holds
+        elif not admitted:
+            if not self.places.take_at_once():
+                return False
+            run.queued = True
+        self._start(run)
+        return True
+
+    async def wait(self, run: Run) -> None:
+        """Wait for the end of a run that has begun and is not over."""
         try:
-            shell = self._begin(run, turn)
-            if not run.ended:
-                await self._wait(run, shell)
-                if run.still_runs:
-                    self._abandon(run)
-            if run.fault is None and not (run.late or run.abandoned):
-                try:
-                    run.value = then(run.value)
-                except BaseException as fault:  # types of the application's own may raise anything
-                    run.fault = fault
-        finally:
-            run.over = True
-            run.outer = None  # what it has left behind, such as a task, keeps no other run alive
-            run.took = time.monotonic() - run.began
-            if queues:
-                self.places.give_back()
+            await self._wait(run)
+            if run.still_runs:
+                self._abandon(run)
+        except BaseException:
+            self._leave(run)
+            raise
+        self._conclude(run)
+
+    def _start(self, run: Run) -> None:
+        # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
+        run.began = time.monotonic()
+        run.context = self._context.copy()
+        try:
+            loop, shell = self._loop, self._shell
+            if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
+                shell = Shell(loop, self._context.copy())
+            self._shell = None  # (a handler may begin another one)
+            run.task = shell.task
+            current = swap_task(loop, shell.task)
+            try:
+                run.begin()
+            finally:
+                swap_task(loop, current)
+        except BaseException:
+            self._leave(run)
+            raise
+        if not run.ended:
+            run.shell = shell
+            return
+        if self._shell is None:
+            self._shell = shell
+        else:
+            shell.end()
+        self._conclude(run)
+
+    def _conclude(self, run: Run) -> None:
+        """Make of what a run has returned what is to be kept, and judge how it has ended."""
+        if run.fault is None and not (run.late or run.abandoned):
+            try:
+                run.value = run.keep(run.value)
+            except BaseException as fault:  # types of the application's own may raise anything
+                run.fault = fault
+        self._leave(run)
         if run.ended and not run.abandoned:
-            if instruments or observed:
+            if run.observed or run.instruments:
                 RAN.set(run.context)
             run.release()
-            if run.waiter is None:
-                if run.fault is None:
-                    return run  # it has waited for nothing, as most do: nobody can have ended it
-            else:
-                shell.leave()
+            if run.waiter is not None:
+                run.shell.leave()
+            elif run.fault is None:
+                return  # it has waited for nothing, as most do: nobody can have ended it
         stopped = run.cancelled is not None or run.unwanted
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
-        if run.fate is Fate.EXITS and run.fault is not None:
+        if run.fate is EXITS and run.fault is not None:
             raise run.fault
         if run.cancelled is not None:
             raise run.cancelled
@@ -489,36 +232,17 @@ class Runner:
             late = TimeoutError(f"it took longer than {self._timeout_s:g} s{', and still runs' * run.abandoned}")
             late.__cause__ = run.fault
             run.fault = late
-        return run
 
-    def _begin(self, run: Run, turn: Turn[Any]) -> Shell:
-        # The handler begins at once, and not when the loop comes to it: most wait for nothing, and are over then.
-        loop, shell = asyncio.get_running_loop(), self._shell
-        if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
-            shell = Shell(loop, self._context.copy())
-        self._shell = None  # (a handler may begin another one)
-        current, run.task, run.turn = asyncio.current_task(loop), shell.task, turn
-        if current is not None:
-            leave_task(loop, current)
-        enter_task(loop, run.task)
-        try:
-            run.step(run.call_handler, turn)
-        finally:
-            leave_task(loop, run.task)
-            if current is not None:
-                enter_task(loop, current)
-        if run.ended:
-            if self._shell is None:
-                self._shell = shell
-            else:
-                shell.end()
-        return shell
+    def _leave(self, run: Run) -> None:
+        run.leave()
+        if run.queued:
+            self.places.give_back()
 
-    async def _wait(self, run: Run, shell: Shell) -> None:
-        loop = asyncio.get_running_loop()
+    async def _wait(self, run: Run) -> None:
+        loop = self._loop
         run.waiter = loop.create_future()
         run.timer = loop.call_later(self._timeout_s, self._too_late, run)
-        shell.take(run)
+        run.shell.take(run)
         self._waiting[run.key] = run
         try:
             await run.waiter
@@ -541,11 +265,11 @@ class Runner:
         if run.job is not None and not run.job.over:
             self._give_up(run)
         else:
-            run.timer = asyncio.get_running_loop().call_later(self.grace_s, self._give_up, run)
+            run.timer = self._loop.call_later(self.grace_s, self._give_up, run)
             run.task.cancel()
 
     def _too_late(self, run: Run) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if run.ended:
             return
         if run.job is not None and not run.job.over:  # its time began when its thread began
@@ -567,7 +291,7 @@ class Runner:
         """Cancel a run whose caller was cancelled, and give it the grace."""
         run.timer.cancel()
         if not run.ended and (run.job is None or run.job.over):
-            loop = asyncio.get_running_loop()
+            loop = self._loop
             run.waiter = loop.create_future()
             run.timer = loop.call_later(self.grace_s, self._give_up, run)
             run.task.cancel()

@@ -20,9 +20,8 @@ from ..model import Message, State
 from ..settings import Settings
 from ..storage.store import Store
 from .instruments import Instrument
-from .left_alone import LeftAlone
+from .left_alone import LeftAlone, Unreadable
 from .statistics import EngineStatistics
-from .unreadable import Unreadable
 
 
 class Shared(Generic[State]):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic
 
+from msgspec import Struct
+
 from ..model import Content, Message, Part, State
 from .reply_stream import ReplyStream
 from .work import Work
 
 
-class Turn(Generic[State]):
+class Turn(Struct, Generic[State], kw_only=True, eq=False):
     """What a handler is given: the state to change, what the user wrote, and what was said before.
 
     Change `state` in place or put another value there; it is recorded, together with the replies, when the handler
@@ -21,44 +23,21 @@ class Turn(Generic[State]):
     anything was recorded, or a session where sessions are pinned; else this one.
     """
 
-    __slots__ = (
-        "begin_work",
-        "conversation",
-        "failure",
-        "history",
-        "messages",
-        "replies",
-        "session",
-        "state",
-        "stream",
-        "tenant",
-        "version",
-        "work",
-    )
+    tenant: str
+    conversation: str
+    session: int
+    state: State
+    messages: list[Message]
+    history: list[Message]
+    replies: list[Content] = []
+    failure: str = ""
+    version: str = ""
+    # What chatkeep puts here: it records a streamed reply as it is made, and keeps steps and reminders.
+    stream: ReplyStream | None = None
+    begin_work: Callable[[], Work] | None = None
+    work: Work | None = None
 
-    def __init__(
-        self,
-        *,
-        tenant: str,
-        conversation: str,
-        session: int,
-        state: State,
-        messages: list[Message],
-        history: list[Message],
-    ) -> None:
-        self.tenant = tenant
-        self.conversation = conversation
-        self.session = session
-        self.state = state
-        self.messages = messages
-        self.history = history
-        self.replies: list[Content] = []
-        self.failure = ""
-        self.version = ""
-        # What chatkeep puts here: it records a streamed reply as it is made, and keeps steps and reminders.
-        self.stream: ReplyStream | None = None
-        self.begin_work: Callable[[], Work] | None = None
-        self.work: Work | None = None
+    __repr__ = object.__repr__  # what people have said belongs in no log
 
     @property
     def id(self) -> str:

@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any, Generic, cast
 
 from msgspec import Raw, Struct
@@ -36,7 +35,8 @@ from ..errors import (
 from ..model import Content, Message, State
 from .hooks import Handler, Streamed, Streaming, collect_replies
 from .reply_stream import Ended, ReplyStream, Unaware
-from .runner import Fate, Run, Runner
+from .run import ABANDONED, ANSWERED, NOT_BEGUN, STOPPED, Run
+from .runner import Runner
 from .shared import Shared
 from .turn import Turn
 from .work import NotInLog, Work
@@ -57,6 +57,74 @@ class Answer(Struct, frozen=True):
     replies: list[Content]
     streamed: bool = False
     reminders: Mapping[str, Reminder | None] = snapshots.NOTHING
+
+
+class Attempt(Run):
+    """A run of the handler for *messages*, which follow *snapshot*. answer: what it made, once it has ended well."""
+
+    admitted = False
+    answer: Answer | None = None
+
+    def __init__(
+        self,
+        shared: Shared[Any],
+        handler: Handler[Any],
+        snapshot: Snapshot,
+        messages: list[Message],
+        made: tuple[Turn[Any], bool, Before],
+        record_step: RecordStep | None,
+    ) -> None:
+        turn, self._opens, self._before = made
+        self.key = snapshot.row.key
+        self.id = messages[0].id
+        self.handler = handler
+        self.turn = turn
+        self.instruments = shared.instruments
+        self.snapshot = snapshot
+        self.messages = messages
+        self._shared = shared
+        self._record_step = record_step
+        turn.begin_work = self._make_work
+
+    def keep(self, said: Any) -> Answer:
+        """Make of what the handler has returned what can be recorded."""
+        key, states, turn = self.key, self._shared.states, self.turn
+        assert turn is not None
+        limit, replies = self._shared.settings.message_limit, collect_replies(turn, said)
+        for place, reply in enumerate(replies):
+            replies[place] = make_storable(key, reply, limit=limit)
+        work, reminders = turn.work, snapshots.NOTHING
+        if work is not None:
+            work.refuse_unawaited()
+            reminders = work.set
+        before = None if states.is_another(turn.state, self._before) else self._before
+        raw = states.encode(key, turn.state, before)
+        return Answer(raw, self._opens, replies, type(said) is Streamed, reminders)
+
+    def _make_work(self) -> Work:
+        row, record, shared = self.snapshot.row, self.snapshot.record, self._shared
+        return Work(
+            row.key,
+            f"{row.incarnation}.{self.messages[0].number}",
+            steps=record.steps,
+            record=self._record_step,
+            reminders=record.reminders,
+            confinement=shared.store.confinement,
+            limit=shared.settings.message_limit,
+            clock=shared.clock,
+        )
+
+
+class HookRun(Run):
+    """A run of a hook, which no instrument surrounds. *then* makes what is kept of what it returns."""
+
+    def __init__(self, key: Key, id: str, hook: Handler[Any], turn: Turn[Any], then: Callable[[Any], Any]) -> None:
+        super().__init__(key, id, hook, turn)
+        self._then = then
+
+    def keep(self, said: Any) -> Any:
+        """Make of what the hook has returned what is to be kept."""
+        return self._then(said)
 
 
 class TurnFailed(HandlerFailed):
@@ -114,66 +182,82 @@ class TurnProcessor(Generic[State]):
         self,
         snapshot: Snapshot,
         messages: list[Message],
-        record_step: RecordStep | None = None,
+        record_step: RecordStep | None,
         *,
         stream: ReplyStream | None = None,
         admitted: bool = False,
     ) -> Answer:
-        """Run the handler on a fresh copy of the state. *record_step* None: the messages are not in the log yet; *stream*: where
-        its pieces go; *admitted*: the caller has a place.
+        """Run the handler on a fresh copy of the state, when there is a place (who is *admitted* has one). *stream*: where its pieces go.
 
-        Raises `TurnFailed`, `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log; `Ended`
-        when the turn is not to go on, `Unaware` when it begins to say again what was said before.
+        Raises as `begin` and `wait` do.
         """
-        key, shared = snapshot.row.key, self._shared
-        if turns.lacks_history(snapshot, shared.policy):
-            snapshot = await shared.store.reach_back(snapshot)
-        turn, opens, before = self._make_turn(snapshot, messages)
-        turn.begin_work = partial(self._make_work, snapshot, messages[0].number, record_step)
-        turn.stream = stream
+        attempt = self._prepare(await self.reach_back(snapshot), messages, record_step, stream)
+        attempt.admitted = admitted
+        await self._runner.run(attempt, admitted=admitted)
+        self._take_answer(attempt)
+        return await self.wait(attempt)
 
-        def answer(said: Any) -> Answer:
-            limit = shared.settings.message_limit
-            replies = [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
-            if turn.work is not None:
-                turn.work.refuse_unawaited()
-            starts_anew = shared.states.is_another(turn.state, before)
-            raw = shared.states.encode(key, turn.state, None if starts_anew else before)
-            streamed = isinstance(said, Streamed)
-            return Answer(raw, opens, replies, streamed, turn.work.set if turn.work is not None else snapshots.NOTHING)
+    def begin(self, snapshot: Snapshot, messages: list[Message]) -> Attempt | None:
+        """Begin the same for messages that are not in the log. Most handlers wait for nothing, and the answer is there already; else
+        `wait` for it. None: there is no place, and nothing was begun.
 
-        handler, instruments = self.handler, shared.instruments
-        assert handler is not None
-        try:
-            run = await self._runner.run(
-                key, messages[0].id, handler, turn, answer, admitted=admitted, instruments=instruments
-            )
-            _refuse_not_begun(key, run)
-        finally:
-            turn.begin_work = None
-            work = turn.work
-            if work is not None:
-                work.over = True
-        shared.statistics.turns += 1
-        self.pace_s = 0.8 * self.pace_s + 0.2 * run.took
-        for instrument in instruments:
-            instrument.measured("turn", run.took)
-        if work is not None and work.refused:  # whatever the handler made of being refused a step
+        Raises `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
+        """
+        attempt = self._prepare(snapshot, messages, None, None)
+        if not self._runner.begin(attempt):
+            return None
+        if attempt.over:
+            self._take_answer(attempt)
+        return attempt
+
+    async def wait(self, attempt: Attempt) -> Answer:
+        """Wait for the answer of what has begun. Raises `TurnFailed`; `Ended` when the turn is not to go on, `Unaware` when it begins
+        to say again what was said before; and what `begin` raises."""
+        if not attempt.over:
+            await self._runner.wait(attempt)
+            self._take_answer(attempt)
+        if attempt.answer is not None:
+            return attempt.answer
+        fault, attempt.fault = attempt.fault, None
+        if fault is None or attempt.fate is STOPPED or isinstance(fault, Ended):
+            raise Ended
+        if isinstance(fault, Unaware):
+            raise fault
+        self._shared.statistics.failures += 1
+        hangs, admitted = attempt.fate is ABANDONED, attempt.admitted
+        raise await self.fail_attempt(attempt.snapshot, attempt.messages, fault, still_runs=hangs, admitted=admitted)
+
+    async def reach_back(self, snapshot: Snapshot) -> Snapshot:
+        """Read as much of the history as the handler is shown, where *snapshot* has less."""
+        if turns.lacks_history(snapshot, self._shared.policy):
+            return await self._shared.store.reach_back(snapshot)
+        return snapshot
+
+    def _prepare(
+        self,
+        snapshot: Snapshot,
+        messages: list[Message],
+        record_step: RecordStep | None,
+        stream: ReplyStream | None,
+    ) -> Attempt:
+        assert self.handler is not None
+        made = self._make_turn(snapshot, messages, stream)
+        return Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
+
+    def _take_answer(self, attempt: Attempt) -> None:
+        """Take what a run has given, and count it."""
+        if attempt.fate is NOT_BEGUN:
+            raise _not_begun(attempt)
+        self._shared.statistics.turns += 1
+        self.pace_s = 0.8 * self.pace_s + 0.2 * attempt.took
+        for instrument in attempt.instruments:
+            instrument.measured("turn", attempt.took)
+        if attempt.work is not None and attempt.work.refused:  # whatever the handler made of being refused a step
             self.log_first = True
             raise NotInLog
-        if run.fate is not Fate.ANSWERED:
-            fault, run.fault = run.fault, None
-            if fault is None or run.fate is Fate.STOPPED or isinstance(fault, Ended):
-                raise Ended
-            if isinstance(fault, Unaware):
-                raise fault
-            shared.statistics.failures += 1
-            raise await self.fail_attempt(
-                snapshot, messages, fault, still_runs=run.fate is Fate.ABANDONED, admitted=admitted
-            )
-        answered: Answer = run.value
-        run.value = None  # (a task that the handler has left behind keeps the run)
-        return answered
+        if attempt.fate is ANSWERED:
+            # (A task that the handler has left behind keeps the run.)
+            attempt.answer, attempt.value = attempt.value, None
 
     async def fail_attempt(
         self,
@@ -427,13 +511,17 @@ class TurnProcessor(Generic[State]):
         then: Callable[[Any], Any],
         admitted: bool,
     ) -> Run:
-        """Run a hook, which no instrument surrounds. Raises `NotBegun`."""
-        observed = bool(self._shared.instruments)
-        run = await self._runner.run(key, messages[0].id, hook, turn, then, admitted=admitted, observed=observed)
-        _refuse_not_begun(key, run)
+        """Run a hook. Raises `NotBegun`."""
+        run = HookRun(key, messages[0].id, hook, turn, then)
+        run.observed = bool(self._shared.instruments)
+        await self._runner.run(run, admitted=admitted)
+        if run.fate is NOT_BEGUN:
+            raise _not_begun(run)
         return run
 
-    def _make_turn(self, snapshot: Snapshot, messages: list[Message]) -> tuple[Turn[State], bool, Before]:
+    def _make_turn(
+        self, snapshot: Snapshot, messages: list[Message], stream: ReplyStream | None = None
+    ) -> tuple[Turn[State], bool, Before]:
         """Make what the handler is given, on a fresh copy of the state; also whether it opens a session, and what the state was
         read from."""
         key, record, first = snapshot.row.key, snapshot.record, messages[0]
@@ -451,32 +539,21 @@ class TurnProcessor(Generic[State]):
             state=state,
             messages=snapshots.copy_messages(messages),
             history=history,
+            stream=stream,
         )
         if policy.version:
             begun = releases.find_version(record, policy, at=first.created_at, number=first.number)
             turn.version = begun or policy.version
         return turn, opens, before
 
-    def _make_work(self, snapshot: Snapshot, number: int, record: RecordStep | None) -> Work:
-        row, record_now = snapshot.row, snapshot.record
-        return Work(
-            row.key,
-            f"{row.incarnation}.{number}",
-            steps=record_now.steps,
-            record=record,
-            reminders=record_now.reminders,
-            confinement=self._shared.store.confinement,
-            limit=self._shared.settings.message_limit,
-            clock=self._shared.clock,
-        )
 
-
-def _refuse_not_begun(key: Key, run: Run) -> None:
-    """Refuse to go on after a run for which there was no thread. Raises `NotBegun`."""
-    if run.fate is Fate.NOT_BEGUN:
-        raise NotBegun(
-            f"{key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
-        ) from run.fault
+def _not_begun(run: Run) -> NotBegun:
+    """Make the error for a run for which there was no thread."""
+    fault = NotBegun(
+        f"{run.key}: {run.fault}. Nothing was counted; the message stays unread and is tried again in {HOOK_PAUSE_S:g} s."
+    )
+    fault.__cause__ = run.fault
+    return fault
 
 
 def merge_outside(

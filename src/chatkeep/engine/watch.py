@@ -44,12 +44,12 @@ class WatchHub:
         self.show_state = show_state
         self.ended = False
         self._notifier = notifier
-        self._watches: dict[Key, set[Watch]] = {}
+        self.by_key: dict[Key, set[Watch]] = {}
 
     @property
     def watching(self) -> int:
         """How many watch in this process."""
-        return sum(map(len, self._watches.values()))
+        return sum(map(len, self.by_key.values()))
 
     @property
     def is_live(self) -> bool:
@@ -69,18 +69,18 @@ class WatchHub:
     def close(self) -> None:
         """End every watch."""
         self.ended = True
-        for watches in self._watches.values():
+        for watches in self.by_key.values():
             for watch in watches:
                 watch.wake.set()
 
     def note_change(self, key: Key, *, here: bool) -> None:
         """Note that something was written to *key*; *here*: the cache has it."""
-        for watch in self._watches.get(key, ()):
+        for watch in self.by_key.get(key, ()):
             watch.note_change(here=here)
 
     def add(self, watch: Watch) -> None:
         """Begin to tell *watch* what happens."""
-        self._watches.setdefault(watch.key, set()).add(watch)
+        self.by_key.setdefault(watch.key, set()).add(watch)
         self._notifier.expect(watch.key)
 
     def expect(self, key: Key) -> None:
@@ -89,10 +89,10 @@ class WatchHub:
 
     def remove(self, watch: Watch) -> None:
         """Tell *watch* nothing more."""
-        watches = self._watches.get(watch.key, set())
+        watches = self.by_key.get(watch.key, set())
         watches.discard(watch)
         if not watches:
-            self._watches.pop(watch.key, None)
+            self.by_key.pop(watch.key, None)
 
 
 class Watch:

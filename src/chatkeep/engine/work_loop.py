@@ -26,7 +26,8 @@ from .notifier import Notifier
 from .pauses import Pauses
 from .places import TurnedAway
 from .reply_stream import Ended, Unaware
-from .runner import Run, Runner
+from .run import Run
+from .runner import Runner
 from .running_turn import RunningTurn
 from .sender import Sender
 from .shared import Shared

@@ -10,6 +10,8 @@ import time
 from contextvars import Context
 from enum import Enum
 
+from msgspec import Struct
+
 from ..conversation import snapshots
 from ..conversation.snapshots import Outcome, Policy, Snapshot
 from ..drivers.base import Key
@@ -53,28 +55,26 @@ NEXT = {
 must not have one."""
 
 
-class Worker:
+class Worker(Struct, eq=False):
     """One conversation's work in this process: its state, who waits for it, and the task that does it, if one runs.
 
-    context: that of its task; which turn waits for this worker stands in it. turn: whose handler runs. sending: the message that it has
-    said it would send. warm: what the cache holds is as new as the act that started it. reruns: turns in a row that were thrown away
-    because their input had changed.
+    waiters: in the order in which they came. context: that of its task; which turn waits for this worker stands in it. turn: whose
+    handler runs. sending: the message that it has said it would send. reruns: turns in a row that were thrown away because their input
+    had changed. warm: what the cache holds is as new as the act that started it.
     """
 
-    # Most are held for one trip, which needs none of these set.
-    _lease = ""
-    _wake: asyncio.Event | None = None
+    key: Key
+    _opening: str
+    state: WorkerState = IDLE
+    waiters: dict[Waiter, None] = {}
     task: asyncio.Task[None] | None = None
     context: Context | None = None
     turn: RunningTurn | None = None
-    sending = reruns = 0
-    warm = False
-
-    def __init__(self, key: Key, opening: str, state: WorkerState = IDLE) -> None:
-        self.key = key
-        self.state = state
-        self._opening = opening
-        self.waiters: dict[Waiter, None] = {}  # in the order in which they came
+    sending: int = 0
+    reruns: int = 0
+    warm: bool = False
+    _lease: str = ""
+    _wake: asyncio.Event | None = None
 
     @property
     def wake(self) -> asyncio.Event:

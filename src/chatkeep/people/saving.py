@@ -12,7 +12,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.versions import find_checksum, find_version
 from ..drivers.base import ENTRIES_MOST, Key, Row
 from ..engine.engine import Engine
-from ..engine.runner import refuse_own_turn
+from ..engine.run import refuse_own_turn
 from ..errors import Duplicate
 from ..model import Message
 from ..storage.store import fresh_token

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..engine.instruments import Arrival, Instrument
-from ..engine.runner import RAN
+from ..engine.run import RAN
 from ..engine.turn import Turn
 from ..extras import from_extra, is_installed
 from .logs import METHODS, route_of
