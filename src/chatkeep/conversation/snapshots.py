@@ -49,7 +49,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, gc=False):
     """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
 
-    plain: from this number on all messages are `is_plain`, as far as is known. Where much waits the messages end before
+    plain: from this number on all messages are plain (`plain_from`), as far as is known. Where much waits the messages end before
     row.head (`is_cut`), with the first that wait; *beyond* has of what follows the last replies, and the last entry.
     """
 
@@ -214,17 +214,6 @@ def is_answered(found: Conversation[Any]) -> bool:
     return bool(waiting) and not unanswered([*waiting, *found.messages], waiting[0].number - 1)
 
 
-def is_plain(message: Message) -> bool:
-    """Tell whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
-    return (
-        type(message.content) is str
-        and not message.metadata
-        and not message.redacted
-        and message.role in TALK
-        and (not message.reply_to or message.reply_to == message.number - 1)
-    )
-
-
 def copy_messages(messages: Sequence[Message]) -> list[Message]:
     """Copy *messages* for somebody to keep or change: whatever of them could be changed in place is a copy."""
     for message in messages:
@@ -241,9 +230,16 @@ def copy_messages(messages: Sequence[Message]) -> list[Message]:
 
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
-    """Return the number from which on *messages* are plain; *otherwise* if all are."""
+    """Return the number from which on *messages* are plain, which is text that stands in its place, as nearly all are: a history needs
+    neither sort nor copy it. *otherwise* if all are."""
     for message in reversed(messages):
-        if not is_plain(message):
+        if (
+            type(message.content) is not str
+            or message.metadata
+            or message.redacted
+            or message.role not in TALK
+            or (message.reply_to and message.reply_to != message.number - 1)
+        ):
             return message.number + 1
     return otherwise
 

@@ -287,7 +287,8 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
-    record = end_version(record, policy)
+    if record.version or policy.pin == "session":
+        record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
     if record.paced and (held := held_until(record, waiting, policy)) > at:
         record, keeps = structs.replace(record, retry_at=held), out and bool(replies)

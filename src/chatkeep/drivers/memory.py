@@ -197,7 +197,7 @@ class MemoryDriver(Openable):
         await self._come_in()
         self._refuse_replaced()
         row, key, replaces, entries = act.row, act.row.key, act.replaces, act.entries
-        stored = self._row(key)
+        stored = self._shelf.rows.get(key)
         if stored and stored.revision == row.revision:
             return stored
         if stored and (known := self._known(key, entries)):
@@ -331,9 +331,10 @@ class MemoryDriver(Openable):
                     yield Unindexed(key, of, Entry(0, row.revision, "", row.body))
 
     async def _come_in(self) -> None:
-        self.refuse_closed("done")
-        await let_others_go_first()  # as any store
-        self.refuse_closed("done")
+        if self.is_open:
+            await let_others_go_first()  # as any store
+        if not self.is_open:
+            self.refuse_closed("done")
 
     def _row(self, key: Key) -> Row | None:
         row = self._shelf.rows.get(key)

@@ -49,18 +49,18 @@ class HeldSnapshot:
     """A snapshot that is held, and what is known of it. From one snapshot to the next only the messages that came and went are looked
     at: the others are most of the window, and a look at each of them costs a tenth of a turn."""
 
-    __slots__ = ("_ids", "snapshot", "weight")
+    __slots__ = ("ids", "snapshot", "weight")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.weight = weigh(snapshot)
-        self._ids: dict[str, None] | None = None  # in the place of a set, which takes three times as much memory
+        self.ids: dict[str, None] | None = None
+        """The ids of its messages, once somebody has asked; in the place of a set, which takes three times as much memory."""
 
-    def holds_id(self, id: str) -> bool:
-        """Tell whether a message of this *id* is among its messages."""
-        if self._ids is None:
-            self._ids = dict.fromkeys([message.id for message in self.snapshot.messages])
-        return id in self._ids
+    def collect_ids(self) -> dict[str, None]:
+        """Return the ids of its messages, and know them from now on."""
+        self.ids = dict.fromkeys([message.id for message in self.snapshot.messages])
+        return self.ids
 
     def follow(self, snapshot: Snapshot) -> int:
         """Hold *snapshot* of the same conversation instead; by how much heavier that is."""
@@ -70,10 +70,10 @@ class HeldSnapshot:
         kept = len(old) - gone
         if gone < 0 or old[gone:] != new[:kept]:  # (nearly always the same objects, which is seen at once)
             weight = self.weight
-            self.weight, self._ids = weigh(snapshot), None
+            self.weight, self.ids = weigh(snapshot), None
             return self.weight - weight
         grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(new) - len(old))
-        ids: dict[str, None] = {} if self._ids is None else self._ids
+        ids: dict[str, None] = {} if self.ids is None else self.ids
         for message in old[:gone]:
             content = message.content
             grown -= len(content) if type(content) is str else PART_BYTES * len(content)
@@ -121,7 +121,7 @@ class Cache:
         is known of the snapshot that is held."""
         held = self._held.get(snapshot.row.key)
         if held is not None and held.snapshot is snapshot:
-            return held.holds_id(id)
+            return id in (held.ids or held.collect_ids())
         return snapshots.holds_id(snapshot, id)
 
     def put(self, snapshot: Snapshot) -> None:

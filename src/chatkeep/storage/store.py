@@ -137,6 +137,10 @@ class Store:
         self.confinement = Confinement()
         self._open = False
         self._cache = cache
+        self.cached: Callable[[Key], Snapshot | None] = cache.get
+        """Returns the newest snapshot of a key that this process has seen; the store may have moved on."""
+        self.holds_id: Callable[[Snapshot, str], bool] = cache.holds_id
+        """Tells whether a message of an id is among those that a snapshot holds."""
         self._window = Window(window)
         self._set_back = SetBackWatch(cache)
         self._message_limit = message_limit
@@ -205,14 +209,6 @@ class Store:
     def moved(self) -> bool:
         """Whether what it held is in another store now."""
         return self._circuit.moved
-
-    def cached(self, key: Key) -> Snapshot | None:
-        """Return the newest snapshot this process has seen; the store may have moved on."""
-        return self._cache.get(key)
-
-    def holds_id(self, snapshot: Snapshot, id: str) -> bool:
-        """Tell whether a message of this *id* is among those that *snapshot* holds."""
-        return self._cache.holds_id(snapshot, id)
 
     async def fetched(self, key: Key) -> Snapshot | None:
         """Return what other instances have left in the shared cache; the store may have moved on from there too."""
@@ -427,7 +423,8 @@ class Store:
                 raise
             self._cache.end_doubt(key)  # it was there
             known = blanked(snapshot, act.blank) if act.blank else snapshot
-            after = self._keep(self._window.grow(known, stored, record, said))
+            after = self._window.grow(known, stored, record, said)
+            self._keep(after) if after.beyond else self._cache.put(after)
             self._changed(key)
             if self.shared is not None and act.blank:
                 await self.shared.drop(key)
