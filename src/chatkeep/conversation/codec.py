@@ -57,6 +57,8 @@ MEMBERS = frozenset(Record.__struct_encode_fields__)
 OUTBOX_ITEMS = len(OutboxState.__struct_fields__)
 REMINDER_ITEMS = len(Reminder.__struct_fields__)
 CRC_END = len(b'{"crc":"00000000",')
+FORMAT_ALONE = b'"format":%d' % FORMAT
+FORMAT_FIRST = FORMAT_ALONE + b","
 
 
 def entry_for(
@@ -75,6 +77,36 @@ def entry_for(
 ) -> Entry:
     """Return a log entry, ready to be stored; *number*: its place, 0 where the store gives it; *channel*: as `Message` has it. Raises
     `BadMessage` or `TooLarge`, naming the key."""
+    rest = b""
+    if type(content) is str and not channel and (type(metadata) is dict or metadata is None) and not metadata:
+        # As nearly always, and encoded at once in half the time.
+        try:
+            line: tuple[int | str, ...] = (round(created_at * 1000), content)
+            if reply_to:
+                line += (reply_to,) if reply_from == reply_to else (reply_to, reply_from)
+            rest = _encode(line)[1:] if "\0" not in content else b""
+        except (ValueError, OverflowError):  # half a character, or a time that is none
+            pass
+    rest = rest or _write_line(key, content, id, role, created_at, reply_to, reply_from, metadata, channel)
+    if len(rest) > limit:
+        raise TooLarge(
+            f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
+        )
+    return Entry(number, id, LETTERS[role], b'["%08x",%s' % (zlib.crc32(rest, _seed(key)), rest))
+
+
+def _write_line(
+    key: Key,
+    content: Content,
+    id: str,
+    role: Role,
+    created_at: float,
+    reply_to: int,
+    reply_from: int,
+    metadata: dict[str, Any] | None,
+    channel: str,
+) -> bytes:
+    """Return what follows the checksum in an entry, whatever is in it. Raises `BadMessage`, naming the key."""
     if type(content) is str:
         said = json_of(key, content, "content")
     elif isinstance(content, str) or (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
@@ -92,12 +124,7 @@ def entry_for(
         extra += b"," + json_of(key, channel, "channel") if channel else b""
     elif reply_to:
         extra = b",%d" % reply_to if reply_from == reply_to else b",%d,%d" % (reply_to, reply_from)
-    rest = b"%d,%s%s]" % (round(created_at * 1000), said, extra)
-    if len(rest) > limit:
-        raise TooLarge(
-            f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
-        )
-    return Entry(number, id, LETTERS[role], b'["%s",%s' % (_crc(key, rest), rest))
+    return b"%d,%s%s]" % (round(created_at * 1000), said, extra)
 
 
 def _allowed_in(role: Role, id: str) -> Container[int]:
@@ -192,8 +219,8 @@ def _redacted(incarnation: str, entry: Entry) -> Message:
 def body_of(key: Key, record: Record) -> bytes:
     """Return the stored form of *record*."""
     raw = _encode(record) if not record.unknown else _encode_carrying(record)
-    rest = b'"format":%d%s%s' % (FORMAT, b"," if len(raw) > 2 else b"", raw[1:])
-    return b'{"crc":"%s",%s' % (_crc(key, rest), rest)
+    rest = (FORMAT_FIRST if len(raw) > 2 else FORMAT_ALONE) + raw[1:]
+    return b'{"crc":"%08x",%s' % (zlib.crc32(rest, _seed(key)), rest)
 
 
 def record_from(key: Key, body: bytes) -> Record:

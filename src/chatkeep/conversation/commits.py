@@ -1,4 +1,4 @@
-"""The next row of a conversation: who holds the lease, what is noted, and when somebody has to look again."""
+"""The next row of a conversation: who holds the lease, what is noted, when somebody has to look again, and how that is stored."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Container, Sequence
 
 from msgspec import structs
 
-from ..drivers.base import AT_ONCE
+from ..drivers.base import AT_ONCE, Entry, Row
+from ..model import Message
 from .backoff import believed
+from .codec import body_of, entry_for, message_from
 from .keys import RESERVED
 from .record import NONE, Record
 from .snapshots import (
@@ -25,6 +27,9 @@ from .snapshots import (
 SEND_PAUSE_MOST_S = 3600.0
 """Nobody makes us wait longer before we try again to send a reply."""
 
+NOTE_LIMIT = 64 * 1024
+"""Bytes of a note: chatkeep's own are short, whatever the limit for messages is."""
+
 CHANGES_KEPT = 32
 """So many acts may come between one whose outcome is unknown and its second run."""
 
@@ -34,14 +39,81 @@ def note_passed_over(first: int, last: int) -> Draft:
     return make_note("dropped", first=first, last=last)
 
 
-def count_notes(there: Snapshot, act: Commit) -> Commit:
-    """Return *act* with a record that counts the notes which it adds to the log: people do not see them."""
-    made = 0
+def count_notes(there: Snapshot, record: Record, made: int) -> Record:
+    """Return *record*, the next one, which counts the notes *made* in the same act: people do not see them."""
+    if there.row.key.tenant.startswith(RESERVED):
+        return record
+    return structs.replace(record, notes=there.record.notes + made)
+
+
+def encode_act(
+    snapshot: Snapshot, act: Commit, *, revision: str, at: float, limit: int
+) -> tuple[Row, list[Entry], list[Message], Record]:
+    """Return the row and the entries of *act* on *snapshot* as they are stored, under *revision*; the messages that these entries will be
+    read as; and the record that is in the row. *limit*: bytes that a message may take. Raises `BadMessage` or `TooLarge`."""
+    old = snapshot.row
+    key, number, incarnation = old.key, old.head, old.incarnation or revision
+    entries, said, notes = [], [], 0
     for draft in act.drafts:
-        made += draft.role == "system"
-    if not made or there.row.key.tenant.startswith(RESERVED):
-        return act
-    return structs.replace(act, record=structs.replace(act.record, notes=there.record.notes + made))
+        number += 1
+        content, role, made, created_at, metadata = (
+            draft.content,
+            draft.role,
+            draft.entry,
+            draft.created_at,
+            draft.metadata,
+        )
+        if made is not None:
+            entry = Entry(number, made.id, made.role, made.body)
+        else:
+            created_at = created_at or at
+            entry = entry_for(
+                key,
+                content,
+                number=number,
+                id=draft.id,
+                role=role,
+                created_at=created_at,
+                limit=limit if role != "system" else NOTE_LIMIT,
+                reply_to=draft.reply_to,
+                reply_from=draft.reply_from,
+                metadata=metadata,
+                channel=draft.channel,
+            )
+        entries.append(entry)
+        # The caller may change what is no text later; what is cached must stay what is stored. An entry that was made before says itself
+        # of when it is, and 0 is a time there.
+        if metadata or type(content) is not str or not created_at:
+            message = message_from(key, incarnation, entry)
+        else:
+            message = Message(
+                id=entry.id or f"{incarnation}.{number}",
+                number=number,
+                role=role,
+                content=content,
+                created_at=round(created_at * 1000) / 1000,  # as the codec does, to the bit
+                reply_to=draft.reply_to or None,
+                reply_from=draft.reply_from or None,
+                metadata=metadata,
+                channel=draft.channel,
+            )
+        said.append(message)
+        if role == "system":
+            notes += 1
+    record = act.record if not notes else count_notes(snapshot, act.record, notes)
+    row = Row(
+        key=key,
+        revision=revision,
+        incarnation=incarnation,
+        head=old.head,
+        body=body_of(key, record),
+        owner=old.owner if act.owner is None else act.owner,
+        updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
+        due_at=act.due_at,
+        lease=act.lease,
+        leased_until=act.leased_until,
+    )
+    return row, entries, said, record
 
 
 def make_note(kind: str, name: str = "", *, content: str = "", first: int = 0, last: int = 0) -> Draft:
@@ -104,16 +176,18 @@ def next_commit(
     drafts: list[Draft] | tuple[Draft, ...] = (),
 ) -> Commit:
     """Return the whole next row, given the next record: who holds the lease and when somebody has to look again."""
-    head = snapshot.row.head + len(drafts)
-    record = keep_outbound(snapshot, record)
+    row = snapshot.row
+    head = row.head + len(drafts)
+    if row.head > snapshot.record.cursor:  # else nothing that is in the log is passed
+        record = keep_outbound(snapshot, record)
     if record.cursor < head:
         longest_s = max(policy.pause_most_s, policy.channel_within_s if record.paced else 0.0)
         due_at: float | None = not_before(record.retry_at, longest_s, at=at)
     else:
         if policy.retention_s is not None and not record.oldest_at:
             record = structs.replace(record, oldest_at=find_oldest(snapshot, record, drafts, at=at))
-        due_at = next_due(record, policy, head=head, touched=max(at, snapshot.row.updated_at))
-        old = snapshot.row.due_at
+        due_at = next_due(record, policy, head=head, touched=max(at, row.updated_at))
+        old = row.due_at
         if old is not None and due_at is not None and at < old <= due_at:
             due_at = old  # early is allowed, late is not, and what stays the same costs no index write
     if record.delivery is not None:

@@ -10,7 +10,9 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ..drivers.base import Entry, Row
+from ..errors import Corrupt
 from ..model import ASKING, TALK, Content, Conversation, Failing, Message, Role, Status
+from .codec import LETTERS, message_from, messages_from, record_from
 from .keys import SAVED
 from .record import OutboxState, Record
 
@@ -47,7 +49,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, gc=False):
     """A conversation at one revision: its row, the record in it, and its last messages, dense up to row.head.
 
-    plain: from this number on all messages are `is_plain`, as far as is known. Where much waits the messages end before
+    plain: from this number on all messages are plain (`plain_from`), as far as is known. Where much waits the messages end before
     row.head (`is_cut`), with the first that wait; *beyond* has of what follows the last replies, and the last entry.
     """
 
@@ -130,6 +132,9 @@ class Outcome(Struct, frozen=True, gc=False):
     failing: Failing | None = None
 
 
+NOTES_A_MESSAGE = 5
+"""So many notes a message may have where replies go out: delivery, sent, delivered, read, and the message itself."""
+
 HELD = 200
 """So many messages that wait are held, or somewhat more; the others stay in the store until it is their turn."""
 
@@ -209,17 +214,6 @@ def is_answered(found: Conversation[Any]) -> bool:
     return bool(waiting) and not unanswered([*waiting, *found.messages], waiting[0].number - 1)
 
 
-def is_plain(message: Message) -> bool:
-    """Tell whether a message is text that stands in its place, as nearly all are: a history needs neither sort nor copy it."""
-    return (
-        type(message.content) is str
-        and not message.metadata
-        and not message.redacted
-        and message.role in TALK
-        and (not message.reply_to or message.reply_to == message.number - 1)
-    )
-
-
 def copy_messages(messages: Sequence[Message]) -> list[Message]:
     """Copy *messages* for somebody to keep or change: whatever of them could be changed in place is a copy."""
     for message in messages:
@@ -236,9 +230,16 @@ def copy_messages(messages: Sequence[Message]) -> list[Message]:
 
 
 def plain_from(messages: Sequence[Message], otherwise: int) -> int:
-    """Return the number from which on *messages* are plain; *otherwise* if all are."""
+    """Return the number from which on *messages* are plain, which is text that stands in its place, as nearly all are: a history needs
+    neither sort nor copy it. *otherwise* if all are."""
     for message in reversed(messages):
-        if not is_plain(message):
+        if (
+            type(message.content) is not str
+            or message.metadata
+            or message.redacted
+            or message.role not in TALK
+            or (message.reply_to and message.reply_to != message.number - 1)
+        ):
             return message.number + 1
     return otherwise
 
@@ -319,3 +320,74 @@ def find_outcome(record: Record, number: int, found: list[Message]) -> Outcome |
     if "dead" in notes:
         return Outcome("failed", replies, notes["dead"])
     return Outcome("answered", replies) if replies or not notes else Outcome("dropped")
+
+
+class Window:
+    """Makes the snapshots that are held. *size*: how many last messages one holds, at least."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._with_notes = size * NOTES_A_MESSAGE
+
+    def widen(self) -> None:
+        """Make room for the notes that sending replies out leaves between what is said."""
+        self.size *= NOTES_A_MESSAGE
+
+    def decode(self, row: Row, entries: list[Entry]) -> Snapshot:
+        """Return the snapshot of what was read. Raises `Corrupt`, or `Unsupported` if newer code wrote it."""
+        messages = tuple(messages_from(row.key, row.incarnation, entries))
+        if not row.body and any(message.reply_to for message in messages):
+            raise Corrupt(
+                f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
+            )
+        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
+        record = record_from(row.key, row.body)
+        if not record.redactions and any([message.redacted for message in messages]):
+            raise Corrupt(
+                f"{row.key}: log entries are empty, and nothing of it was ever redacted. Nothing was changed."
+            )
+        return self.fit(row, record, messages, plain)
+
+    def grow(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
+        """Return what is *known*, with what came after it."""
+        plain = plain_from(news, known.plain)
+        if not known.beyond:
+            return self.fit(row, record, (*known.messages, *news), plain)
+        beyond = choose_beyond((*known.beyond, *news), self.size)
+        return self.fit(row, record, known.messages, plain, beyond)
+
+    def fit(
+        self,
+        row: Row,
+        record: Record,
+        messages: tuple[Message, ...],
+        plain: int,
+        beyond: tuple[Message, ...] = (),
+    ) -> Snapshot:
+        """Return the snapshot to be held, without the body, for which the record stands: with the window before the cursor, and what is
+        behind it as far as `shorten` says. What waits must not push out the talk that it belongs to."""
+        window = size = self.size
+        if messages:
+            if plain > messages[0].number:  # notes, perhaps, which must not push out the talk
+                notes = sum([message.role not in TALK for message in messages])
+                window = min(size + notes, max(size, self._with_notes))
+            behind = messages[-1].number - record.cursor
+            surplus = len(messages) - window - (behind if behind > 0 else 0)
+            if surplus > 0:
+                messages = messages[surplus:]
+        snapshot = Snapshot(structs.replace(row, body=b""), record, messages, plain, beyond)
+        return shorten(snapshot, size) if row.head - record.cursor > HELD else snapshot
+
+
+def blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
+    """Return what is *known*, without what the entries with these *numbers* said."""
+    key, incarnation = known.row.key, known.row.incarnation
+
+    def blank(message: Message) -> Message:
+        entry = Entry(message.number, message.id, LETTERS[message.role], b"")
+        return structs.replace(message_from(key, incarnation, entry), created_at=message.created_at)
+
+    messages, beyond = (
+        tuple([blank(m) if m.number in numbers else m for m in held]) for held in (known.messages, known.beyond)
+    )
+    return structs.replace(known, messages=messages, beyond=beyond, plain=plain_from(messages, known.plain))

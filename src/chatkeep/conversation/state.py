@@ -127,7 +127,10 @@ class StateCodec(Generic[State]):
         if not isinstance(state, self.shape.type):
             raise BadMessage(f"{key}: the state is {type(state).__name__}, not {self.shape.name}; nothing was stored.")
         try:
-            written, back = self._write(state, before)
+            try:
+                written, back = self.shape.encode(state)
+            except Unfit:
+                written, back = self._write_long_numbers(state, before)
         except Unfit as unfit:
             raise BadMessage(f"{key}: {unfit}. Nothing was stored. {self.shape.advice}") from unfit
         if before is not None and before.carried is not None:
@@ -200,15 +203,9 @@ class StateCodec(Generic[State]):
             return BadMessage(f"{key}: {told(fault)}. Nothing was stored. {self.shape.advice}")
         return None
 
-    def _write(self, state: State, before: Before | None) -> tuple[bytes, State]:
-        try:
-            return self.shape.encode(state)
-        except Unfit:
-            # Numbers that an older version has stored are no reason to refuse all that comes after them.
-            old = frozenset() if before is None else long_numbers(_decode(before.raw))
-            if not old:
-                raise
-            return self.shape.encode(state, old)
+    def _write_long_numbers(self, state: State, before: Before | None) -> tuple[bytes, State]:
+        """Write a *state* that was refused: numbers that an older version has stored are no reason to refuse all that comes after."""
+        return self.shape.encode(state, () if before is None else long_numbers(_decode(before.raw)))
 
     def _put_back(self, carried: Carried, state: State, raw: bytes) -> bytes:
         plain = _decode(raw)

@@ -261,14 +261,14 @@ def finish_turn(
     if streamed and replies:
         drafts[-1] = structs.replace(drafts[-1], id=reply_id(snapshot.row.incarnation, first))
     drafts += notes
-    waiting, cut = unread_messages(snapshot), bool(snapshot.beyond)
+    old, cut = snapshot.record, bool(snapshot.beyond)
+    waiting = unread_messages(snapshot) if head != old.cursor else []
     if waiting:
         waiting = [message for message in waiting if message.number > last]
     if (waiting or cut) and policy.overlap == "drop":
         first_dropped = waiting[0].number if waiting else last + 1
         drafts.append(note_passed_over(first_dropped, head if cut else waiting[-1].number))
         waiting, cut = [], False
-    old = snapshot.record
     record = structs.replace(
         untried(old),
         state=state,
@@ -278,7 +278,7 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        paced=pace(old, answered[0], policy, at=at),
+        paced=old.paced if policy.channel_turns is None else pace(old, answered[0], policy, at=at),
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:
@@ -287,7 +287,8 @@ def finish_turn(
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
             delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
         record = structs.replace(record, delivery=delivery)
-    record = end_version(record, policy)
+    if record.version or policy.pin == "session":
+        record = end_version(record, policy)
     keeps = bool(waiting) or cut or (out and bool(replies))
     if record.paced and (held := held_until(record, waiting, policy)) > at:
         record, keeps = structs.replace(record, retry_at=held), out and bool(replies)

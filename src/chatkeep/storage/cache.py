@@ -1,11 +1,13 @@
 """Snapshots this process has seen lately, bounded by number and by bytes.
 
 Nothing here is trusted: a turn that starts from a cached snapshot is written only if the store still holds that
-revision, and what people read is always read from the store. The cache saves reads and decoding, never a check.
+revision, and what people read is always read from the store. The cache saves reads and decoding, never a check. What it knows of each
+conversation also tells when the store holds less than it did.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -13,9 +15,12 @@ from msgspec import Struct
 
 from ..bounded import Newest
 from ..conversation import snapshots
-from ..conversation.snapshots import Place, Snapshot, place_of
-from ..drivers.base import Key
+from ..conversation.record import Record
+from ..conversation.snapshots import Place, Snapshot, is_other_log, lacks_changes, place_of
+from ..drivers.base import Key, Row
 from ..model import Message
+
+log = logging.getLogger("chatkeep")
 
 SNAPSHOT_BYTES = 900
 MESSAGE_BYTES = 280
@@ -44,38 +49,39 @@ class HeldSnapshot:
     """A snapshot that is held, and what is known of it. From one snapshot to the next only the messages that came and went are looked
     at: the others are most of the window, and a look at each of them costs a tenth of a turn."""
 
-    __slots__ = ("_ids", "snapshot", "weight")
+    __slots__ = ("ids", "snapshot", "weight")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.weight = weigh(snapshot)
-        self._ids: dict[str, None] | None = None  # in the place of a set, which takes three times as much memory
+        self.ids: dict[str, None] | None = None
+        """The ids of its messages, once somebody has asked; in the place of a set, which takes three times as much memory."""
 
-    def holds_id(self, id: str) -> bool:
-        """Tell whether a message of this *id* is among its messages."""
-        if self._ids is None:
-            self._ids = dict.fromkeys([message.id for message in self.snapshot.messages])
-        return id in self._ids
+    def collect_ids(self) -> dict[str, None]:
+        """Return the ids of its messages, and know them from now on."""
+        self.ids = dict.fromkeys([message.id for message in self.snapshot.messages])
+        return self.ids
 
     def follow(self, snapshot: Snapshot) -> int:
         """Hold *snapshot* of the same conversation instead; by how much heavier that is."""
-        before, self.snapshot, weight = self.snapshot, snapshot, self.weight
+        before, self.snapshot = self.snapshot, snapshot
         old, new = before.messages, snapshot.messages
         gone = new[0].number - old[0].number if old and new else -1
         kept = len(old) - gone
         if gone < 0 or old[gone:] != new[:kept]:  # (nearly always the same objects, which is seen at once)
-            self.weight, self._ids = weigh(snapshot), None
+            weight = self.weight
+            self.weight, self.ids = weigh(snapshot), None
             return self.weight - weight
-        left, came, ids = old[:gone], new[kept:], self._ids
-        grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(came) - len(left))
-        for message in left:
-            grown -= len(message.content) if type(message.content) is str else PART_BYTES * len(message.content)
-            if ids is not None:
-                ids.pop(message.id, None)
-        for message in came:
-            grown += len(message.content) if type(message.content) is str else PART_BYTES * len(message.content)
-            if ids is not None:
-                ids[message.id] = None
+        grown = 2 * (len(snapshot.record.state) - len(before.record.state)) + MESSAGE_BYTES * (len(new) - len(old))
+        ids: dict[str, None] = {} if self.ids is None else self.ids
+        for message in old[:gone]:
+            content = message.content
+            grown -= len(content) if type(content) is str else PART_BYTES * len(content)
+            ids.pop(message.id, None)
+        for message in new[kept:]:
+            content = message.content
+            grown += len(content) if type(content) is str else PART_BYTES * len(content)
+            ids[message.id] = None
         self.weight += grown
         return grown
 
@@ -115,7 +121,7 @@ class Cache:
         is known of the snapshot that is held."""
         held = self._held.get(snapshot.row.key)
         if held is not None and held.snapshot is snapshot:
-            return held.holds_id(id)
+            return id in (held.ids or held.collect_ids())
         return snapshots.holds_id(snapshot, id)
 
     def put(self, snapshot: Snapshot) -> None:
@@ -128,7 +134,11 @@ class Cache:
             statistics.entries += 1
         else:
             old = held.snapshot.row
-            if old.incarnation == new.incarnation and (old.head, old.updated_at) > (new.head, new.updated_at):
+            if (
+                old.head >= new.head
+                and old.incarnation == new.incarnation
+                and (old.head > new.head or old.updated_at > new.updated_at)
+            ):
                 return
             statistics.bytes += held.follow(snapshot)
             self._held.move_to_end(new.key)
@@ -184,6 +194,101 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+class SetBackWatch:
+    """Tells whether a store holds less than it has answered before, as far as *cache* knows that, or something else: it was set back,
+    to a backup or a stale copy.
+
+    What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what the store holds
+    now: all that is cached goes.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self.found = 0
+        """How often a conversation was found set back, or lost by that."""
+        self._cache = cache
+
+    def goes_on(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
+        """Tell whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
+
+        If they say something else the store was set back, and went on from there. What was known before a redaction is not
+        gone on with.
+        """
+        if (
+            known.row.incarnation != row.incarnation
+            or known.record.redactions != record.redactions
+            or not news
+            or not known.messages
+            or news[0].number > known.row.head
+        ):
+            return False
+        held = {message.number: message for message in (*known.messages, *known.beyond)}
+        both = [(held[message.number], message) for message in news if message.number in held]
+        # (What is redacted has no time of its own.)
+        if all(
+            (a.id, a.role) == (b.id, b.role) and (a.redacted or b.redacted or a.created_at == b.created_at)
+            for a, b in both
+        ):
+            return bool(both)
+        self._tell_set_back(row.key, row.head, known.row.head)
+        return False
+
+    def is_set_back(
+        self,
+        known: Place | None,
+        found: Row,
+        record: Record,
+        *,
+        head: int | None = None,
+        news: Sequence[Message] = (),
+    ) -> bool:
+        """Tell whether what was *found*, with its *record*, is less than, or other than, what is *known*. *head*: where the log ended
+        before the act that found it; *news*: the last entries of the log now."""
+        head = found.head if head is None else head
+        doubted = self._cache.end_doubt(found.key)
+        if known is None:
+            return False
+        if known.incarnation != found.incarnation:
+            if doubted:  # else it was erased, and has been begun anew
+                self._tell_lost(found.key, known.head)
+            return doubted
+        if known.head <= head and not lacks_changes(known, record) and not is_other_log(known, news):
+            return False
+        self._tell_set_back(found.key, head, known.head, again=doubted)
+        return True
+
+    def note_missing(self, key: Key, known: Place | None) -> None:
+        """Take in that nothing is under *key*, of which so much is *known*: erased or, where the store was set back, lost."""
+        if known is not None and self._cache.end_doubt(key):
+            self._tell_lost(key, known.head)
+        self._cache.forget_place(key)
+
+    def _tell_set_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
+        self.found += 1
+        log.error(
+            "%s: the log has %d entries, and is not what was seen when it had %d: the store was set back, and what came after is lost. "
+            "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
+            key,
+            head,
+            known,
+        )
+        self._cache.forget_place(key)
+        # What was known since before a set-back that was told is of that one, and what was read after it is what the store holds.
+        if not again:
+            # How far the other logs went is kept, so that it is told of each that has lost something.
+            self._cache.distrust()
+
+    def _tell_lost(self, key: Key, known: int) -> None:
+        """Tell of a conversation of before the store was found set back that is not there any more."""
+        self.found += 1
+        log.error(
+            "%s: the conversation had %d entries before the store was set back, and is not there: it is lost, unless another instance has "
+            "erased it.",
+            key,
+            known,
+        )
+        self._cache.forget_place(key)
 
 
 def weigh(snapshot: Snapshot) -> int:

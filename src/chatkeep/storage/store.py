@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import structs
 
-from ..conversation.codec import LETTERS, body_of, entry_for, message_from, messages_from, record_from
-from ..conversation.commits import count_notes
+from ..conversation.codec import messages_from, record_from
+from ..conversation.commits import encode_act
 from ..conversation.record import Record
 from ..conversation.snapshots import (
     HELD,
@@ -32,16 +32,14 @@ from ..conversation.snapshots import (
     Draft,
     Place,
     Snapshot,
+    Window,
     asks,
+    blanked,
     choose_beyond,
     is_cut,
-    is_other_log,
     is_used_up,
     keep_outbound,
-    lacks_changes,
     place_of,
-    plain_from,
-    shorten,
     unread_messages,
 )
 from ..drivers.base import (
@@ -70,7 +68,7 @@ from ..drivers.base import (
 )
 from ..errors import Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain, Unsupported
 from ..model import ASKING, TALK, Message
-from .cache import Cache, CacheStatistics
+from .cache import Cache, CacheStatistics, SetBackWatch
 from .circuit_breaker import StoreCircuitBreaker
 from .confinement import Confinement
 from .relocation import explain, refuse_elsewhere
@@ -86,8 +84,6 @@ log = logging.getLogger("chatkeep")
 
 PAGE = 200
 LOOKS_BACK = 5  # pages in which the last replies are looked for, behind what waits
-NOTES_A_MESSAGE = 5  # delivery, sent, delivered, read, and the message itself
-NOTE_LIMIT = 64 * 1024  # chatkeep's own notes are short, whatever the limit for messages is
 PATIENCE = 3  # conflicts in a row before a writer steps back for a moment
 
 Decide = Callable[[Snapshot], Commit | None]
@@ -130,7 +126,6 @@ class Store:
         self.driver = driver
         self.place = place
         self.shared = shared
-        self.rolled_back = 0
         self.acts: Counter[str] = Counter()
         """How many acts were asked of the driver, by verb."""
         self._circuit = StoreCircuitBreaker(
@@ -142,10 +137,19 @@ class Store:
         self.confinement = Confinement()
         self._open = False
         self._cache = cache
-        self._window = window
-        self._window_with_notes = window * NOTES_A_MESSAGE
+        self.cached: Callable[[Key], Snapshot | None] = cache.get
+        """Returns the newest snapshot of a key that this process has seen; the store may have moved on."""
+        self.holds_id: Callable[[Snapshot, str], bool] = cache.holds_id
+        """Tells whether a message of an id is among those that a snapshot holds."""
+        self._window = Window(window)
+        self._set_back = SetBackWatch(cache)
         self._message_limit = message_limit
         self.observe((), changed=lambda key: None, seen=lambda key: None)
+
+    @property
+    def rolled_back(self) -> int:
+        """How often it was found to hold less than it has answered before."""
+        return self._set_back.found
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -168,7 +172,7 @@ class Store:
         """
         await self.driver.open()
         await refuse_elsewhere(self.driver)
-        _, found = await asyncio.gather(refuse_sealed(self.driver), self.driver.read(Read(first, self._window)))
+        _, found = await asyncio.gather(refuse_sealed(self.driver), self.driver.read(Read(first, self._window.size)))
         if fits is not None:
             await fits(self.driver.epoch)
         self._circuit.reset()
@@ -180,7 +184,7 @@ class Store:
 
     def widen(self) -> None:
         """Make room in the window for the notes that sending replies out leaves between what is said."""
-        self._window *= NOTES_A_MESSAGE
+        self._window.widen()
 
     async def close(self) -> None:
         """Close the driver."""
@@ -206,14 +210,6 @@ class Store:
         """Whether what it held is in another store now."""
         return self._circuit.moved
 
-    def cached(self, key: Key) -> Snapshot | None:
-        """Return the newest snapshot this process has seen; the store may have moved on."""
-        return self._cache.get(key)
-
-    def holds_id(self, snapshot: Snapshot, id: str) -> bool:
-        """Tell whether a message of this *id* is among those that *snapshot* holds."""
-        return self._cache.holds_id(snapshot, id)
-
     async def fetched(self, key: Key) -> Snapshot | None:
         """Return what other instances have left in the shared cache; the store may have moved on from there too."""
         found = await self.shared.get(key) if self.shared is not None else None
@@ -226,19 +222,19 @@ class Store:
     async def load(self, key: Key, *, again: bool = True) -> Snapshot | None:
         """Return the conversation as it is now; None when there is none."""
         known = self._cache.last_place(key)
-        return await self._loaded(key, known, await self._act(self.driver.read, Read(key, self._window)), again=again)
+        return await self._loaded(
+            key, known, await self._act(self.driver.read, Read(key, self._window.size)), again=again
+        )
 
     async def _loaded(
         self, key: Key, known: Place | None, found: tuple[Row, list[Entry]] | None, *, again: bool = True
     ) -> Snapshot | None:
         """Return what was *found* under *key*, of which *known* was known before it was asked for."""
         if found is None:
-            if known is not None and self._cache.end_doubt(key):
-                self._tell_lost(key, known.head)
-            self._cache.forget_place(key)
+            self._set_back.note_missing(key, known)
             return None
-        snapshot = self._decoded(*found)
-        self._look_back(known, found[0], snapshot.record, news=snapshot.messages)
+        snapshot = self._window.decode(*found)
+        self._set_back.is_set_back(known, found[0], snapshot.record, news=snapshot.messages)
         self._seen(key)
         return self._keep(await self._complete(snapshot, again=again))
 
@@ -256,7 +252,7 @@ class Store:
         grown = structs.replace(snapshot, messages=(*found, *snapshot.messages))
         held = self._cache.peek(row.key)
         if held is not None and held.row.revision == row.revision:
-            self._keep(self._windowed(row, snapshot.record, grown.messages, snapshot.plain, snapshot.beyond))
+            self._keep(self._window.fit(row, snapshot.record, grown.messages, snapshot.plain, snapshot.beyond))
         return grown
 
     async def append(
@@ -265,7 +261,8 @@ class Store:
         """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
         was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
-        tail = self._window + 1 if cached is None else 4  # the window lies before the cursor, so before what is added
+        # (The window lies before the cursor, so before what is added.)
+        tail = self._window.size + 1 if cached is None else 4
         while True:
             revision = fresh_token()
             append = Append(key, [entry], revision, at, due_at, lease, tail, owner)
@@ -316,16 +313,16 @@ class Store:
     ) -> tuple[Snapshot, int, bool]:
         before = row.head - (ours and entry.id not in known)  # without the entry of this act
         news, record = messages_from(key, row.incarnation, entries), record_from(key, row.body)
-        if self._look_back(place, row, record, head=before, news=news if cached is None else ()):
+        if self._set_back.is_set_back(place, row, record, head=before, news=news if cached is None else ()):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        if cached is not None and self._continued(cached, row, record, news):
+        if cached is not None and self._set_back.goes_on(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
-            snapshot = self._grown(cached, row, record, news)
+            snapshot = self._window.grow(cached, row, record, news)
         elif cached is None:
-            snapshot = self._decoded(row, entries)
+            snapshot = self._window.decode(row, entries)
         else:
             snapshot = Snapshot(row, Record(), ())  # too far behind to be brought up to date
         number = known.get(entry.id, row.head)
@@ -403,8 +400,9 @@ class Store:
             act = decide(snapshot)
             if act is None:
                 return snapshot, None
-            act = count_notes(snapshot, act)
-            row, entries, said = self._encoded(snapshot, act, at)
+            row, entries, said, record = encode_act(
+                snapshot, act, revision=fresh_token(), at=at, limit=self._message_limit
+            )
             # With the last entry that is known already, so that a conflict shows whether it is still the same log.
             replaces, since = snapshot.row.revision or None, max(snapshot.row.head - 1, 0)
             write = Write(row, replaces, entries, since, act.drop, act.blank)
@@ -424,8 +422,9 @@ class Store:
                 self._cache.drop(key)
                 raise
             self._cache.end_doubt(key)  # it was there
-            known = _blanked(snapshot, act.blank) if act.blank else snapshot
-            after = self._keep(self._grown(known, stored, act.record, said))
+            known = blanked(snapshot, act.blank) if act.blank else snapshot
+            after = self._window.grow(known, stored, record, said)
+            self._keep(after) if after.beyond else self._cache.put(after)
             self._changed(key)
             if self.shared is not None and act.blank:
                 await self.shared.drop(key)
@@ -442,7 +441,7 @@ class Store:
         act = decide(snapshot)
         if act is None:
             return False
-        written, entries, _ = self._encoded(snapshot, act, at)
+        written, entries, _, _ = encode_act(snapshot, act, revision=fresh_token(), at=at, limit=self._message_limit)
         try:
             await self._act(self.driver.write, Write(written, row.revision, entries, row.head, act.drop, act.blank))
         except Conflict:
@@ -483,7 +482,7 @@ class Store:
         row, seen = snapshot.row, messages[-1].number
         while found := await self.page(row.key, row.incarnation, after=seen, before=row.head + 1, limit=PAGE):
             count += sum(map(asks, found))
-            messages, seen = (messages + found)[-max(self._window, 1) :], found[-1].number
+            messages, seen = (messages + found)[-max(self._window.size, 1) :], found[-1].number
         return messages, count
 
     async def rows(
@@ -556,193 +555,13 @@ class Store:
         log.critical("%s", replaced)
         self._cache.clear()
 
-    def _continued(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
-        """Tell whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
-
-        If they say something else the store was set back, and went on from there. What was known before a redaction is not
-        gone on with.
-        """
-        if (
-            known.row.incarnation != row.incarnation
-            or known.record.redactions != record.redactions
-            or not news
-            or not known.messages
-            or news[0].number > known.row.head
-        ):
-            return False
-        held = {message.number: message for message in (*known.messages, *known.beyond)}
-        both = [(held[message.number], message) for message in news if message.number in held]
-        # (What is redacted has no time of its own.)
-        if all(
-            (a.id, a.role) == (b.id, b.role) and (a.redacted or b.redacted or a.created_at == b.created_at)
-            for a, b in both
-        ):
-            return bool(both)
-        self._tell_set_back(row.key, row.head, known.row.head)
-        return False
-
-    def _look_back(
-        self,
-        known: Place | None,
-        found: Row,
-        record: Record,
-        *,
-        head: int | None = None,
-        news: Sequence[Message] = (),
-    ) -> bool:
-        """Tell whether the store holds less than it has answered before, or something else: it was set back, to a backup or a stale
-        copy. *head*: where the log ended before the act that *found* it, with its *record*; *news*: the last entries of the log now.
-
-        What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what
-        the store holds now: all that is cached goes.
-        """
-        head = found.head if head is None else head
-        doubted = self._cache.end_doubt(found.key)
-        if known is None:
-            return False
-        if known.incarnation != found.incarnation:
-            if doubted:  # else it was erased, and has been begun anew
-                self._tell_lost(found.key, known.head)
-            return doubted
-        if known.head <= head and not lacks_changes(known, record) and not is_other_log(known, news):
-            return False
-        self._tell_set_back(found.key, head, known.head, again=doubted)
-        return True
-
-    def _tell_set_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
-        self.rolled_back += 1
-        log.error(
-            "%s: the log has %d entries, and is not what was seen when it had %d: the store was set back, and what came after is lost. "
-            "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
-            key,
-            head,
-            known,
-        )
-        self._cache.forget_place(key)
-        # What was known since before a set-back that was told is of that one, and what was read after it is what the store holds.
-        if not again:
-            # How far the other logs went is kept, so that it is told of each that has lost something.
-            self._cache.distrust()
-
-    def _tell_lost(self, key: Key, known: int) -> None:
-        """Tell of a conversation of before the store was found set back that is not there any more."""
-        self.rolled_back += 1
-        log.error(
-            "%s: the conversation had %d entries before the store was set back, and is not there: it is lost, unless another instance has "
-            "erased it.",
-            key,
-            known,
-        )
-        self._cache.forget_place(key)
-
-    def _encoded(self, snapshot: Snapshot, act: Commit, at: float) -> tuple[Row, list[Entry], list[Message]]:
-        """Return the row and the entries of *act* as they are stored, and the messages that these entries will be read as."""
-        old = snapshot.row
-        revision = fresh_token()
-        row = Row(
-            key=old.key,
-            revision=revision,
-            incarnation=old.incarnation or revision,
-            head=old.head,
-            body=body_of(old.key, act.record),
-            owner=old.owner if act.owner is None else act.owner,
-            updated_at=old.updated_at if act.untouched and old.revision else max(at, old.updated_at),
-            due_at=act.due_at,
-            lease=act.lease,
-            leased_until=act.leased_until,
-        )
-        entries, said, number = [], [], old.head
-        for draft in act.drafts:
-            number += 1
-            entry, message = self._written(row, draft, number, at)
-            entries.append(entry)
-            said.append(message)
-        return row, entries, said
-
-    def _written(self, row: Row, draft: Draft, number: int, at: float) -> tuple[Entry, Message]:
-        key, content, made = row.key, draft.content, draft.entry
-        if made is not None:
-            created_at = draft.created_at
-            entry = Entry(number, made.id, made.role, made.body)
-        else:
-            created_at = draft.created_at or at
-            entry = entry_for(
-                key,
-                content,
-                number=number,
-                id=draft.id,
-                role=draft.role,
-                created_at=created_at,
-                limit=self._message_limit if draft.role != "system" else NOTE_LIMIT,
-                reply_to=draft.reply_to,
-                reply_from=draft.reply_from,
-                metadata=draft.metadata,
-                channel=draft.channel,
-            )
-        # The caller may change what is no text later; what is cached must stay what is stored. An entry that was made before says itself
-        # of when it is, and 0 is a time there.
-        if draft.metadata or type(content) is not str or not created_at:
-            return entry, message_from(key, row.incarnation, entry)
-        return entry, Message(
-            id=entry.id or f"{row.incarnation}.{number}",
-            number=number,
-            role=draft.role,
-            content=content,
-            created_at=round(created_at * 1000) / 1000,  # as the codec does, to the bit
-            reply_to=draft.reply_to or None,
-            reply_from=draft.reply_from or None,
-            metadata=draft.metadata,
-            channel=draft.channel,
-        )
-
-    def _decoded(self, row: Row, entries: list[Entry]) -> Snapshot:
-        messages = tuple(messages_from(row.key, row.incarnation, entries))
-        if not row.body and any(message.reply_to for message in messages):
-            raise Corrupt(
-                f"{row.key}: the record is empty, but it was written before: there are replies. Nothing was changed."
-            )
-        plain = plain_from(messages, messages[0].number if messages else row.head + 1)
-        record = record_from(row.key, row.body)
-        if not record.redactions and any([message.redacted for message in messages]):
-            raise Corrupt(
-                f"{row.key}: log entries are empty, and nothing of it was ever redacted. Nothing was changed."
-            )
-        return self._windowed(row, record, messages, plain)
-
-    def _grown(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> Snapshot:
-        """Return what is *known*, with what came after it."""
-        plain = plain_from(news, known.plain)
-        if not known.beyond:
-            return self._windowed(row, record, (*known.messages, *news), plain)
-        beyond = choose_beyond((*known.beyond, *news), self._window)
-        return self._windowed(row, record, known.messages, plain, beyond)
-
-    def _windowed(
-        self,
-        row: Row,
-        record: Record,
-        messages: tuple[Message, ...],
-        plain: int,
-        beyond: tuple[Message, ...] = (),
-    ) -> Snapshot:
-        """Return the snapshot to be held, without the body, for which the record stands: with the window before the cursor, and what is
-        behind it as far as `shorten` says. What waits must not push out the talk that it belongs to."""
-        window = self._window
-        if messages and plain > messages[0].number:  # notes, perhaps, which must not push out the talk
-            notes = sum([message.role not in TALK for message in messages])
-            window = min(window + notes, max(window, self._window_with_notes))
-        end = messages[-1].number if messages else row.head
-        surplus = len(messages) - window - max(end - record.cursor, 0)
-        messages = messages[surplus:] if surplus > 0 else messages
-        return shorten(Snapshot(structs.replace(row, body=b""), record, messages, plain, beyond), self._window)
-
     async def _complete(self, snapshot: Snapshot, *, again: bool = True) -> Snapshot:
         """Fetch what belongs into the snapshot and was not in the tail that was read."""
         row, record = snapshot.row, snapshot.record
         if is_cut(snapshot):
             return await self.reload(row.key) if is_used_up(snapshot) else snapshot
         start = snapshot.messages[0].number if snapshot.messages else row.head + 1
-        seen = max(record.cursor - self._window, record.dropped)
+        seen = max(record.cursor - self._window.size, record.dropped)
         missing: list[Message] = []
         while start > seen + 1:
             found = await self.page(row.key, row.incarnation, after=seen, before=start, limit=PAGE)
@@ -755,14 +574,14 @@ class Store:
             so_far = structs.replace(snapshot, row=structs.replace(row, head=seen), messages=tuple(missing))
             waiting = unread_messages(so_far)
             if waiting and seen >= record.cursor + HELD and row.head > seen + HELD:
-                beyond = choose_beyond(await self._last_replies(snapshot, seen), self._window)
+                beyond = choose_beyond(await self._last_replies(snapshot, seen), self._window.size)
                 return structs.replace(snapshot, messages=so_far.messages, beyond=beyond)
-            if not waiting and len(missing) > self._window + HELD:
+            if not waiting and len(missing) > self._window.size + HELD:
                 # What nobody answers is as good as handled, and need not be held.
                 record = keep_outbound(so_far, structs.replace(record, cursor=seen))
-                missing = missing[-self._window :] if self._window else []
+                missing = missing[-self._window.size :] if self._window.size else []
                 snapshot = structs.replace(snapshot, record=record)
-        return self._windowed(row, record, (*missing, *snapshot.messages), snapshot.plain) if missing else snapshot
+        return self._window.fit(row, record, (*missing, *snapshot.messages), snapshot.plain) if missing else snapshot
 
     async def _last_replies(self, snapshot: Snapshot, seen: int) -> list[Message]:
         """Return the end of the log behind number *seen*, as far back as it takes to have the last replies in it, within bounds."""
@@ -770,7 +589,7 @@ class Store:
         for _ in range(LOOKS_BACK):
             replies = sum(1 for message in last if message.role in TALK and message.role not in ASKING)
             before = last[0].number if last else snapshot.row.head + 1
-            if replies >= self._window or before <= seen + 1:
+            if replies >= self._window.size or before <= seen + 1:
                 break
             key, incarnation = snapshot.row.key, snapshot.row.incarnation
             found = await self.page(key, incarnation, after=max(seen, before - PAGE - 1), before=before, limit=PAGE)
@@ -784,16 +603,16 @@ class Store:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._look_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
+                self._set_back.is_set_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
         record = record_from(key, row.body)
-        if self._look_back(place_of(snapshot), row, record):
+        if self._set_back.is_set_back(place_of(snapshot), row, record):
             return await self.reload(key)
         news = messages_from(key, row.incarnation, there.entries)
-        if self._continued(snapshot, row, record, news) and news[-1].number == row.head:
+        if self._set_back.goes_on(snapshot, row, record, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
-            return self._keep(self._grown(snapshot, row, record, news))
+            return self._keep(self._window.grow(snapshot, row, record, news))
         return await self.reload(key)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
@@ -802,20 +621,6 @@ class Store:
         else:
             self._cache.put(snapshot)
         return snapshot
-
-
-def _blanked(known: Snapshot, numbers: Sequence[int]) -> Snapshot:
-    """Return what is *known*, without what the entries with these *numbers* said."""
-    key, incarnation = known.row.key, known.row.incarnation
-
-    def blanked(message: Message) -> Message:
-        entry = Entry(message.number, message.id, LETTERS[message.role], b"")
-        return structs.replace(message_from(key, incarnation, entry), created_at=message.created_at)
-
-    messages, beyond = (
-        tuple([blanked(m) if m.number in numbers else m for m in held]) for held in (known.messages, known.beyond)
-    )
-    return structs.replace(known, messages=messages, beyond=beyond, plain=plain_from(messages, known.plain))
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:
