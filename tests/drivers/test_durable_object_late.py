@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from chatkeep.drivers.base import AT_ONCE, Append, Entry, Key, Row, Scan, Write
 from chatkeep.drivers.durable_object import DurableObjectDriver
+from chatkeep.drivers.http import HttpConnection
 from chatkeep.testing.servers import DurableObjectServer, worker_module
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.server
+
+TOLD_AT_WILL = """
+export default {
+  async fetch(request, env) {
+    const { store, news } = await request.json();
+    const shard = shardOf(env, store, 0);
+    for (const [version, place] of news) await shard.put("", "ada", version, place, store);
+    const shown = ["key", "due", "owner", "recent"].map((index) => shard.places(index, null, "eve", null, null, 9));
+    return Response.json((await Promise.all(shown)).map((places) => places.map(([score]) => score)));
+  },
+};
+"""
+"""What tells a shard whatever is asked for, and answers what it shows in each index."""
 
 ALARM = "this.ctx.storage.setAlarm(Date.now() + TELL_MS);"
 
@@ -111,3 +127,42 @@ async def test_the_alarm_tells_what_nobody_asks_for(worker: DurableObjectServer)
 
     await until(is_told, within=20.0)
     await driver.close()
+
+
+@pytest.fixture(scope="module")
+def shard() -> Iterator[DurableObjectServer]:
+    """One whose shards are told what a test says."""
+    module = worker_module()
+    assert 1 == module.count("export default {")
+    with DurableObjectServer(worker=module.replace("export default {", "const worker = {") + TOLD_AT_WILL) as server:
+        yield server
+
+
+EVES = {"wake": 5, "owner": "eve", "recent": -2}
+
+
+@pytest.mark.parametrize(
+    ("news", "shown"),
+    [
+        ([(1, EVES)], [[0], [5], [0], [-2]]),
+        ([(1, EVES), (2, EVES | {"wake": 9})], [[0], [9], [0], [-2]]),
+        ([(1, EVES), (2, EVES | {"wake": None})], [[0], [], [0], [-2]]),
+        ([(1, EVES), (2, EVES | {"recent": -3, "wake": 9})], [[0], [9], [0], [-3]]),
+        ([(1, EVES), (2, EVES | {"owner": "", "wake": 9})], [[0], [9], [], [-2]]),
+        ([(2, EVES | {"wake": 9}), (1, EVES)], [[0], [9], [0], [-2]]),
+        ([(2, EVES | {"recent": -3}), (1, EVES)], [[0], [5], [0], [-3]]),
+        ([(1, EVES), (2, None)], [[], [], [], []]),
+        ([(2, None), (1, EVES)], [[], [], [], []]),
+        ([(1, EVES), (2, None), (3, EVES)], [[0], [5], [0], [-2]]),
+    ],
+)
+async def test_a_shard_shows_what_it_was_told_of_the_newest_version(
+    shard: DurableObjectServer, news: list[Any], shown: list[Any]
+) -> None:
+    """In each index, whatever of a place has moved, and whichever of it comes last."""
+    connection = await HttpConnection.open("127.0.0.1", shard.port, None)
+    asked = json.dumps({"store": secrets.token_hex(6), "news": news}).encode()
+    answer = await connection.post(b"POST / HTTP/1.1\r\nhost: worker", asked)
+    connection.abort()
+
+    assert (200, shown) == (answer.status, json.loads(answer.body))

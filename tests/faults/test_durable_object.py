@@ -163,6 +163,28 @@ async def test_nobody_is_answered_before_the_shard_knows() -> None:
     assert [True] == (await answered_before("answers early"))[:1]
 
 
+async def test_an_act_that_fails_halfway_leaves_the_conversation_as_it_was() -> None:
+    """Also what its object has in memory: revision, head, owner and place are those of the database."""
+    drops = "if (drop > 0)"
+    text = module()
+    assert text.count(drops) == 1
+    with DurableObjectServer(
+        worker=text.replace(drops, f'if (drop === 7) throw new Error("planted"); {drops}')
+    ) as server:
+        driver = await opened_on(server)
+        row = (await driver.append(SAID)).row
+        other = structs.replace(row, revision="r2", owner="bob", due_at=70.0, updated_at=900.0)
+        with pytest.raises(Uncertain, match="planted"):
+            await driver.write(Write(other, row.revision, [Entry(0, "b", "user", b"lost")], drop=7))
+        with pytest.raises(Conflict):
+            await driver.write(Write(structs.replace(other, revision="r3"), other.revision))
+        assert (row, [Entry(1, "a", "user", b"hello")]) == await driver.read(Read(ADA, tail=9))
+        assert [{ADA}] * 4 == await shown(driver)
+
+        assert 2 == (await driver.write(Write(other, row.revision, [Entry(0, "b", "user", b"kept")]))).head
+        await driver.close()
+
+
 class Load:
     """Callers of bare verbs that give up for good at the first error, and what they were told."""
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
-from .sockets import connected
+from .sockets import connected, looking_at
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 READ_MOST = 1 << 18
+LOOKS = 3  # ticks of the loop until it has read what has arrived, at most
 
 
 class Answer(NamedTuple):
@@ -78,6 +79,7 @@ class HttpConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self._used_at = time.time()  # what was frozen in between has no other clock that goes on
+        self._has_arrivals = looking_at(writer.transport)
 
     @classmethod
     async def open(cls, host: str, port: int, tls: SSLContext | None) -> HttpConnection:
@@ -88,6 +90,14 @@ class HttpConnection:
     def is_usable(self) -> bool:
         """Whether the other end, as far as is known, still listens."""
         return not (self.reader.at_eof() or self.writer.is_closing())
+
+    async def still_listens(self) -> bool:
+        """Tell whether the other end still listens, also where its close has arrived in this moment and the loop has not read it."""
+        for _ in range(LOOKS):
+            if not (self.is_usable and self._has_arrivals()):
+                break
+            await asyncio.sleep(0)
+        return self.is_usable
 
     @property
     def idle_s(self) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,3 +32,14 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
         if link is not None and link.family != socket.AF_UNIX and hasattr(socket, option):
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def looking_at(transport: asyncio.BaseTransport) -> Callable[[], object]:
+    """Return what tells, without waiting, whether something has arrived that the loop has not read: bytes, or that the other end has
+    closed."""
+    link = transport.get_extra_info("socket")
+    if not hasattr(select, "poll"):  # Windows, whose `select` takes any socket
+        return lambda: select.select([link], [], [], 0)[0]
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    return partial(poll.poll, 0)

@@ -85,13 +85,14 @@ class Lane:
 
     async def _run(self) -> None:
         while await self.queue.filled():
-            await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
             connection = await self._connected()
             ready = min(len(self.queue.calls), self._most)
             if connection is not None and (batch := self.queue.take(ready=ready)):
                 self._sends = True
                 await self._send(connection, batch)
                 self._sends = False
+                if self.queue.calls:
+                    await asyncio.sleep(0)  # those who were answered now may have more
 
     def give(self) -> HttpConnection | None:
         """Give the connection away, if there is one and it is of no use here now."""
@@ -102,10 +103,10 @@ class Lane:
 
     async def _connected(self) -> HttpConnection | None:
         """Return a connection; None when there is none now, or never will be, which is told to all that wait."""
-        if self.connection is not None and self.connection.is_usable:
+        if self.connection is not None and await self.connection.still_listens():
             return self.connection
         self.drop()
-        self.connection = self._connections.spare()
+        self.connection = await self._connections.spare()
         if self.connection is not None:
             return self.connection
         try:
@@ -210,11 +211,11 @@ class Connections:
             (self._acts[lane % LANES] if what == "acts" else self._others[what]).put(call)
         return call.answered
 
-    def spare(self) -> HttpConnection | None:
+    async def spare(self) -> HttpConnection | None:
         """Return a connection that no lane needs now: the opening's serves the first message, so that a function connects once."""
         for lane in self._lanes:
             if (connection := lane.give()) is not None:
-                if connection.is_usable:
+                if await connection.still_listens():
                     return connection
                 connection.abort()
         return None
@@ -265,8 +266,8 @@ def signed(site: Site, method: str, path: str, body: bytes) -> bytes:
 def signature(secret: str, method: str, path: str, body: bytes) -> str:
     """Return the header that signs a request, for the worker's `refusalOf`."""
     now = int(time.time())
-    signed = hmac.new(secret.encode(), b"%b\n%b\n%d\n%b" % (method.encode(), path.encode(), now, body), "sha256")
-    return f"HMAC-SHA256 {now}.{signed.hexdigest()}"
+    said = b"%b\n%b\n%d\n%b" % (method.encode(), path.encode(), now, body)
+    return f"HMAC-SHA256 {now}.{hmac.digest(secret.encode(), said, 'sha256').hex()}"
 
 
 class _Said(Struct):

@@ -117,10 +117,11 @@ class Rest:
 
     async def _run(self) -> None:
         while await self._queue.filled():
-            await asyncio.sleep(0)  # what the other end has closed while nothing was sent is seen in the next tick
             connection = await self._connected()
             if connection is not None and (batch := self._queue.take()):
                 await self._send(connection, batch)
+                if self._queue.calls:
+                    await asyncio.sleep(0)  # those who were answered now may have more
 
     async def _send(self, connection: HttpConnection, batch: list[Call]) -> None:
         """Send *batch*, and give each call its answer."""
@@ -244,7 +245,7 @@ class Rest:
 
     async def _connected(self) -> HttpConnection | None:
         """Return a connection; None when there is none now, or no TLS with this address, which is told to all that wait."""
-        if self._connection is not None and not (self._connection.is_usable and self._connection.idle_s <= IDLE_S):
+        if (there := self._connection) is not None and not (there.idle_s <= IDLE_S and await there.still_listens()):
             self._drop()
         if self._connection is None:
             try:
