@@ -21,6 +21,7 @@ const REMEMBERED = 50; // credentials whose subject is remembered, for each serv
 const FORMAT = 2; // of what is kept: an item of 1 has no base; what a newer release has kept is left alone
 const LATE_MS = 5000; // a message that is sent later than that says when it was written
 const TRACED = 500;
+const OF_REQUESTS = [400, 408, 413, 414, 415, 417, 422, 425, 429, 431]; // what anything on the way may say of a request itself
 
 // What has happened in this page: counts, and with `debug` the last lines, with names and sizes and no content.
 export const meter = { link: { requests: 0, refused: 0, lost: 0, events: 0 }, ms: 0, debug: Boolean(safely(() => localStorage["chatkeep-debug"])), lines: [] };
@@ -988,10 +989,14 @@ export async function request(url, { token, subject, method = "GET", body, heade
   trace(method, new URL(url).pathname, answer.status, Math.round(took));
   const ahead = Date.parse(answer.headers.get("date")) - Date.now();
   if (ahead) skew = Math.abs(ahead) > 3000 ? ahead : 0; // a Date has whole seconds, and was on its way
-  if (answer.ok) return answer;
+  const { ok, status } = answer;
+  const isPage = answer.headers.get("content-type")?.startsWith("text/html");
+  if (ok && !isPage) return answer;
   meter.link.refused++;
-  const told = await answer.json().catch(() => ({}));
-  throw new Problem(answer.status, told, answer.headers.get("retry-after"));
+  const told = isPage ? {} : await answer.json().catch(() => ({}));
+  // A proxy without a server behind it, or a network that wants a sign-in first, knows nothing of tokens and conversations.
+  const isServers = String(told?.type).startsWith("urn:chatkeep:") || status > 499 || (!ok && OF_REQUESTS.includes(status));
+  throw new Problem(isServers ? status : 503, isServers ? told : { detail: `Something else than the chat's server has answered (${status}).` }, answer.headers.get("retry-after"));
 }
 
 // Calls *back* when the page may have a line again, *away* when it has none, and *seen* when somebody looks at it.

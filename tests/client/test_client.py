@@ -46,7 +46,7 @@ from chatkeep.client import (
 )
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..support.client_server import Place, Running
+from ..support.client_server import Place, Running, answering_pages
 from ..support.program import free_port
 from ..support.waiting import time_passes, until
 
@@ -209,7 +209,7 @@ async def test_what_passes_is_waited_for_and_what_does_not_is_not() -> None:
     server.should_exit = True
     await serving
 
-    assert (UsageError, ChatkeepError) == (took["/moved"], took["/page"])
+    assert (Unavailable, ChatkeepError) == (took["/moved"], took["/page"])
     assert 1.1 <= took["/busy"] < 2
     assert 1.2 <= took["/dated"] < 4
     assert 0.3 <= took["/proxy"] < 2
@@ -374,6 +374,27 @@ async def test_a_service_creates_and_lists(place: Place) -> None:
     assert ["ada"] == [found.id for found in mine]
     assert {"ada", other.id} == {found.id for found in everything}
     assert (["read"], "ci") == (issued.scopes, issued.label)
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 405, 410])
+async def test_what_a_proxy_says_is_not_taken_for_the_servers_word(status: int) -> None:
+    """A page of a proxy without a server behind it: a value is not absent for that, nor a token refused. What is said of the request itself counts."""
+    async with answering_pages() as front:
+        front.status = status
+        async with Client(front.url, "secret") as client:
+            chat = client.conversation("ada")
+            with pytest.raises(Unavailable, match=f"ada.*something else than a chatkeep server has answered .{status}"):
+                await chat.slot("cart").get("none")
+            with pytest.raises(Unavailable, match="Nothing was done"):
+                await chat.send("tea", id="m1")
+            with pytest.raises(Unavailable, match="Nothing was done"):
+                await anext(chat.events())
+            online = client.statistics().online
+            front.status = 413
+            with pytest.raises(TooLarge):
+                await chat.send("tea", id="m2")
+
+    assert online is False
 
 
 async def test_the_sync_client_works_from_plain_threads(place: Place) -> None:

@@ -19,7 +19,7 @@ from chatkeep.client.link import TokenChanged
 from chatkeep.client.outbox import Outbox
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..support.client_server import Place, Running
+from ..support.client_server import Place, Running, answering_pages
 from ..support.program import free_port
 from ..support.waiting import time_passes, until
 
@@ -57,6 +57,34 @@ async def test_what_is_posted_while_the_server_is_away_arrives_when_it_is_back(t
     assert (0, 0, "") == (done.waiting, done.refused, done.trouble)
     assert ids == [message.id for message in log if message.role == "user"]
     assert [{"n": n} for n in range(5)] == [message.metadata for message in log if message.role == "user"]
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 410])
+async def test_what_is_posted_while_a_proxy_has_no_server_behind_it_arrives(tmp_path: Path, status: int) -> None:
+    """As in a deploy: something answers each request with a page of its own, and then the server is there. Nothing is refused for it."""
+    server = Running(tmp_path)
+    with server:
+        pass  # it was there once: there is a key
+    try:
+        async with answering_pages(server.port) as front:
+            front.status = status
+            client = Client(server.url, server.key, queue=str(tmp_path / "outbox.db"))
+            await client.open()
+            await client.conversation("ada").post("tea", id="m1")
+            await until(lambda: client.pending.trouble)
+            before = client.pending
+        await asyncio.to_thread(server.start)
+        await asyncio.wait_for(client.drained(), 40)
+        after = client.pending
+        log = await client.conversation("ada").history()
+        await client.close()
+    finally:
+        server.kill()
+
+    assert (1, 0) == (before.waiting, before.refused)
+    assert "something else than a chatkeep server" in before.trouble
+    assert (0, 0, "") == (after.waiting, after.refused, after.trouble)
+    assert ["m1"] == [message.id for message in log if message.role == "user"]
 
 
 async def test_lost_answers_make_no_doubles(place: Place, tmp_path: Path) -> None:

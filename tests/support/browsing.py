@@ -10,14 +10,14 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from .fork_server import NOWHERE, ROOT, Program
 from .program import PATIENCE_S, free_port, plain_environment
@@ -117,6 +117,11 @@ class Shop:
         """kill -9."""
         self.process.kill()
         self.process.wait(PATIENCE_S)
+
+
+def page_of_a_proxy(status: int) -> Callable[[Route], None]:
+    """What a proxy without a server behind it answers to each request: a page of its own."""
+    return lambda route: route.fulfill(status=status, content_type="text/html", body="<!doctype html>")
 
 
 def bare(person: BrowserContext, address: str, options: str = "{}", *, at: str = "client.js") -> Page:

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key
@@ -41,6 +45,40 @@ def counting(url: str, **options: Any) -> Chatkeep[Any]:
         return f"{turn.text} is number {turn.state['count']}"
 
     return keep
+
+
+class Pages:
+    """What answers every request with a page of its own, as a proxy without a server behind it does: under *status*."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.status, self.requests = port, 404, 0
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def answer(self, request: Request) -> HTMLResponse:
+        """The page."""
+        self.requests += 1
+        where = {"location": "/sign-in"} if self.status == 302 else None
+        return HTMLResponse("<!doctype html><title>nothing here</title>", self.status, where)
+
+
+@asynccontextmanager
+async def answering_pages(port: int = 0) -> AsyncIterator[Pages]:
+    """A running one, on *port* or a free one."""
+    listener = socket.create_server(("127.0.0.1", port))
+    pages = Pages(listener.getsockname()[1])
+    every = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    app = Starlette(routes=[Route("/{path:path}", pages.answer, methods=every)])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield pages
+    finally:
+        server.should_exit = True
+        await serving
 
 
 class Running:

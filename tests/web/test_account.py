@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route
 
-from ..support.browsing import ROOT, Shop, account_of, profile
+from ..support.browsing import ROOT, Shop, account_of, page_of_a_proxy, profile
 
 DOCS = ROOT / "docs" / "how-to" / "browser.md"
 USERS = (f"user{number}" for number in itertools.count())
@@ -235,6 +235,28 @@ def test_a_page_that_stands_open_has_what_it_needs_without_a_line(
     person.set_offline(False)
     page.evaluate("signIn", user)
     until(page, "account.conversations[0]?.title === 'Naples' && !account.conversations[0].pending")
+
+
+def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person: BrowserContext, user: str) -> None:
+    """While a proxy has no server behind it: a conversation is not gone because it says so, a sign-in is not over, and nothing is given up."""
+    page = account_of(person, shop.address, user)
+    page.evaluate("async () => { await account.create('Rome', ids.trip); await account.create('Old', ids.old); }")
+    until(page, "account.conversations.length === 2 && !account.conversations.some((one) => one.pending)")
+    for status in (404, 401, 403):
+        person.route("**/v1/**", page_of_a_proxy(status))
+        page.evaluate("account.delete(ids.old)" if status == 404 else f"account.rename(ids.trip, 'Rome {status}')")
+        until(page, "account.notices.some((notice) => notice.kind === 'offline')")
+        page.evaluate("dispatchEvent(new Event('online'))")
+        page.wait_for_timeout(1000)
+
+        assert [user, "signed-in"] == page.evaluate("[account.user, account.state]")
+        assert [] == page.evaluate("account.notices.filter((notice) => notice.kind !== 'offline').map(({ text }) => text)")
+        person.unroute("**/v1/**")
+        page.evaluate("dispatchEvent(new Event('online'))")
+        until(page, "!account.notices.some((one) => one.kind === 'offline') && !account.stats().outbox.waiting")
+    with_server = page.evaluate("account._json('me/conversations?since=').then((found) => found.conversations.map((one) => one.title))")
+
+    assert ["Rome 403"] == with_server
 
 
 def test_what_cannot_be_fetched_is_fetched_again(shop: Shop, person: BrowserContext, user: str) -> None:

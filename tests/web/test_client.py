@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route
 
-from ..support.browsing import ROOT, Shop, again, bare, profile, said, send, wait
+from ..support.browsing import ROOT, Shop, again, bare, page_of_a_proxy, profile, said, send, wait
 from ..support.shop import STORY
 
 CLIENT = ROOT / "clients" / "js"
@@ -202,6 +202,31 @@ def test_while_the_server_answers_503_it_goes_on_locally(shop: Shop, person: Bro
     send(page, "form")
     wait(page, "said.includes(given)", "The form says {'name': 'Ada', 'day': 'Friday'}.")
     assert ["before", "meanwhile", "form"] == from_user(page)
+
+
+@pytest.mark.parametrize("status", [401, 404, 403, 410, 405, 200])
+def test_what_a_proxy_says_is_not_taken_for_the_servers_word(
+    shop: Shop, person: BrowserContext, status: int
+) -> None:
+    """As in a deploy: for a while something without a server behind it answers all with a page of its own. The chat is not closed for
+    that, nothing counts as refused, and all goes on by itself."""
+    page = bare(person, shop.address)
+    send(page, "before")
+    page.evaluate("chat.slot('form').patch({ name: 'Ada' })")
+    wait(page, "said.includes('1: before') && chat.status === 'saved' && chat.state?.form")
+    person.set_offline(True)  # which ends the stream
+    wait(page, "chat.status === 'offline'")
+    person.route("**/v1/**", page_of_a_proxy(status))
+    person.set_offline(False)
+    send(page, "meanwhile")
+    page.evaluate("chat.slot('form').patch({ day: 'Friday' })")
+    wait(page, "chat.status === 'offline' && chat.problem.message.includes(given)", f"has answered ({status})")
+
+    assert ["sent", "sending"] == page.evaluate("[0, 2].map((n) => chat.messages[n].status.replace('delivered', 'sent'))")
+    person.unroute("**/v1/**")
+    wait(page, "said.includes('2: meanwhile') && chat.unsent === 0 && ['restored', 'saved'].includes(chat.status)")
+    assert {"name": "Ada", "day": "Friday"} == page.evaluate("chat.slot('form').get()")
+    assert ["before", "meanwhile"] == from_user(page)
 
 
 @pytest.mark.journey

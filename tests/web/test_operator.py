@@ -29,7 +29,7 @@ from chatkeep.server.assets import OPERATOR, SHOWN, packed, stored
 from chatkeep.server.canned import LISTED, CannedReply
 
 from ..support import axe
-from ..support.browsing import Shop
+from ..support.browsing import Shop, page_of_a_proxy
 from ..support.desk import PASSWORD
 from ..support.openid import CLIENT as CLIENT_ID
 from ..support.openid import SECRET, providing
@@ -806,6 +806,22 @@ def test_it_outlives_the_server(shop: Shop, person: BrowserContext) -> None:
     expect(page.locator(LINES).last).to_contain_text("I am Kim.")
 
     assert ["Customer: hello", "Bot: 1: hello", "Person: I am Kim."] == said(page)
+
+
+def test_what_a_proxy_says_is_not_taken_for_the_servers_word(service: Service, person: BrowserContext) -> None:
+    """While a proxy has no server behind it nobody is signed out, and no conversation is said to be gone."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+    for status in (401, 404):
+        page.route("**/v1/**", page_of_a_proxy(status))
+        page.evaluate("name => { location.hash = name }", "bob" if status == 401 else "ada")
+        expect(page.get_by_role("alert")).to_contain_text("The server does not answer.")
+        expect(page.get_by_label("Password")).to_be_hidden()
+        page.unroute("**/v1/**")
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.locator(LINES)).to_have_count(2)
 
 
 def test_what_was_written_is_not_lost(service: Service, person: BrowserContext) -> None:

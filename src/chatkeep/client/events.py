@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ..errors import ChatkeepError, UsageError
+from ..errors import ChatkeepError, Unavailable, UsageError
 from ..model import Delta, Failing, Message, PartSaid, Redacted, SetAside, Typing
 from .link import LONGEST_ANSWER, Link, TemporaryFailure, decoded, pause
 
@@ -72,13 +72,15 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
     """Return the events of the stream at *path*, with every message numbered above *after*, each once and in order.
 
     When the connection ends it goes on where it was, for ever: of a reply that was being made, with the piece that comes next. Raises
-    when the server refuses.
+    when the server refuses, and at the beginning also when something else than a server answers.
     """
     failures, first_s, state, place = 0, 1.0, None, ""
+    reached = False
     while link.is_open:
         after_s = 0.0
         try:
             async with link.stream(path, f"{after}.{place}" if place else str(after), about) as chunks:
+                reached = True
                 async for frame in frames(chunks):
                     failures = 0
                     if frame.retry_ms is not None:
@@ -104,6 +106,10 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
                     yield event
         except TemporaryFailure as fault:
             after_s = fault.after
+            log.info("event stream: %s", fault)
+        except Unavailable as fault:
+            if not reached:
+                raise
             log.info("event stream: %s", fault)
         except UsageError:  # perhaps an older server, which knows no pieces
             if not place:

@@ -24,7 +24,7 @@ from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Unce
 from ..extras import from_extra
 from ..secrecy import split_entry
 from .notices import Notices
-from .refusals import Forbidden, NotFound, Unauthorized, refusal
+from .refusals import Forbidden, NotFound, Unauthorized, answered_by_another, refusal
 from .statistics import Statistics
 
 with from_extra("client", "chatkeep.client"):
@@ -298,6 +298,9 @@ class Link:
                 if said.status >= 300:
                     counted.refused += 1
                     raise self._refused(said, await _whole(said, about), about, patient)
+                if said.content_type == "text/html":
+                    counted.refused += 1
+                    raise self._away(answered_by_another(said.status, about), patient)
                 self.notices.note_back()
                 self._reading.add(said)
                 try:
@@ -323,6 +326,8 @@ class Link:
     def _refused(self, said: aiohttp.ClientResponse, body: bytes, about: str, patient: bool) -> Exception:
         """Return what is raised for an answer that is no yes, and note what it says of the server and the token."""
         error, passes = refusal(said.status, body, about)
+        if isinstance(error, Unavailable) and not passes:
+            return self._away(error, patient)
         if away := said.status in AWAY:
             self.notices.note_away(str(error))
         else:
@@ -333,6 +338,11 @@ class Link:
             after = _seconds(said.headers.get("retry-after", ""))
             return TemporaryFailure(error, certain=not isinstance(error, Uncertain), after=after, away=away)
         return error
+
+    def _away(self, error: Unavailable, patient: bool) -> Exception:
+        """Return what is raised where the server was not reached, though something has answered."""
+        self.notices.note_away(str(error))
+        return TemporaryFailure(error, certain=True) if patient else error
 
     def _note_unanswered(self, method: str, path: str, fault: BaseException, *, away: bool) -> None:
         self.statistics.unanswered += 1

@@ -80,6 +80,9 @@ STATUSES: dict[int, type[ChatkeepError]] = {
     **dict.fromkeys((408, 425, 500, 502, 503, 504), errors.Uncertain),
 }
 PASSING = (408, 425, 429, 502, 503, 504)
+ABOUT_THE_REQUEST = (400, 408, 413, 414, 415, 417, 422, 425, 429, 431)
+"""Refusals that are true whoever on the way to the server says them. Of all others below 500 the server's own word is needed."""
+
 NEXT: dict[type[ChatkeepError], str] = {
     Unauthorized: "Give the client a token that is valid: client.token = ...",
     Forbidden: "Use a credential that may do this.",
@@ -89,11 +92,16 @@ NEXT: dict[type[ChatkeepError], str] = {
 
 
 def refusal(status: int, body: bytes, about: str) -> tuple[ChatkeepError, bool]:
-    """Return the error that an answer stands for, and whether it passes by itself. *about* names what was asked."""
+    """Return the error that an answer stands for, and whether it passes by itself. *about* names what was asked.
+
+    A "there is no such thing" of a proxy is `Unavailable`: it says nothing of what the server has.
+    """
     try:
         problem = msgspec.json.decode(body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         problem = Problem()  # a proxy's page, for example
+    if not problem.word and status < 500 and status not in ABOUT_THE_REQUEST:
+        return answered_by_another(status, about), False
     kind = WORDS.get(problem.word) or STATUSES.get(status, errors.UsageError if status < 500 else errors.Uncertain)
     detail = problem.detail or f"The server answered {status} {_phrase(status)}."
     detail = detail if detail.startswith(f"{about}: ") else f"{about}: {detail}"
@@ -101,6 +109,15 @@ def refusal(status: int, body: bytes, about: str) -> tuple[ChatkeepError, bool]:
     if status == 412:
         return PreconditionFailed(text, etag=problem.etag or "", state=problem.state), False
     return kind(text), status in PASSING or problem.word == "still-running"
+
+
+def answered_by_another(status: int, about: str) -> errors.Unavailable:
+    """Return the error of an answer that no chatkeep server has given: what it says of a conversation or a token counts for nothing."""
+    answer = f"{status} {_phrase(status)}".rstrip()
+    return errors.Unavailable(
+        f"{about}: something else than a chatkeep server has answered ({answer}), such as a proxy that has no server behind it now. "
+        "Nothing was done. Try again later, or look whether the address is right."
+    )
 
 
 def _phrase(status: int) -> str:

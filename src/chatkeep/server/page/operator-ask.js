@@ -42,8 +42,11 @@ export async function ask(path, { method = "GET", body, headers, signal = AbortS
     cache: "no-store",
     signal,
   });
-  if (answer.ok) return answer;
-  const fault = new Problem(answer.status, await answer.json().catch(() => ({})));
+  if (answer.ok && !answer.headers.get("content-type")?.startsWith("text/html")) return answer;
+  const told = await answer.json().catch(() => ({}));
+  // A proxy without a server behind it knows nothing of sessions and conversations.
+  if (answer.status < 500 && !String(told?.type).startsWith("urn:chatkeep:")) throw new Error(`something else has answered: ${answer.status}`);
+  const fault = new Problem(answer.status, told);
   if (fault.status === 401 && me.proof) leave(fault.message);
   throw fault;
 }
