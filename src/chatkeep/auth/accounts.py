@@ -88,7 +88,7 @@ class StoredSession(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def stored_accounts(keep: Chatkeep[Any]) -> Records[Account]:
-    """Where the accounts are kept."""
+    """Return where the accounts are kept."""
     return core_of(keep).records("accounts", Account)
 
 
@@ -219,7 +219,7 @@ async def sign_in(keep: Chatkeep[Any], name: str, password: str) -> Account | No
 
 
 def stored_sessions(keep: Chatkeep[Any]) -> Records[StoredSession]:
-    """Where the sessions are kept."""
+    """Return where the sessions are kept."""
     return core_of(keep).records("sessions", StoredSession)
 
 

@@ -181,7 +181,7 @@ class Link:
         only: str | UnsetType | None = UNSET,
     ) -> Answer:
         """
-        One request and its answer; made again while it fails in a way that passes, and is *repeatable* or was
+        Make one request and return its answer; it is made again while it fails in a way that passes, and is *repeatable* or was
         certainly not done.
 
         Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
@@ -361,7 +361,7 @@ def encode(value: Any, about: str) -> bytes:
 
 
 def pause(failures: int, *, first: float = FIRST_PAUSE_S) -> float:
-    """How long to wait after so many failures in a row: twice as long each time, and never all clients together."""
+    """Tell how long to wait after so many failures in a row: twice as long each time, and never all clients together."""
     return random.uniform(0.5, 1.0) * min(first * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE_S)
 
 

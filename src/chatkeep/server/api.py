@@ -131,7 +131,7 @@ class Conversation(Resource):
 
     @allows("send")
     async def patch(self, request: Request) -> Response:
-        """As PUT, of a conversation that is there."""
+        """Do what PUT does, with a conversation that is there."""
         return await saving.save(request, creates=False)
 
     @audited("erase")
@@ -229,7 +229,7 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
 async def talk(
     tenant: Tenant[Any], id: str, asked: wire.LogWindow, *, whole: bool = False
 ) -> tuple[list[model.Message], bool]:
-    """As many messages as were *asked* for, if there are as many, and whether they end early because they are large;
+    """Return as many messages as were *asked* for, if there are as many, and whether they end early because they are large;
     chatkeep's own notes are left out, unless the *whole* log is wanted."""
     found: list[model.Message] = []
     after, before = asked.after, asked.before
@@ -379,7 +379,7 @@ def secret_of(request: Request) -> bytes:
 
 
 def shape_of(request: Request) -> Shape[Any]:
-    """How states of this application look as JSON."""
+    """Tell how states of this application look as JSON."""
     return core_of(keep_of(request)).states.shape
 
 
@@ -425,7 +425,7 @@ async def get_health(request: Request) -> Response:
 
 
 def room(request: Request, limit: Literal["message_limit", "state_limit"]) -> int:
-    """How long a body may be whose content has that *limit*: JSON escapes take more room than what they stand for."""
+    """Tell how long a body may be whose content has that *limit*: JSON escapes take more room than what they stand for."""
     return 4 * int(getattr(keep_of(request).settings, limit))
 
 

@@ -260,7 +260,7 @@ def from_here(request: Request) -> bool:
 
 
 def shown(request: Request, operator: Operator, token: str = "") -> SignedInAs:
-    """*operator* as the page is told."""
+    """Return *operator* as the page is told."""
     desk = access_of(request).desk
     return SignedInAs(
         signed_in=True,

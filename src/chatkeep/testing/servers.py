@@ -146,7 +146,7 @@ def borrowed_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 class RedisServer(Server):
-    """A Redis or Valkey of *kind* (see REDIS), as durable as it can be unless *args* say otherwise."""
+    """A Redis or Valkey of *kind* (see `programs.REDIS`), as durable as it can be unless *args* say otherwise."""
 
     def __init__(
         self,

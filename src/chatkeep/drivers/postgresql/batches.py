@@ -82,7 +82,7 @@ class Combiner:
         await self._queue.close(*self._tasks)
 
     def pool(self) -> Pool:
-        """Its connections, and what has not left yet."""
+        """Return its connections, and what has not left yet."""
         return Pool(self._open, len(self._connections), len(self._queue.calls))
 
     def _expire(self, late: list[Call]) -> None:

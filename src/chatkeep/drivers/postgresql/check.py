@@ -18,7 +18,7 @@ with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
 
 
 def passing(greeting: Any) -> str:
-    """Why what was answered may be lost with the server; '' when it is kept."""
+    """Tell why what was answered may be lost with the server; '' when it is kept."""
     careless = [name for name in ("fsync", "full_page_writes") if greeting[name] != "on"]
     return (
         f"with {' and '.join(careless)} off, a power cut there loses or damages what was acknowledged"

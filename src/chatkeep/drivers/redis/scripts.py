@@ -290,7 +290,7 @@ def key_of(member: bytes) -> Key:
 
 
 def place_of(index: Index, row: Row) -> Place:
-    """Where *row* stands in an index."""
+    """Return where *row* stands in an index."""
     if index == "due":
         return due_of(row), member_of(row.key)
     return float(-row.recent if index == "recent" else 0), member_of(row.key)
@@ -302,7 +302,7 @@ def step_of(row: Row) -> Place:
 
 
 def moment_of(row: Row) -> Place:
-    """Where *row* stands among those changed lately, exactly."""
+    """Return where *row* stands among those changed lately, exactly."""
     return -row.updated_at, member_of(row.key)
 
 

@@ -302,7 +302,7 @@ class OpenFile:
             _files.remove(self)
 
     def forget(self) -> None:
-        """In a forked child: the locks stay the parent's, and end with it."""
+        """Let go of the file in a forked child: its locks stay the parent's, and end with it."""
         for descriptor in (self._database, self._shm, *self._done_with):
             if descriptor is not None:
                 os.close(descriptor)
@@ -448,7 +448,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _target(path: Any) -> Identity | None:
-    """Which file an open would open; None where there is none."""
+    """Return which file an open would open; None where there is none."""
     if isinstance(path, int):
         return None
     try:
