@@ -272,5 +272,5 @@ async def tidy_sessions(keep: Chatkeep[Any], account: str, key: str, *, longest_
 
 
 def _owner(account: str, key: str) -> str:
-    """Under which owner the sessions of an account, or key, are found."""
+    """Return the owner under whom the sessions of an account, or key, are found."""
     return f"account:{account}" if account else f"key:{key[:16]}"

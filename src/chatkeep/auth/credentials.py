@@ -454,7 +454,7 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def owner_of(tenant: str, conversation: str) -> str:
-    """Under which owner a conversation's credentials are found."""
+    """Return the owner under whom a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
 
 

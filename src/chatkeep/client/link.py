@@ -141,7 +141,7 @@ class Link:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on."""
+        """Use another token from now on."""
         if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
             raise Misconfigured("This is not a token: a token is one line of letters and digits. Nothing was changed.")
         self._token = token
@@ -353,7 +353,7 @@ async def _whole(said: aiohttp.ClientResponse, about: str) -> bytes:
 
 
 def encode(value: Any, about: str) -> bytes:
-    """JSON as every reader understands it. Raises `BadMessage`."""
+    """Return JSON as every reader understands it. Raises `BadMessage`."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError, RecursionError) as fault:

@@ -353,7 +353,7 @@ def of_person(request: Request) -> Operator:
 
 
 def refused(said: str) -> wire.Refused:
-    """401, in words for people."""
+    """Return 401, in words for people."""
     return wire.Refused(401, "unauthorized", said, {"www-authenticate": "Bearer"})
 
 

@@ -344,7 +344,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(connection=connections, size=st.integers(1, 3))
     def everything(self, connection: int, size: int) -> None:
-        """Each connection shows the whole store as the model has it, in pages of any size."""
+        """Check that each connection shows the whole store as the model has it, in pages of any size."""
         seen = self._runner.run(self._seen(self._drivers[connection], size))
 
         assert self._expected(self._store) == seen

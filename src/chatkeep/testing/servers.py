@@ -73,7 +73,7 @@ class Server:
         self._may_move = False
 
     def kill(self) -> None:
-        """kill -9, and every process it has forked."""
+        """Kill it by kill -9, with every process that it has forked."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:

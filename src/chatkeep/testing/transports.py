@@ -52,7 +52,7 @@ class ApiTransport:
         return SentMessage(name, name, f"{run}.{customer}.{place}", text)
 
     def post(self, said: SentMessage) -> Post:
-        """To the conversation's messages, named by the body's id."""
+        """Return the message as a post to the conversation's messages, named by the body's id."""
         body = msgspec.json.encode({"id": said.id, "content": said.text})
         return Post(f"/v1/conversations/{quote(said.conversation, safe='')}/messages", self._headers, body)
 

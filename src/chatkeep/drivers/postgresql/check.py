@@ -28,7 +28,7 @@ def passing(greeting: Any) -> str:
 
 
 async def examined(opener: Opener) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     try:
         connection = await opener.connect()
     except ChatkeepError as refusal:

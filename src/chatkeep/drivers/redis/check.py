@@ -188,7 +188,7 @@ def foreign(meta: acts.Meta) -> str:
 
 
 async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     found = [Finding("ok", "reachable", servers.site.name), *judged(await reported(servers, said))]
     for address in servers.primaries:
         found += await _timed(servers, address)

@@ -329,7 +329,7 @@ def _time(at: float) -> bytes:
 
 
 def _fields(row: Row) -> list[Argument]:
-    """revision at recent owner due lease until; what is not there is ''."""
+    """Return revision, time, place in `recent`, owner, due time, lease and its end; what is not there is ''."""
     due = "" if row.due_at is None else _time(row.due_at)
     until = _time(row.leased_until) if row.leased_until else ""
     return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.lease or "", until]

@@ -21,7 +21,7 @@ INDEXES: tuple[Index, ...] = ("key", "due", "owner", "recent")
 
 
 def said(*ids: str) -> list[Entry]:
-    """Entries as a caller hands them over: unnumbered."""
+    """Return entries as a caller hands them over: unnumbered."""
     return [Entry(0, id, "user", id.encode()) for id in ids]
 
 
