@@ -273,7 +273,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write", creates=True)
     async def put(self, request: Request) -> Response:
-        """Replace the state, if it is the one named in If-Match."""
+        """Replace the state, or the slot, if it is the one named in If-Match."""
         precondition = preconditions(request)
         if precondition.match is None and precondition.none_match is None:
             raise Refused(
@@ -288,7 +288,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
-        """Clear the state, also where it cannot be read."""
+        """Clear the state, or the slot, also where it cannot be read."""
         tenant, id, precondition = tenant_of(request), conversation_asked(request), preconditions(request)
         try:
             there = await tenant.conversation(id, messages=0) is not None
