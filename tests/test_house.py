@@ -95,7 +95,7 @@ SHARED = {"drivers.http": {"upstash", "durable-object"}}
 OPTIONAL = {"server.telemetry": {"telemetry"}, "server.jwts": {"jwt"}}
 """The extras that a module uses where they are installed, and does without."""
 
-FOR_TESTS = ("testing.machine", "testing.servers", "testing.upstash")
+FOR_TESTS = ("testing.machine", "testing.programs", "testing.servers", "testing.upstash")
 """What only tests import, with the libraries of the group "dev"."""
 
 DISTRIBUTIONS = {

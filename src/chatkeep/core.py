@@ -175,7 +175,7 @@ class Core(Generic[State]):
         self._engine.shared.visitors = True
 
     async def create(self, tenant: str, conversation: str, *, owner: str) -> tuple[str, bool]:
-        """As `Tenant.create`: the revision, and whether this call has created it; of several at the same time one has."""
+        """Create as `Tenant.create` does; return the revision, and whether this call has created it: of several at once one has."""
         key = key_for(tenant, conversation)
         if owner:
             check_user(owner)
@@ -235,7 +235,7 @@ class Core(Generic[State]):
         return await self._opened.store.page(row.key, row.incarnation, before=end, limit=limit)
 
     def walk_back(self, row: Row, *, before: int | None = None, limit: int) -> AsyncIterator[list[Message]]:
-        """As `read_tail`, a page at a time, the last page first."""
+        """Give what `read_tail` returns, a page at a time, the last page first."""
         end = row.head + 1 if before is None else before
         return walk_back(self._opened.store, row.key, row.incarnation, before=end, limit=limit)
 
@@ -256,7 +256,7 @@ class Core(Generic[State]):
     async def accept_into(
         self, snapshot: Snapshot, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None
     ) -> Receipt:
-        """As `Tenant.accept`, in the conversation that *snapshot* shows and in no later one: "dropped" where that was erased."""
+        """Accept as `Tenant.accept` does, in the conversation that *snapshot* shows and no later one: "dropped" where that was erased."""
         key = snapshot.row.key
         refuse_reserved(key, id)
         return await self._opened.intake.accept(
@@ -264,8 +264,8 @@ class Core(Generic[State]):
         )
 
     async def take_over(self, tenant: str, conversation: str, by: str, *, into: Snapshot | None = None) -> None:
-        """As `Tenant.pause`; the conversation is then assigned to *by*, unless a person has it already. *into*: only the one that this
-        shows, and nothing where that was erased."""
+        """Pause as `Tenant.pause` does; the conversation is then assigned to *by*, unless a person has it already. *into*: only the one
+        that this shows, and nothing where that was erased."""
         await self._opened.changes.pause_one(key_for(tenant, conversation), by, into=into)
 
     async def assign(self, tenant: str, conversation: str, to: str, *, by: str, was: str | None = None) -> str | None:
@@ -300,12 +300,12 @@ class Core(Generic[State]):
         look: Callable[[Snapshot], None],
         **told: Any,
     ) -> Saved:
-        """As `Tenant.save`, when *look*, given what is there, raises nothing; with what else a client may save."""
+        """Save as `Tenant.save` does, when *look*, given what is there, raises nothing; with what else a client may save."""
         claims = Claims(self._opened.store, tenant, clock=self.clock) if told.get("owner") else None
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, claims=claims, **told)
 
     async def settle(self, tenant: str, conversation: str, call: str, *, done: bool, result: Any) -> bool:
-        """As `Tenant.settle`; False where no call of that name is in doubt."""
+        """Settle as `Tenant.settle` does; False where no call of that name is in doubt."""
         ledger = Ledger(self._opened.shared)
         return await ledger.settle(key_for(tenant, conversation), call, done=done, result=result, by="operator")
 
@@ -391,7 +391,7 @@ class Core(Generic[State]):
     async def clear(
         self, tenant: str, conversation: str, slot: str | None, *, look: Callable[[State], None], id: str | None = None
     ) -> None:
-        """As `Tenant.clear`, when *look*, given the state, raises nothing."""
+        """Clear as `Tenant.clear` does, when *look*, given the state, raises nothing."""
         await self._opened.changes.clear(key_for(tenant, conversation), slot, look=look, id=id)
 
     def find_reasons(self, tenant: str, conversation: str, paused: bool = False) -> list[OffBy]:

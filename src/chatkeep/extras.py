@@ -41,7 +41,7 @@ def is_installed(module: str) -> bool:
 
 
 def told(fault: ImportError, extra: str, user: str) -> str:
-    """Why *fault* came about, and what to do: the library is not installed, or the one that is installed does not fit."""
+    """Tell why *fault* came about, and what to do: the library is not installed, or the one that is installed does not fit."""
     # Nothing but a failed import needs these: `import chatkeep` does without.
     from importlib.metadata import packages_distributions, version
 

@@ -64,7 +64,7 @@ def without_secret(url: str) -> str:
 
 
 def shown(name: str, value: object) -> str:
-    """*value* as it may be printed."""
+    """Return *value* as it may be printed."""
     if name not in SECRETS or not value:
         return repr(value)
     scheme, _, place = split_entry(without_secret(value) if isinstance(value, str) else "")

@@ -151,7 +151,7 @@ def _shown(
 
 
 def _due_at(row: Row) -> float | None:
-    """When it is looked at next, for people: what is due at once is due since it was changed."""
+    """Tell when it is looked at next, for people: what is due at once is due since it was changed."""
     return None if row.due_at is None else max(row.due_at, row.updated_at)
 
 

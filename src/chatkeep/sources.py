@@ -182,7 +182,7 @@ def instead(name: str, known: Collection[str]) -> str:
 
 
 def from_source(fault: str, source: str) -> str:
-    """*fault* with the place that has to be mended."""
+    """Return *fault* with the place that has to be mended."""
     return f"{fault} ({source})" if source else fault
 
 

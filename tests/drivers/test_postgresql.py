@@ -61,8 +61,9 @@ from chatkeep.errors import (
 )
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
+from chatkeep.testing.programs import postgres_binary, unprivileged
 from chatkeep.testing.proxy import Loss, Proxy
-from chatkeep.testing.servers import PostgresServer, postgres_binary, unprivileged
+from chatkeep.testing.servers import PostgresServer
 
 from ..support.logs import ADA, LOTS, log_of
 from ..support.soaking import SOAK, few_or_many

@@ -16,7 +16,8 @@ import asyncpg
 import pytest
 
 from chatkeep import Chatkeep, Turn
-from chatkeep.testing.servers import PostgresServer, postgres_binary
+from chatkeep.testing.programs import postgres_binary
+from chatkeep.testing.servers import PostgresServer
 
 from ..support import npm
 from ..support.sql_people import SAVES, grants, shown

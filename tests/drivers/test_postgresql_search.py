@@ -17,7 +17,8 @@ from chatkeep.drivers.base import EntryWords, Erase, IndexText, Key, Search, Ter
 from chatkeep.drivers.postgresql import PostgresqlDriver
 from chatkeep.drivers.postgresql import search as searching
 from chatkeep.errors import Unavailable
-from chatkeep.testing.servers import PostgresServer, postgres_binary
+from chatkeep.testing.programs import postgres_binary
+from chatkeep.testing.servers import PostgresServer
 
 from ..support.indexing import act_at_random, body, check_found, hits, index, say, search_pages
 from ..support.soaking import few_or_many

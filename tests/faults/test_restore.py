@@ -12,7 +12,8 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key, list_keys, revoke_key
-from chatkeep.testing.servers import PostgresServer, RedisServer, postgres_binary
+from chatkeep.testing.programs import postgres_binary
+from chatkeep.testing.servers import PostgresServer, RedisServer
 
 from ..support.program import chatkeep
 from ..support.stores import FAST

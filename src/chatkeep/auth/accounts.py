@@ -88,7 +88,7 @@ class StoredSession(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def stored_accounts(keep: Chatkeep[Any]) -> Records[Account]:
-    """Where the accounts are kept."""
+    """Return where the accounts are kept."""
     return core_of(keep).records("accounts", Account)
 
 
@@ -219,7 +219,7 @@ async def sign_in(keep: Chatkeep[Any], name: str, password: str) -> Account | No
 
 
 def stored_sessions(keep: Chatkeep[Any]) -> Records[StoredSession]:
-    """Where the sessions are kept."""
+    """Return where the sessions are kept."""
     return core_of(keep).records("sessions", StoredSession)
 
 
@@ -272,5 +272,5 @@ async def tidy_sessions(keep: Chatkeep[Any], account: str, key: str, *, longest_
 
 
 def _owner(account: str, key: str) -> str:
-    """Under which owner the sessions of an account, or key, are found."""
+    """Return the owner under whom the sessions of an account, or key, are found."""
     return f"account:{account}" if account else f"key:{key[:16]}"

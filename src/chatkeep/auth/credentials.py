@@ -138,7 +138,7 @@ def new_guest() -> str:
 
 
 def stored_credentials(keep: Chatkeep[Any]) -> Records[StoredCredential]:
-    """Where the credentials of all tenants are kept."""
+    """Return where the credentials of all tenants are kept."""
     return core_of(keep).records("access", StoredCredential)
 
 
@@ -167,7 +167,7 @@ async def create_key(
 
 
 async def list_keys(keep: Chatkeep[Any]) -> list[Listed]:
-    """All service keys of the store, the oldest first."""
+    """Return all service keys of the store, the oldest first."""
     return [shown(name, stored) async for name, stored in _stored(keep, KEYS)]
 
 
@@ -320,12 +320,12 @@ async def issue_user_token(
 
 
 async def list_user_tokens(keep: Chatkeep[Any], tenant: str, user: str) -> list[Listed]:
-    """All tokens of a user, which are its devices, the oldest first."""
+    """Return all tokens of a user, which are its devices, the oldest first."""
     return [shown(name, stored) async for name, stored in _stored(keep, owner_of_user(tenant, user))]
 
 
 async def rotate_user_token(keep: Chatkeep[Any], tenant: str, user: str, id: str, *, grace: float) -> Issued | None:
-    """As `rotate`, of a user's token."""
+    """Rotate a user's token, as `rotate` does one of a conversation."""
     return await _rotate(keep, owner_of_user(tenant, user), id, grace=grace, of=user)
 
 
@@ -423,7 +423,7 @@ async def list_related(keep: Chatkeep[Any], stored: StoredCredential) -> list[Li
 
 
 async def list_tokens(keep: Chatkeep[Any], tenant: str, conversation: str) -> list[Listed]:
-    """All tokens and shares of a conversation, the oldest first."""
+    """Return all tokens and shares of a conversation, the oldest first."""
     return [shown(name, stored) async for name, stored in _stored(keep, owner_of(tenant, conversation))]
 
 
@@ -451,7 +451,7 @@ def shown(name: str, stored: StoredCredential) -> Listed:
 
 
 def checked(scopes: Iterable[str]) -> tuple[str, ...]:
-    """*scopes* without repetition. Raises `UsageError` for one that there is not."""
+    """Return *scopes* without repetition. Raises `UsageError` for one that there is not."""
     found = tuple(dict.fromkeys(scopes))
     if unknown := [scope for scope in found if scope not in SCOPES]:
         raise UsageError(f"{unknown[0]!r:.40} is not a scope; there are {', '.join(get_args(Scope))}.")
@@ -459,7 +459,7 @@ def checked(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def owner_of(tenant: str, conversation: str) -> str:
-    """Under which owner a conversation's credentials are found."""
+    """Return the owner under whom a conversation's credentials are found."""
     return mark_of(key_for(tenant, conversation))
 
 

@@ -30,7 +30,7 @@ def name_of(text: str) -> str | None:
 
 
 def digest_of(text: str) -> str | None:
-    """As `name_of`, for a credential that may be mistyped."""
+    """Return what `name_of` does, also of a credential that may be mistyped."""
     return sha256(text.encode()).hexdigest() if SHAPE.fullmatch(text) else None
 
 

@@ -33,7 +33,7 @@ def rights_of(stored: StoredCredential) -> frozenset[str]:
 
 
 def checked_for_key(scopes: Iterable[str]) -> tuple[str, ...]:
-    """*scopes* of a service key without repetition. Raises `UsageError` for one that there is not, and for none at all."""
+    """Return *scopes* of a service key without repetition. Raises `UsageError` for one that there is not, and for none at all."""
     found = tuple(dict.fromkeys(scopes))
     if unknown := [scope for scope in found if scope not in ALL]:
         raise UsageError(f"{unknown[0]!r:.40} is not a scope of a key; the scopes are {', '.join(sorted(ALL))}.")

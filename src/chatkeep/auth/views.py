@@ -17,5 +17,5 @@ class SavedViews(Struct, frozen=True, omit_defaults=True):
 
 
 def stored_views(keep: Chatkeep[Any]) -> Records[SavedViews]:
-    """Where the views are kept, under the names of accounts."""
+    """Return where the views are kept, under the names of accounts."""
     return core_of(keep).records("views", SavedViews)

@@ -39,7 +39,7 @@ FAULTS = (
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """*value* with what no store can hold (NUL, half characters, numbers without end) replaced by what it can."""
+    """Return *value* with what no store can hold (NUL, half characters, numbers without end) replaced by what it can."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict | list) and depth == DEEPEST:

@@ -184,7 +184,7 @@ class TextLimit(Struct, frozen=True):
         return self.measure(text) <= self.most
 
     def pieces(self, text: str) -> Iterator[str]:
-        """*text* in pieces that go in, cut where a paragraph, a line or a word ends if there is such a place, else between two
+        """Return *text* in pieces that go in, cut where a paragraph, a line or a word ends if there is such a place, else between two
         visible symbols; a symbol is cut only where it alone is too long."""
         while not self.holds(text):
             piece = text[: self.most]
@@ -201,7 +201,7 @@ class TextLimit(Struct, frozen=True):
             yield text
 
     def short(self, text: str) -> str:
-        """*text*, cut with an ellipsis if it does not go in."""
+        """Return *text*, cut with an ellipsis if it does not go in."""
         return text if self.holds(text) else next(TextLimit(self.most - 3, self.measure).pieces(text), "") + "…"
 
 

@@ -404,27 +404,9 @@ def _content(told: Envelope, raw: Any) -> Content:
             place = convert(raw, Location)
             return [parts.plain(parts.Location(**{part: getattr(place, part) for part in Location.__struct_fields__}))]
         case "contacts":
-            cards = convert(raw, list[Card])
-            return [
-                {
-                    "type": "contact",
-                    **filled(name=card.name.formatted_name, phones=[one.phone or one.wa_id for one in card.phones]),
-                    "card": whole,
-                }
-                for card, whole in zip(cards, raw, strict=True)
-            ]
+            return _contacts(raw)
         case "order":
-            order = convert(raw, Order, strict=False)
-            lines = [
-                {
-                    "id": one.product_retailer_id,
-                    "quantity": one.quantity,
-                    "price": one.item_price,
-                    "currency": one.currency,
-                }
-                for one in order.product_items
-            ]
-            return [{"type": "order", "items": lines, **filled(catalog=order.catalog_id, text=order.text)}]
+            return [_order(raw)]
         case "reaction":
             reaction = convert(raw, Reaction)
             return [{"type": "reaction", "message": reaction.message_id, "emoji": reaction.emoji}]
@@ -438,13 +420,7 @@ def _content(told: Envelope, raw: Any) -> Content:
                 }
             ]
         case "edit":
-            edit = convert(raw, Edit)
-            kind = edit.message.get("type", "")
-            if kind in EVENTS:
-                raise ValueError(f"an edit to what is of type {kind!r} is not known")
-            said = _content(structs.replace(told, type=kind), edit.message.get(kind))
-            parts_now = [parts.plain(parts.Text(said))] if isinstance(said, str) else said
-            return [{"type": "edited", "message": name(edit.original_message_id)}, *parts_now]
+            return _edited(told, convert(raw, Edit))
         case "revoke":
             return [{"type": "deleted", "message": name(convert(raw, Revoke).original_message_id)}]
         case "unsupported":
@@ -452,6 +428,41 @@ def _content(told: Envelope, raw: Any) -> Content:
             return [{"type": "unsupported", "reason": reason or "the platform does not pass it on"}]
         case _:
             raise ValueError("not a published type")
+
+
+def _contacts(raw: Any) -> Content:
+    cards = convert(raw, list[Card])
+    return [
+        {
+            "type": "contact",
+            **filled(name=card.name.formatted_name, phones=[one.phone or one.wa_id for one in card.phones]),
+            "card": whole,
+        }
+        for card, whole in zip(cards, raw, strict=True)
+    ]
+
+
+def _order(raw: Any) -> dict[str, Any]:
+    order = convert(raw, Order, strict=False)
+    lines = [
+        {
+            "id": one.product_retailer_id,
+            "quantity": one.quantity,
+            "price": one.item_price,
+            "currency": one.currency,
+        }
+        for one in order.product_items
+    ]
+    return {"type": "order", "items": lines, **filled(catalog=order.catalog_id, text=order.text)}
+
+
+def _edited(told: Envelope, edit: Edit) -> Content:
+    kind = edit.message.get("type", "")
+    if kind in EVENTS:
+        raise ValueError(f"an edit to what is of type {kind!r} is not known")
+    said = _content(structs.replace(told, type=kind), edit.message.get(kind))
+    parts_now = [parts.plain(parts.Text(said))] if isinstance(said, str) else said
+    return [{"type": "edited", "message": name(edit.original_message_id)}, *parts_now]
 
 
 def _answer(answer: Interactive) -> dict[str, Any]:

@@ -117,15 +117,20 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             if sys.platform == "win32":  # where a file that is open keeps its name, and no lock is held
                 file.close()
-            try:
-                put(made, path, replace=replace)
-            except FileExistsError:
-                raise UsageError(
-                    f"{path} was made by somebody else meanwhile, and was not changed. Choose another name, or add --replace."
-                ) from None
+            _put(made, path, replace=replace)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(made)
+
+
+def _put(made: str, path: str, *, replace: bool) -> None:
+    """Put the file that was *made* at *path*. Raises `UsageError` where another is there by now, unless it may *replace* that."""
+    try:
+        put(made, path, replace=replace)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} was made by somebody else meanwhile, and was not changed. Choose another name, or add --replace."
+        ) from None
 
 
 async def write_export(

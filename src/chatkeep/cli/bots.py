@@ -113,7 +113,7 @@ def own(app: str, store: str | None) -> Chatkeep[Any]:
 
 
 def store_of(bot: str) -> str:
-    """Where a demo bot keeps its conversations unless told otherwise."""
+    """Return where a demo bot keeps its conversations unless told otherwise."""
     return "chatkeep-demo.db" if bot == "restaurant" else f"chatkeep-{bot}.db"
 
 

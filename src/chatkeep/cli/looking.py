@@ -15,6 +15,7 @@ import msgspec
 
 from ..bounded import Newest
 from ..conversation.words import called, customer_in, find_in, has_words, shown_of, terms_in
+from ..engine.parts import Stats
 from ..errors import ChatkeepError
 from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
@@ -37,6 +38,9 @@ FOLLOWED_MOST = 100_000
 
 LATE_S = 60.0
 """Whoever waits longer for an answer is told of."""
+
+COUNTED = ("conversations", "messages", "unread", "waiting", "set aside", "paused", "unreadable", "changed today")
+"""What `stats` counts, in the order of its columns."""
 
 AROUND = 40
 """So many characters `search` shows before and behind what it found."""
@@ -173,57 +177,67 @@ def stats(store: str, tenant: str | None, parts: bool, as_json: bool) -> None:
       chatkeep stats chat.db
       chatkeep stats https://chat.example --parts
     """
-    names = ("conversations", "messages", "unread", "waiting", "set aside", "paused", "unreadable", "changed today")
-
-    async def work_parts(target: Target) -> None:
-        found = await target.stats()
-        if as_json:
-            tell(found)
-            return
-        for name, told in msgspec.to_builtins(found).items():
-            for member, value in _flat(name, told):
-                click.echo(f"{member:<32}  {plain(str(value), line=True)}")
-
-    if parts:
-        on_target(store, work_parts)
-        return
 
     async def work(target: Target) -> None:
-        counts: dict[str, Counter[str]] = {}
-        today, late = time.time() - 86_400, 0.0
-        async for place, found in _enumerate(target.conversations(tenant)):
-            one = found.conversation
-            progress(f"{place:,} conversations counted")
-            count = counts.setdefault(one.tenant, Counter())
-            count["conversations"] += 1
-            count["messages"] += one.head
-            count["unread"] += one.unread
-            count["waiting"] += found.waits
-            count["set aside"] += len(one.dead)
-            count["paused"] += one.paused
-            count["unreadable"] += bool(one.fault)
-            count["changed today"] += one.updated_at >= today
-            if one.unread and not one.paused and not one.fault:
-                late = max(late, time.time() - one.updated_at)
-        progress("")
-        if as_json:
-            for name, count in sorted(counts.items()):
-                tell({"tenant": name} | {key.replace(" ", "_"): count[key] for key in names})
-            return
-        rows = [
-            (plain(name, line=True) or "(default)", *(str(count[key]) for key in names))
-            for name, count in sorted(counts.items())
-        ]
-        if len(rows) > 1:
-            total = sum(counts.values(), Counter())
-            rows.append(("all", *(str(total[key]) for key in names)))
-        columns(("tenant", *names), rows, nothing="There are no conversations.")
-        if late > LATE_S:
-            click.echo(
-                f"\nSomebody waits for an answer since {_long(late)}. Does a process with the bot run on this store?"
-            )
+        if parts:
+            _tell_parts(await target.stats(), as_json)
+        else:
+            counts, late = await _count(target, tenant)
+            _tell_counts(counts, late, as_json)
 
     on_target(store, work)
+
+
+def _tell_parts(found: Stats, as_json: bool) -> None:
+    """Print what each part of a server's process tells of itself."""
+    if as_json:
+        tell(found)
+        return
+    for name, told in msgspec.to_builtins(found).items():
+        for member, value in _flat(name, told):
+            click.echo(f"{member:<32}  {plain(str(value), line=True)}")
+
+
+async def _count(target: Target, tenant: str | None) -> tuple[dict[str, Counter[str]], float]:
+    """Return what is COUNTED of each tenant, and for how long the one who waits longest for the bot has waited."""
+    counts: dict[str, Counter[str]] = {}
+    today, late = time.time() - 86_400, 0.0
+    async for place, found in _enumerate(target.conversations(tenant)):
+        one = found.conversation
+        progress(f"{place:,} conversations counted")
+        count = counts.setdefault(one.tenant, Counter())
+        count["conversations"] += 1
+        count["messages"] += one.head
+        count["unread"] += one.unread
+        count["waiting"] += found.waits
+        count["set aside"] += len(one.dead)
+        count["paused"] += one.paused
+        count["unreadable"] += bool(one.fault)
+        count["changed today"] += one.updated_at >= today
+        if one.unread and not one.paused and not one.fault:
+            late = max(late, time.time() - one.updated_at)
+    progress("")
+    return counts, late
+
+
+def _tell_counts(counts: dict[str, Counter[str]], late: float, as_json: bool) -> None:
+    """Print what was counted, and that somebody has waited too long."""
+    if as_json:
+        for name, count in sorted(counts.items()):
+            tell({"tenant": name} | {key.replace(" ", "_"): count[key] for key in COUNTED})
+        return
+    rows = [
+        (plain(name, line=True) or "(default)", *(str(count[key]) for key in COUNTED))
+        for name, count in sorted(counts.items())
+    ]
+    if len(rows) > 1:
+        total = sum(counts.values(), Counter())
+        rows.append(("all", *(str(total[key]) for key in COUNTED)))
+    columns(("tenant", *COUNTED), rows, nothing="There are no conversations.")
+    if late > LATE_S:
+        click.echo(
+            f"\nSomebody waits for an answer since {_long(late)}. Does a process with the bot run on this store?"
+        )
 
 
 def _flat(name: str, told: Any) -> Iterator[tuple[str, Any]]:

@@ -238,7 +238,7 @@ class ServerTarget:
         said.damaged.update({Key(self.tenant, id): why for id, why in over.left_out.items()})
 
     def known(self, found: Conversation[Any]) -> Conversation[Any]:
-        """*found* with its tenant, which a server does not tell."""
+        """Return *found* with its tenant, which a server does not tell."""
         told = {name: getattr(found, name) for name in Conversation.__struct_fields__}
         return Conversation(**told | {"tenant": self.tenant})
 

@@ -116,4 +116,4 @@ async def opened(keep: Chatkeep[Any], work: Callable[[], Coroutine[Any, Any, T]]
 
 
 async def nothing() -> None:
-    """For when opening is all that is wanted."""
+    """Do nothing, where opening is all that is wanted."""

@@ -144,7 +144,7 @@ def stop(store: str, conversation: str, tenant: str) -> None:
 
 
 def where(conversation: str | None, tenant: str, everywhere: bool) -> str:
-    """Where a bot is paused or resumed, in words."""
+    """Return where a bot is paused or resumed, in words."""
     return plain(conversation, line=True) if conversation else "everywhere" if everywhere else f"tenant {tenant!r}"
 
 

@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def facts(found: Conversation[Any]) -> dict[str, Any]:
-    """Where a conversation stands."""
+    """Return where a conversation stands."""
     return {
         "conversation": found.id,
         "tenant": found.tenant,
@@ -199,7 +199,7 @@ def age(at: float) -> str:
 
 
 def plain(text: str, *, line: bool = False) -> str:
-    """*text* with the characters made visible that would steer the terminal; as one *line* if so wanted."""
+    """Return *text* with the characters made visible that would steer the terminal; as one *line* if so wanted."""
     text = text.translate(HIDDEN)
     return text.replace("\n", "\\n") if line else text
 

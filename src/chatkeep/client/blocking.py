@@ -170,7 +170,7 @@ class SyncClient:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on; of the queue, what the same subject has posted goes out."""
+        """Use another token from now on; of the queue, what the same subject has posted goes out."""
         self._inner.token = token
 
     @property

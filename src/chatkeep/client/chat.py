@@ -107,7 +107,7 @@ class Slot:
         return merged.get("value")
 
     async def clear(self) -> None:
-        """Take it out of the state, whatever it is."""
+        """Take the slot out of the state, whatever is in it."""
         await _write_state(self._link, "DELETE", self._path, UNSET, {}, self._about)
         self.etag = ""
 

@@ -77,7 +77,7 @@ class Client:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on; of the queue, what the same subject has posted goes out."""
+        """Use another token from now on; of the queue, what the same subject has posted goes out."""
         self._link.token = token
         self._link.notices.dismiss(EXPIRED)
         if self._outbox is not None:

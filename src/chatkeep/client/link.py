@@ -141,7 +141,7 @@ class Link:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """From now on."""
+        """Use another token from now on."""
         if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
             raise Misconfigured("This is not a token: a token is one line of letters and digits. Nothing was changed.")
         self._token = token
@@ -181,7 +181,7 @@ class Link:
         only: str | UnsetType | None = UNSET,
     ) -> Answer:
         """
-        One request and its answer; made again while it fails in a way that passes, and is *repeatable* or was
+        Make one request and return its answer; it is made again while it fails in a way that passes, and is *repeatable* or was
         certainly not done.
 
         Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
@@ -363,7 +363,7 @@ async def _whole(said: aiohttp.ClientResponse, about: str) -> bytes:
 
 
 def encode(value: Any, about: str) -> bytes:
-    """JSON as every reader understands it. Raises `BadMessage`."""
+    """Return JSON as every reader understands it. Raises `BadMessage`."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError, RecursionError) as fault:
@@ -371,7 +371,7 @@ def encode(value: Any, about: str) -> bytes:
 
 
 def pause(failures: int, *, first: float = FIRST_PAUSE_S) -> float:
-    """How long to wait after so many failures in a row: twice as long each time, and never all clients together."""
+    """Tell how long to wait after so many failures in a row: twice as long each time, and never all clients together."""
     return random.uniform(0.5, 1.0) * min(first * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE_S)
 
 

@@ -345,7 +345,7 @@ class Outbox:
         return self._token is not None and credential_of(self._token) not in self._subjects
 
     def _owners(self) -> tuple[str, str]:
-        """Whose messages go out now: those of the credential itself, and of the subject that it stands for."""
+        """Tell whose messages go out now: those of the credential itself, and of the subject that it stands for."""
         credential = self._run if self._token is None else credential_of(self._token)
         return credential, self._subjects.get(credential, credential)
 

@@ -101,13 +101,7 @@ class CookieChat(Generic[State]):
         faults = find_faults(
             bot, dict(options), max_age=max_age, name=name, path=path, secure=secure, same_site=same_site
         )
-        if not isinstance(keys, Sequence) or isinstance(keys, str | bytes):
-            faults.append("keys is a list, such as keys=[key]")
-        elif None in keys:
-            faults.append("a key is None: is the variable set that it comes from?")
-        if not isinstance(then, str | Chatkeep | None):
-            faults.append(f"then is a store's URL, or a Chatkeep, not {then!r:.40}")
-        if faults:
+        if faults := faults + _faults_in(keys, then):
             raise Misconfigured("; ".join(faults) + ". Nothing was opened.")
         settings = settings_from(options)
         kind = cast(type[State], dict) if state is None else state
@@ -222,3 +216,15 @@ class CookieChat(Generic[State]):
 
 async def _nothing() -> None:
     """Do nothing: each request opens what it needs."""
+
+
+def _faults_in(keys: object, then: object) -> list[str]:
+    """Return what is wrong with the kinds of two things that a `CookieChat` is given."""
+    faults = []
+    if not isinstance(keys, Sequence) or isinstance(keys, str | bytes):
+        faults.append("keys is a list, such as keys=[key]")
+    elif None in keys:
+        faults.append("a key is None: is the variable set that it comes from?")
+    if not isinstance(then, str | Chatkeep | None):
+        faults.append(f"then is a store's URL, or a Chatkeep, not {then!r:.40}")
+    return faults

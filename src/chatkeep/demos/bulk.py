@@ -169,7 +169,7 @@ def set_quantity(order: BulkOrder, product: str, count: int) -> str:
 
 
 def pieces(count: int, product: str) -> str:
-    """So many of a product: "200 mugs"."""
+    """Say so many of a product: "200 mugs"."""
     return f"{count:,} {product.lower()}s"
 
 

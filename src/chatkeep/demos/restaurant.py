@@ -230,7 +230,7 @@ class Table:
                 return buttons(shown, "Confirm", "No", other, *(["Deliver"] if order.pickup else pick_up))
 
     def whereto(self) -> str:
-        """How the food gets to its guest."""
+        """Tell how the food gets to its guest."""
         branch = self.order.branch or self.house.branches[0]
         return f"waits for you at {branch}" if self.order.pickup else f"goes to {self.order.address}"
 

@@ -233,7 +233,7 @@ def forget_the_past(guest: Guest, today: date) -> None:
 
 
 def refused(day: date | None, time: str, today: date) -> str:
-    """Why nobody can come then; "" when one can."""
+    """Tell why nobody can come then; "" when one can."""
     if day and not (today < day <= today + timedelta(days=AHEAD) and day.weekday() not in CLOSED):
         return f"{day_name(day)} is not possible. We are open Monday to Saturday, from tomorrow to {AHEAD} days ahead."
     return f"Nothing begins at {time}. We begin at {listed(TIMES)}." if time and time not in TIMES else ""

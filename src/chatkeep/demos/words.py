@@ -34,14 +34,14 @@ def unreadable(said: str) -> str:
 
 
 def plain(text: str) -> str:
-    """*text* as the bots compare it: small letters, no accents, no punctuation at its ends."""
+    """Return *text* as the bots compare it: small letters, no accents, no punctuation at its ends."""
     # (More is not answered, and to put many accents in a row in order takes the square of their number.)
     bare = "".join(mark for mark in unicodedata.normalize("NFKD", text[:LONGEST]) if not unicodedata.combining(mark))
     return " ".join(bare.casefold().replace("\u2019", "'").split()).strip(" .,:;!?")
 
 
 def buttons(text: str, *labels: str) -> Part:
-    """*text* with choices under it, if there are any. A button's id is its label as `plain` gives it: to press is to say."""
+    """Return *text* with choices under it, if there are any. A button's id is its label as `plain` gives it: to press is to say."""
     choices = [{"id": plain(label), "text": label} for label in labels]
     return {"type": "buttons", "text": text, "buttons": choices} if choices else {"type": "text", "text": text}
 
@@ -56,7 +56,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def mentioned(text: str, names: Iterable[str]) -> list[str]:
-    """Those of *names* that *text* speaks of, word for word, in its order. Of two that overlap, the longer one."""
+    """Return those of *names* that *text* speaks of, word for word, in its order. Of two that overlap, the longer one."""
     text, found = plain(text), dict[int, str]()
     for name in sorted(names, key=len, reverse=True):
         for place in re.finditer(rf"\b{re.escape(plain(name))}s?\b", text):

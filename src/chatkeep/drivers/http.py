@@ -143,7 +143,7 @@ class HttpConnection:
         reading.feed(arrived)
 
     def abort(self) -> None:
-        """Close it at once; what has not left is not sent."""
+        """Close the connection at once; what has not left is not sent."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.writer.transport.abort()
 

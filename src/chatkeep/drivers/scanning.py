@@ -28,13 +28,13 @@ class Order(Protocol):
     """What a driver's module of acts says of the order of its indexes."""
 
     def place_of(self, index: Index, row: Row) -> Any:
-        """Where a row stands in an index."""
+        """Return where a row stands in an index."""
 
     def step_of(self, row: Row) -> Any:
         """Return the place before all others of a row's step of the index `recent`."""
 
     def moment_of(self, row: Row) -> Any:
-        """Where a row stands among those changed lately, exactly."""
+        """Return where a row stands among those changed lately, exactly."""
 
 
 async def scan_places(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:

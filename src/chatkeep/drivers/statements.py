@@ -26,7 +26,7 @@ def _steps(engine: str) -> list[str]:
 
 @cache
 def named(engine: str, file: str = "queries.sql") -> dict[str, str]:
-    """Every statement of *file* by its name, without comments."""
+    """Return every statement of *file* by its name, without comments."""
     text = read_file(engine, "sql", file).decode()
     _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.M)
     return {

@@ -241,7 +241,7 @@ def _lost(note: Message) -> Lost:
 
 
 def put_at(value: Any, path: Sequence[str], lost: Any) -> Any:
-    """*value* with *lost* at *path*: names of members, and of list items their id, as a loss has them."""
+    """Return *value* with *lost* at *path*: names of members, and of list items their id, as a loss has them."""
     if not path:
         return lost
     step, rest = path[0], path[1:]

@@ -171,7 +171,7 @@ def access_of(request: Request) -> Access:
 
 
 def principal_of(request: Request) -> Principal:
-    """Who asks."""
+    """Return who asks."""
     return cast(Principal, request.state.principal)
 
 
@@ -231,7 +231,7 @@ class Access:
         await self._credentials.close()
 
     async def who(self, request: Request) -> Principal:
-        """Who sent *request*; VISITOR without credentials, or with a cookie that says nothing any more.
+        """Tell who sent *request*; VISITOR without credentials, or with a cookie that says nothing any more.
 
         Raises 401 for an Authorization header that gives no right, and 403 when a cookie may be used behind its
         owner's back.
@@ -477,7 +477,7 @@ class Access:
         )
 
     async def forget(self, tenant: str, conversation: str) -> None:
-        """As `credentials.forget`; here it is effective at once."""
+        """Forget as `credentials.forget` does; here it is effective at once."""
         await forget(self.keep, tenant, conversation)
         self.look_again()
 

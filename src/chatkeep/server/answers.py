@@ -278,7 +278,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def me(found: Principal) -> Me:
-    """*found* as it is shown to itself."""
+    """Return *found* as it is shown to itself."""
     return Me(
         subject=found.subject,
         tenant=found.tenant,
@@ -292,7 +292,7 @@ def me(found: Principal) -> Me:
 
 
 def message(found: model.Message, *, whole: bool = False) -> Message:
-    """*found* as it is shown; *whole*: with what only service keys and people see."""
+    """Return *found* as it is shown; *whole*: with what only service keys and people see."""
     saved = found.channel == SAVED
     author = found.metadata.get("author", "") if found.role == "operator" and not saved else ""
     return Message(
@@ -312,7 +312,7 @@ def message(found: model.Message, *, whole: bool = False) -> Message:
 
 
 def dead_letter(found: model.DeadLetter) -> DeadLetter:
-    """*found* as it is shown."""
+    """Return *found* as it is shown."""
     return DeadLetter(
         conversation=found.conversation,
         id=found.id,
@@ -327,7 +327,7 @@ def dead_letter(found: model.DeadLetter) -> DeadLetter:
 
 
 def receipt(found: model.Receipt) -> Receipt:
-    """*found* as it is shown."""
+    """Return *found* as it is shown."""
     return Receipt(
         conversation=found.conversation,
         id=found.id,
@@ -341,7 +341,7 @@ def receipt(found: model.Receipt) -> Receipt:
 def conversation(
     found: model.Conversation[Any], messages: list[model.Message], state: Any, *, whole: bool = False
 ) -> Conversation:
-    """*found* with *messages*, and with *state* unless that is UNSET; *whole*: with what only service keys and people see."""
+    """Return *found* with *messages*, and with *state* unless that is UNSET; *whole*: with what only service keys and people see."""
     return Conversation(
         id=found.id,
         owner=found.owner,
@@ -365,7 +365,7 @@ def conversation(
 
 
 def summary(found: model.Conversation[Any]) -> ListedConversation:
-    """*found* in a list."""
+    """Return *found* in a list."""
     told = msgspec.convert(found, ListedConversation, from_attributes=True)
     words = model.last_words(found.messages)
     if words is None:
@@ -375,7 +375,7 @@ def summary(found: model.Conversation[Any]) -> ListedConversation:
 
 
 def public(metadata: dict[str, Any]) -> dict[str, Any]:
-    """*metadata* without what the server has put there for itself."""
+    """Return *metadata* without what the server has put there for itself."""
     if TRACEPARENT not in metadata:
         return metadata
     return {name: value for name, value in metadata.items() if name != TRACEPARENT}

@@ -135,7 +135,7 @@ class Conversation(Resource):
     @audited("save", daily=True)
     @allows("send")
     async def patch(self, request: Request) -> Response:
-        """As PUT, of a conversation that is there."""
+        """Do what PUT does, with a conversation that is there."""
         return await saving.save(request, creates=False)
 
     @audited("erase")
@@ -233,7 +233,7 @@ async def refuse_other(tenant: Tenant[Any], receipt: model.Receipt, incoming: wi
 async def talk(
     tenant: Tenant[Any], id: str, asked: wire.LogWindow, *, whole: bool = False
 ) -> tuple[list[model.Message], bool]:
-    """As many messages as were *asked* for, if there are as many, and whether they end early because they are large;
+    """Return as many messages as were *asked* for, if there are as many, and whether they end early because they are large;
     chatkeep's own notes are left out, unless the *whole* log is wanted."""
     found: list[model.Message] = []
     after, before = asked.after, asked.before
@@ -277,7 +277,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write", creates=True)
     async def put(self, request: Request) -> Response:
-        """Replace it, if it is the one named in If-Match."""
+        """Replace the state, or the slot, if it is the one named in If-Match."""
         precondition = preconditions(request)
         if precondition.match is None and precondition.none_match is None:
             raise Refused(
@@ -292,7 +292,7 @@ class State(Resource):
     @audited("state")
     @allows("state:write")
     async def delete(self, request: Request) -> Response:
-        """Clear it, also where it cannot be read."""
+        """Clear the state, or the slot, also where it cannot be read."""
         tenant, id, precondition = tenant_of(request), conversation_asked(request), preconditions(request)
         try:
             there = await tenant.conversation(id, messages=0) is not None
@@ -383,7 +383,7 @@ def secret_of(request: Request) -> bytes:
 
 
 def shape_of(request: Request) -> Shape[Any]:
-    """How states of this application look as JSON."""
+    """Tell how states of this application look as JSON."""
     return core_of(keep_of(request)).states.shape
 
 
@@ -429,7 +429,7 @@ async def get_health(request: Request) -> Response:
 
 
 def room(request: Request, limit: Literal["message_limit", "state_limit"]) -> int:
-    """How long a body may be whose content has that *limit*: JSON escapes take more room than what they stand for."""
+    """Tell how long a body may be whose content has that *limit*: JSON escapes take more room than what they stand for."""
     return 4 * int(getattr(keep_of(request).settings, limit))
 
 

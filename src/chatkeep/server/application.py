@@ -61,7 +61,7 @@ def application() -> ASGIApp:
 
 
 def application_of(found: object, settings: ServerSettings) -> Lifespan:
-    """*found*, a Chatkeep or an ASGI application, with the server around it."""
+    """Return *found*, a Chatkeep or an ASGI application, with the server around it."""
     if not isinstance(found, Chatkeep):
         return Lifespan(cast(ASGIApp, found), settings)
     if telemetry.CAN_TRACE:

@@ -171,7 +171,7 @@ async def skip(request: Request, item: Item, _: str, note: Callable[[], None]) -
 
 
 async def assign(request: Request, item: Item, to: str, note: Callable[[], None]) -> str:
-    """Assign it, if it is still whose it was a moment ago."""
+    """Assign the conversation, if it is still whose it was a moment ago."""
     if item.assignee == to:
         return "It is assigned so already."
     principal = principal_of(request)

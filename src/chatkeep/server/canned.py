@@ -121,7 +121,7 @@ class Reply(wire.Resource):
 
 
 def records(request: Request) -> Records[CannedReply]:
-    """Where the canned replies of the tenant are kept."""
+    """Return where the canned replies of the tenant are kept."""
     return core_of(keep_of(request)).records(SPACE + principal_of(request).tenant, CannedReply)
 
 
@@ -136,7 +136,7 @@ def name_asked(request: Request) -> str:
 
 
 def shown(name: str, reply: CannedReply) -> CannedReplyShown:
-    """*reply*, as it is shown."""
+    """Return *reply*, as it is shown."""
     return CannedReplyShown(name=name, text=reply.text, by=reply.by, at=reply.at)
 
 

@@ -42,7 +42,7 @@ def cookies_of(request: Request, conversation: str | None) -> list[tuple[str, st
 
 
 def mark(text: str) -> str:
-    """*text* as a part of a cookie's name."""
+    """Return *text* as a part of a cookie's name."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 

@@ -48,7 +48,7 @@ class InMemory:
         self._windows: Newest[str, tuple[int, float]] = Newest(held)
 
     async def open(self) -> None:
-        """Nothing is needed."""
+        """Do nothing: nothing is needed."""
 
     async def hit(self, key: str, window_s: int, cost: int = 1) -> Window:
         """Count a hit, or so many."""

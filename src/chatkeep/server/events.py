@@ -173,7 +173,7 @@ def name_events(events: Sequence[Event], number: int, shown: ShownReply) -> list
 def written(
     events: Sequence[Event], ids: Sequence[str], shows: Callable[[Raw], Any] | None, secret: bytes
 ) -> Iterable[bytes]:
-    """*events* as the wire has them, with their *ids*; states only where *shows* makes plain JSON of them, with tags by *secret*."""
+    """Return *events* as the wire has them, with their *ids*; states only where *shows* makes plain JSON of them, with tags by *secret*."""
     for found, id in zip(events, ids, strict=True):
         if isinstance(found, Message):
             yield event(answers.message(found), name="message", id=id)

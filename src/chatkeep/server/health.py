@@ -35,7 +35,7 @@ async def get_ready(request: Request) -> Response:
 
 
 def trouble_of(keep: Chatkeep[Any]) -> str:
-    """Why *keep* does not answer messages, as strangers may read it; "" when it does. The log has the details."""
+    """Tell why *keep* does not answer messages, as strangers may read it; "" when it does. The log has the details."""
     if STOPPING.is_set():
         return "this server is stopping"
     return core_of(keep).trouble

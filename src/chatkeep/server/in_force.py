@@ -20,7 +20,7 @@ ELSEWHERE = ("flags",)
 
 
 def in_force(settings: ServerSettings, arguments: Mapping[str, object], keep: Chatkeep[Any] | None) -> list[Finding]:
-    """One finding for each setting of the server and of *keep*: its name, its value in words, and who gave it."""
+    """Return one finding for each setting of the server and of *keep*: its name, its value in words, and who gave it."""
     found = findings(settings, given(ServerSettings, arguments)[0])
     return found if keep is None else found + findings(keep.settings, given(Settings, {})[0])
 
@@ -44,7 +44,7 @@ def findings(settings: Struct, told: Mapping[str, GivenValue]) -> list[Finding]:
 
 
 def origin(source: str) -> str:
-    """Where a value came from, as people say it."""
+    """Return where a value came from, as people say it."""
     if not source:
         return "argument"
     if source.startswith(PREFIX):
@@ -70,7 +70,7 @@ def words(name: str, value: Any) -> str:
 
 
 def implausible(name: str, value: Any) -> str:
-    """Why a duration is hardly what was meant; "" when it may well be. A zero is meant."""
+    """Tell why a duration is hardly what was meant; "" when it may well be. A zero is meant."""
     if value is None or name not in PLAUSIBLE or seconds(value) == 0:
         return ""
     least, most = PLAUSIBLE[name]

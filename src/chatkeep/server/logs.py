@@ -142,7 +142,7 @@ def words(fault: BaseException) -> str:
 
 
 def line(text: str) -> str:
-    """*text* without secrets, as one line that steers no terminal."""
+    """Return *text* without secrets, as one line that steers no terminal."""
     if "://" in text:
         text = URL.sub(without_password, text)
     return SECRET.sub(r"\1\2***", text).translate(STEERING)
@@ -222,7 +222,7 @@ class Requests(Protocol):
     """What wants to know of each request that was answered."""
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One request is over; *route* is its template, never its path."""
+        """Note that one request is over; *route* is its template, never its path."""
 
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -136,7 +136,7 @@ class Metrics(Instrument):
         return buckets_of(self._turns), buckets_of(self._acts)
 
     def describe(self) -> list[Metric]:
-        """None: what `collect` gives needs no description beforehand."""
+        """Return nothing: what `collect` gives needs no description beforehand."""
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -363,7 +363,7 @@ def generous(schema: Any) -> None:
 
 
 def described(path: str, method: str, endpoint: Any, operation: Operation, schemas: Schemas) -> dict[str, Any]:
-    """One operation as OpenAPI has it."""
+    """Return one operation as OpenAPI has it."""
     policy: AccessPolicy = endpoint.policy
     refused = {*operation.refuses, 400} if "{" in path or operation.takes or operation.query else set(operation.refuses)
     refused |= set() if policy.anyone else {401, 403, 404, 429, 503}
@@ -406,7 +406,7 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def security(policy: AccessPolicy) -> list[dict[str, list[str]]]:
-    """Which credentials an endpoint asks for."""
+    """Return which credentials an endpoint asks for."""
     if policy.anyone:
         return []
     known = ["bearer"] if policy.rulers_only else ["bearer", "cookie"]

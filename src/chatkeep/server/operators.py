@@ -135,7 +135,7 @@ class Deliveries(wire.Resource):
 
     @allows(right="list", masks=True)
     async def get(self, request: Request) -> Response:
-        """How the sending of each reply stands."""
+        """Return how the sending of each reply stands."""
         found = await tenant_of(request).deliveries(conversation_asked(request))
         if not found:
             await conversation(request, messages=0)  # an empty list of what is not there would hide that

@@ -132,7 +132,7 @@ class PromptProtocol(HttpToolsProtocol):
     _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody is there, and has to say something."""
+        """Take a connection, on which something has to be said in time."""
         super().connection_made(cast(asyncio.Transport, BufferedTransport(transport, self.loop)))
         if len(self.connections) > CROWDED:
             self.timeout_keep_alive = min(self.timeout_keep_alive, IDLE_S)

@@ -13,15 +13,15 @@ REFUSED = (
 
 
 def unauthorized() -> wire.Refused:
-    """401, the same whatever was asked for."""
+    """Return 401, the same whatever was asked for."""
     return wire.Refused(401, "unauthorized", REFUSED, {"www-authenticate": "Bearer"})
 
 
 def forbidden(detail: str) -> wire.Refused:
-    """403."""
+    """Return 403."""
     return wire.Refused(403, "forbidden", detail)
 
 
 def not_found() -> wire.Refused:
-    """404, the same for what is not there and for what is somebody else's."""
+    """Return 404, the same for what is not there and for what is somebody else's."""
     return wire.Refused(404, "not-found", NOT_FOUND)

@@ -72,7 +72,7 @@ def hand_down(settings: ServerSettings, *, port: int) -> None:
 
 
 def configured(app: ASGIApp | str, settings: ServerSettings, *, patience_s: float) -> uvicorn.Config:
-    """How uvicorn serves *app*, or what the function of that name makes; on a stop, requests have *patience_s* to end."""
+    """Tell how uvicorn serves *app*, or what the function of that name makes; on a stop, requests have *patience_s* to end."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
@@ -194,6 +194,6 @@ def listening(host: str, port: int, *, hint: str = "") -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where it listens, as a URL."""
+    """Return where it listens, as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -126,7 +126,7 @@ class SignedIn:
         )
 
     def ends_at(self, session: StoredSession | Operator) -> float:
-        """When a session is over, if nobody does anything meanwhile."""
+        """Tell when a session is over, if nobody does anything meanwhile."""
         return min(session.seen_at + self.idle_s, session.begun_at + self.longest_s)
 
     async def holds(self, operator: Operator) -> bool:

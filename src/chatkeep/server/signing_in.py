@@ -260,7 +260,7 @@ def from_here(request: Request) -> bool:
 
 
 def shown(request: Request, operator: Operator, token: str = "") -> SignedInAs:
-    """*operator* as the page is told."""
+    """Return *operator* as the page is told."""
     desk = access_of(request).desk
     return SignedInAs(
         signed_in=True,
@@ -353,7 +353,7 @@ def of_person(request: Request) -> Operator:
 
 
 def refused(said: str) -> wire.Refused:
-    """401, in words for people."""
+    """Return 401, in words for people."""
     return wire.Refused(401, "unauthorized", said, {"www-authenticate": "Bearer"})
 
 

@@ -57,7 +57,7 @@ def etag(plain: Any, secret: bytes) -> str:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """*target* with *patch* merged into it as RFC 7396 has it; both stay as they are."""
+    """Return *target* with *patch* merged into it as RFC 7396 has it; both stay as they are."""
     if not isinstance(patch, dict):
         return patch
     found = dict(target) if isinstance(target, dict) else {}
@@ -120,7 +120,7 @@ def look_for(precondition: Precondition, slot: str | None, *, shape: Shape[Any],
 def guarded(
     edit: Edit, precondition: Precondition, slot: str | None, *, shape: Shape[Any], shows: bool
 ) -> Callable[[Any], Any]:
-    """*edit*, on the whole state of that *shape* or on one *slot*, for `Tenant.change`.
+    """Return *edit*, on the whole state of that *shape* or on one *slot*, for `Tenant.change`.
 
     Raises `Refused`, and so changes nothing, as `look_for` says, or when the result does not fit.
     """

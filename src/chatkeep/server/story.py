@@ -158,7 +158,7 @@ def list_turns(entries: Sequence[Message]) -> list[TurnMade]:
 
 
 def note_shown(entry: Message) -> NoteShown:
-    """*entry*, a note, as it is shown."""
+    """Return *entry*, a note, as it is shown."""
     told = {name: value for name in KNOWN if isinstance(value := entry.metadata.get(name), str)}
     return NoteShown(
         number=entry.number,

@@ -120,7 +120,7 @@ class SharedCache(wire.Resource):
 
 
 async def status(request: Request) -> answers.TenantBotStatus:
-    """How the bot stands in the tenant of who asks."""
+    """Return how the bot stands in the tenant of who asks."""
     principal = principal_of(request)
     scopes = await core_of(keep_of(request)).find_paused()
     off_by: list[Literal["tenant", "everywhere"]] = ["tenant"] if principal.tenant in scopes else []

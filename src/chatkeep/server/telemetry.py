@@ -33,7 +33,7 @@ NAME = "chatkeep"
 
 
 def carried(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """*metadata* of a message that comes in, with the trace context of now in place of whatever the sender put there."""
+    """Return *metadata* of a message that comes in, with the trace context of now in place of whatever the sender put there."""
     own = {name: value for name, value in (metadata or {}).items() if name != TRACEPARENT}
     carrier: dict[str, str] = {}
     if CAN_TRACE:

@@ -66,7 +66,7 @@ class Me(wire.Resource):
 
     @allows(own=True)
     async def get(self, request: Request) -> Response:
-        """Who the credential stands for, and what it allows."""
+        """Return who the credential stands for, and what it allows."""
         principal, asked = principal_of(request), wire.query(request, MeQuery).conversation
         if principal.kind == "token" and asked not in (None, principal.conversation):
             raise not_found()

@@ -124,7 +124,7 @@ async def verified(request: Request, body: bytes) -> tuple[Channel, Response | N
 
 
 def conversation_for(channel: Channel, item: Inbound) -> str:
-    """Where *item* belongs. A status does by the key that the reply was sent under: a platform may know its customers by
+    """Return where *item* belongs. A status does by the key that the reply was sent under: a platform may know its customers by
     other names when it tells of them than when they write."""
     account = item.account or "unknown"
     if not isinstance(item, Status):

@@ -407,7 +407,7 @@ TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', re.DOTALL)
 
 
 def overfull(raw: bytes, *, deepest: int = DEEPEST, most: int = TOKENS_MOST) -> str:
-    """Why the JSON in *raw* is not to be decoded: too deep, or of too many things; "" when it may be.
+    """Tell why the JSON in *raw* is not to be decoded: too deep, or of too many things; "" when it may be.
 
     Seen in one pass without recursion, which ends at the first thing too many.
     """

@@ -336,7 +336,7 @@ def store(one: Inbound) -> None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value."""
+    """Return every place in a JSON value."""
     yield path
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in inner:
@@ -344,7 +344,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """*value* with another thing at *path*."""
+    """Return *value* with another thing at *path*."""
     if not path:
         return new
     found = value.copy()  # what the path does not lead through is shared, for nobody changes it

@@ -86,5 +86,5 @@ class UncertainDriver(Wrapped):
 
 
 def wrapped(driver: Wrapped) -> Driver:
-    """*driver* as what it behaves like."""
+    """Return *driver* as what it behaves like."""
     return cast(Driver, driver)

@@ -82,7 +82,7 @@ def check(
     lossy: bool = False,
     any_bot: bool = False,
 ) -> Verdict:
-    """Every broken promise, by name: lost, doubled, out of order, reply missing, and a few that should not be possible.
+    """Return every broken promise, by name: lost, doubled, out of order, reply missing, and a few that should not be possible.
 
     *told* is in the order of time. *lossy*: the store was set back behind what it had answered; what is lost then is
     counted, and everything that is still there must be one history all the same. *any_bot*: one that keeps no

@@ -170,7 +170,7 @@ class Simulation:
                 await asyncio.sleep(self.dice.expovariate(self.plan.rate))
 
     async def _customer(self, number: int) -> None:
-        """One customer's talk: bursts, each after the answer to the one before, and repetitions of what was said."""
+        """Have one customer talk: bursts, each after the answer to the one before, and repetitions of what was said."""
         plan = self.plan
         dice = random.Random(f"{plan.seed}.{number}")
         again: list[SentMessage] = []
@@ -422,7 +422,7 @@ def latency(seconds: Iterable[float]) -> Latency:
 
 
 def times(found: Latency) -> str:
-    """As people read it."""
+    """Return latencies as people read them."""
     named = msgspec.structs.asdict(found).items()
     return "  ".join(f"{name} {f'{value * 1e3:,.0f} ms' if value < 1 else f'{value:,.1f} s'}" for name, value in named)
 

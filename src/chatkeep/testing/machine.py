@@ -173,7 +173,7 @@ def put(store: Store, row: Row, log: tuple[Entry, ...]) -> Store:
 
 
 def numbered(entries: Sequence[Entry], head: int) -> list[Entry]:
-    """*entries* as they stand in the log behind *head*."""
+    """Return *entries* as they stand in the log behind *head*."""
     return [structs.replace(entry, number=number) for number, entry in enumerate(entries, head + 1)]
 
 
@@ -344,7 +344,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(connection=connections, size=st.integers(1, 3))
     def everything(self, connection: int, size: int) -> None:
-        """Each connection shows the whole store as the model has it, in pages of any size."""
+        """Check that each connection shows the whole store as the model has it, in pages of any size."""
         seen = self._runner.run(self._seen(self._drivers[connection], size))
 
         assert self._expected(self._store) == seen

@@ -47,12 +47,12 @@ class ApiTransport:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """In a conversation such as sim-12345678-7."""
+        """Return a message in a conversation such as sim-12345678-7."""
         name = f"sim-{run}-{customer}"
         return SentMessage(name, name, f"{run}.{customer}.{place}", text)
 
     def post(self, said: SentMessage) -> Post:
-        """To the conversation's messages, named by the body's id."""
+        """Return the message as a post to the conversation's messages, named by the body's id."""
         body = msgspec.json.encode({"id": said.id, "content": said.text})
         return Post(f"/v1/conversations/{quote(said.conversation, safe='')}/messages", self._headers, body)
 
@@ -65,12 +65,12 @@ class WhatsAppTransport:
         self.channel: Channel | None = WhatsApp(accounts={account: "-"}, secrets=secret, verify_tokens="-")
 
     def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """From a number that nobody has."""
+        """Return a message from a number that nobody has."""
         number = f"999{run}{customer:05}"
         return SentMessage(f"whatsapp:{self._account}:{number}", number, f"wamid.{run}.{customer}.{place}", text)
 
     def post(self, said: SentMessage) -> Post:
-        """As the platform posts it."""
+        """Return the message as the platform posts it."""
         message = {"from": said.customer, "id": said.id, "type": "text", "text": {"body": said.text}}
         value = {
             "messaging_product": "whatsapp",
@@ -91,12 +91,12 @@ class TelegramTransport:
         self.channel: Channel | None = Telegram(token=f"{account}:-", secrets=secret)
 
     def said(self, run: int, customer: int, place: int, text: str) -> SentMessage:
-        """In a private chat."""
+        """Return a message in a private chat."""
         chat = f"{run}{customer:05}"
         return SentMessage(f"telegram:{self._account}:{chat}", chat, f"1{customer:05}{place:05}", text)
 
     def post(self, said: SentMessage) -> Post:
-        """As the platform posts it."""
+        """Return the message as the platform posts it."""
         chat = {"id": int(said.customer), "type": "private"}
         message = {"message_id": int(said.id), "date": int(time.time()), "chat": chat, "text": said.text}
         body = msgspec.json.encode({"update_id": int(said.id), "message": message})
@@ -108,7 +108,7 @@ Transport = ApiTransport | WhatsAppTransport | TelegramTransport
 
 
 def transport_for(channel: str, *, key: str, secret: str = "", account: str | None = None) -> Transport:
-    """How customers of *channel* reach the server: "api", "whatsapp" or "telegram"."""
+    """Tell how customers of *channel* reach the server: "api", "whatsapp" or "telegram"."""
     if channel == "whatsapp":
         return WhatsAppTransport(secret, account or "1550")
     return TelegramTransport(secret, account or "42") if channel == "telegram" else ApiTransport(key)
@@ -124,7 +124,7 @@ class Platform:
         self._numbers = 0
 
     async def take(self, request: web.Request) -> web.Response:
-        """One request of a channel, answered as platforms do."""
+        """Answer one request of a channel, as platforms do."""
         told = await request.json()
         self._numbers += 1
         if not told.keys() & {"status", "callback_query_id", "action"}:  # ticks and typing, which say nothing

@@ -82,7 +82,7 @@ class Combiner:
         await self._queue.close(*self._tasks)
 
     def pool(self) -> Pool:
-        """Its connections, and what has not left yet."""
+        """Return its connections, and what has not left yet."""
         return Pool(self._open, len(self._connections), len(self._queue.calls))
 
     def _expire(self, late: list[Call]) -> None:
@@ -115,10 +115,7 @@ class Combiner:
         finally:
             connection, self._connections[place] = self._connections[place], None
             if connection is not None:
-                try:
-                    await connection.close(timeout=CLOSING_S)
-                except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                    connection.terminate()
+                await _close(connection)
 
     async def _reconnected(self, place: int) -> asyncpg.Connection | None:
         self._queue.wake()  # another connection may be there
@@ -216,6 +213,13 @@ class Combiner:
                 connection.terminate()
             hint = f" {POOLER}" if code in STATEMENT_LOST else ""
             _refuse(batch, Unavailable, f"nothing was written; {said}.{hint} Try again when that is mended.", fault)
+
+
+async def _close(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.close(timeout=CLOSING_S)
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()
 
 
 def _deliver(batch: list[Call], answers: list[Any]) -> None:

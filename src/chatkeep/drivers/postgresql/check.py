@@ -18,7 +18,7 @@ with from_extra("postgres", "A PostgreSQL store (postgresql://)"):
 
 
 def passing(greeting: Any) -> str:
-    """Why what was answered may be lost with the server; '' when it is kept."""
+    """Tell why what was answered may be lost with the server; '' when it is kept."""
     careless = [name for name in ("fsync", "full_page_writes") if greeting[name] != "on"]
     return (
         f"with {' and '.join(careless)} off, a power cut there loses or damages what was acknowledged"
@@ -28,7 +28,7 @@ def passing(greeting: Any) -> str:
 
 
 async def examined(opener: Opener) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     try:
         connection = await opener.connect()
     except ChatkeepError as refusal:
@@ -54,9 +54,30 @@ async def _examined(site: Site, connection: asyncpg.Connection) -> list[Finding]
     began = time.time()
     server = await connection.fetchrow(site.sql("examine_server"))
     skew = server["now"] - (began + time.time()) / 2
+    said = _judged(site, server, skew=skew, trip=trip, trips=len(trips))
+    try:
+        said += await _examined_schema(site, connection)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        said.append(
+            (
+                True,
+                "warn",
+                "schema",
+                f"there is no {site.schema} yet; it will be made when the store is first opened",
+            )
+        )
+    except asyncpg.InsufficientPrivilegeError as fault:
+        said.append((False, "fail", "permissions", f"{fault}; docs/how-to/postgresql.md has what this user needs"))
+    return [Finding("ok" if fine else otherwise, subject, text) for fine, otherwise, subject, text in said]
+
+
+def _judged(
+    site: Site, server: Any, *, skew: float, trip: float, trips: int
+) -> list[tuple[bool, Literal["warn", "fail"], str, str]]:
+    """Return what is to be said of a server: whether it is fine, how bad it is where not, on what, and in which words."""
     durable = all(server[name] == "on" for name in ("fsync", "full_page_writes"))
     spare = server["max_connections"] - server["connections"]
-    said: list[tuple[bool, Literal["warn", "fail"], str, str]] = [
+    return [
         (True, "warn", "version", f"PostgreSQL {server['version']}"),
         (not server["standby"], "fail", "role", "a standby" if server["standby"] else "primary"),
         (
@@ -87,22 +108,8 @@ async def _examined(site: Site, connection: asyncpg.Connection) -> list[Finding]
             f"{server['lock_timeout']}: with 0 somebody's forgotten transaction can hold a conversation",
         ),
         (abs(skew) <= 1, "warn", "clock", f"the server's is {skew:+.3f} s from this one's"),
-        (trip < 0.02, "warn", "round trip", f"{trip * 1000:.2f} ms (median of {len(trips)})"),
+        (trip < 0.02, "warn", "round trip", f"{trip * 1000:.2f} ms (median of {trips})"),
     ]
-    try:
-        said += await _examined_schema(site, connection)
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-        said.append(
-            (
-                True,
-                "warn",
-                "schema",
-                f"there is no {site.schema} yet; it will be made when the store is first opened",
-            )
-        )
-    except asyncpg.InsufficientPrivilegeError as fault:
-        said.append((False, "fail", "permissions", f"{fault}; docs/how-to/postgresql.md has what this user needs"))
-    return [Finding("ok" if fine else otherwise, subject, text) for fine, otherwise, subject, text in said]
 
 
 async def _examined_schema(

@@ -169,7 +169,7 @@ class Opener:
                     done += 1
 
     def closed_door(self, fault: BaseException) -> ChatkeepError:
-        """Why there is no connection: yours to fix when the store is opened, and may pass once it was open."""
+        """Tell why there is no connection: yours to fix when the store is opened, and may pass once it was open."""
         if isinstance(fault, ChatkeepError):
             return fault
         code = code_of(fault)

@@ -62,7 +62,7 @@ async def _reported(servers: Transport, said: acts.Acts, address: Address | None
 
 
 def passing(reports: Sequence[Report]) -> str:
-    """Why what was answered may be lost with the server; '' when it is kept."""
+    """Tell why what was answered may be lost with the server; '' when it is kept."""
     for report in reports:
         for finding in _kept(report):
             if finding.level != "ok":
@@ -179,7 +179,7 @@ async def stored_epochs(servers: Transport, said: acts.Acts) -> set[str]:
 
 
 def foreign(meta: acts.Meta) -> str:
-    """Why a store that says *meta* is not for this code; '' when it is."""
+    """Tell why a store that says *meta* is not for this code; '' when it is."""
     if meta.format != str(acts.FORMAT):
         return f"it was made by another chatkeep (format {meta.format!r}, this code knows {acts.FORMAT}). Deploy that version."
     if not (meta.buckets.isascii() and meta.buckets.isdigit() and 0 < int(meta.buckets) <= acts.BUCKETS_MOST):
@@ -188,7 +188,7 @@ def foreign(meta: acts.Meta) -> str:
 
 
 async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     found = [Finding("ok", "reachable", servers.site.name), *judged(await reported(servers, said))]
     for address in servers.primaries:
         found += await _timed(servers, address)

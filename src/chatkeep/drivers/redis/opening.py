@@ -77,7 +77,7 @@ class Opener:
             await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
-        """Whom one sentinel names, behind the epoch of that."""
+        """Return whom one sentinel names, behind the epoch of that."""
         async with asyncio.timeout(self.site.timeout / 4):
             with await self._sentinel(address) as connection:
                 said = await connection.ask(b"SENTINEL", b"MASTER", self.site.service)

@@ -290,7 +290,7 @@ def key_of(member: bytes) -> Key:
 
 
 def place_of(index: Index, row: Row) -> Place:
-    """Where *row* stands in an index."""
+    """Return where *row* stands in an index."""
     if index == "due":
         return due_of(row), member_of(row.key)
     return float(-row.recent if index == "recent" else 0), member_of(row.key)
@@ -302,7 +302,7 @@ def step_of(row: Row) -> Place:
 
 
 def moment_of(row: Row) -> Place:
-    """Where *row* stands among those changed lately, exactly."""
+    """Return where *row* stands among those changed lately, exactly."""
     return -row.updated_at, member_of(row.key)
 
 
@@ -329,7 +329,7 @@ def _time(at: float) -> bytes:
 
 
 def _fields(row: Row) -> list[Argument]:
-    """revision at recent owner due lease until; what is not there is ''."""
+    """Return revision, time, place in `recent`, owner, due time, lease and its end; what is not there is ''."""
     due = "" if row.due_at is None else _time(row.due_at)
     until = _time(row.leased_until) if row.leased_until else ""
     return [row.revision, _time(row.updated_at), -row.recent, row.owner, due, row.lease or "", until]

@@ -81,7 +81,7 @@ class Servers:
         await asyncio.gather(*map(end, self._tasks), *(link.close() for link in self._links.values()))
 
     def pool(self) -> Pool:
-        """One connection to each server that acts go to."""
+        """Return one connection to each server that acts go to."""
         pools = [link.pool() for link in self._links.values()]
         return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
 

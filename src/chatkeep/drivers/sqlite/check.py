@@ -28,7 +28,7 @@ def fit() -> bool:
 
 
 def examined(path: str) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     folder = os.path.dirname(path)
     if not os.access(folder, os.W_OK):
         return [Finding("fail", "permissions", f"the folder {folder} is not there, or may not be written")]

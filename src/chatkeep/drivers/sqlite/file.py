@@ -176,8 +176,8 @@ class OpenFile:
 
     @contextmanager
     def joining(self) -> Iterator[bool]:
-        """While a connection is opened: whether it is the first, after which `secure` is called. No other process of chatkeep
-        removes or makes the files meanwhile."""
+        """Keep other processes of chatkeep from removing or making the files while a connection is opened; tell whether it is the
+        first, after which `secure` is called."""
         with self._first:
             if not self.secured:
                 with self.writer:
@@ -278,7 +278,7 @@ class OpenFile:
             raise Unavailable(f"sqlite:///{self.path}: what is in its -wal is not saved yet. Try again.")
 
     def part(self) -> None:
-        """Before the connections of the last store on the file are closed: gives our locks back, so that SQLite tidies up."""
+        """Give our locks back before the connections of the last store on the file are closed, so that SQLite tidies up."""
         with _registry:
             if self.users > 1 or not self.secured:
                 return
@@ -302,7 +302,7 @@ class OpenFile:
             _files.remove(self)
 
     def forget(self) -> None:
-        """In a forked child: the locks stay the parent's, and end with it."""
+        """Let go of the file in a forked child: its locks stay the parent's, and end with it."""
         for descriptor in (self._database, self._shm, *self._done_with):
             if descriptor is not None:
                 os.close(descriptor)
@@ -387,8 +387,8 @@ def beside(path: str) -> list[str]:
 
 @contextmanager
 def replacing(path: str) -> Iterator[None]:
-    """While another database is put in the place of the one at *path*: nothing that belonged to that one is left. Raises
-    `UsageError` when anybody has it open."""
+    """Leave nothing that belonged to the database at *path* while another one is put in its place. Raises `UsageError` when
+    anybody has it open."""
     opened: list[int] = []
     in_use = f"{path} is open, here or in another process; nothing was written. Close it first, or name another file."
     try:
@@ -423,7 +423,7 @@ def sync_folder(path: str) -> None:
 
 
 def _guard() -> None:
-    """From now on, what would close one of the open files behind SQLite's back is refused in this process."""
+    """Refuse, in this process and from now on, what would close one of the open files behind SQLite's back."""
     global _guarded, _hooked
     _guarded = {found: file for file in _files if file.secured for found in file.held if found}
     if not _hooked:
@@ -448,7 +448,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _target(path: Any) -> Identity | None:
-    """Which file an open would open; None where there is none."""
+    """Return which file an open would open; None where there is none."""
     if isinstance(path, int):
         return None
     try:

@@ -27,7 +27,7 @@ async def refuse_read_only(servers: Transport, said: acts.Acts) -> None:
 
 
 async def examined(servers: Transport, said: acts.Acts) -> list[Finding]:
-    """Everything that can be found out without changing anything."""
+    """Return everything that can be found out without changing anything."""
     try:
         await refuse_read_only(servers, said)
         found = [Finding("ok", "permissions", "its token may write")]

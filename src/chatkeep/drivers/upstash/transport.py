@@ -308,7 +308,7 @@ def _operands(act: ScriptRun) -> tuple[Argument, ...]:
 
 
 def _texts(words: Sequence[Argument]) -> list[str]:
-    """*words* as JSON carries them."""
+    """Return *words* as JSON carries them."""
     return [word.decode() if isinstance(word, bytes) else str(word) for word in words]
 
 

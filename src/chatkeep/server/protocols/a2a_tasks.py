@@ -75,19 +75,19 @@ class Task:
         self.number = messages[-1].number
 
     async def read(self) -> Task:
-        """Return it as the log has it now."""
+        """Return the task as the log has it now."""
         history = self.caller.tenant.history(self.caller.conversation, after=self.number, limit=LISTED)
         return self.joined([message async for message in history])
 
     def joined(self, log: Sequence[Message]) -> Task:
-        """Return it with what has come to it in *log*."""
+        """Return the task with what has come to it in *log*."""
         first = self.messages[0].number
         later = [one for one in log if one.number > self.number and one.metadata.get(TASK) == first]
         cancelled = self.cancelled or any(one.id == CANCELLED.format(first) for one in log)
         return Task(self.caller, [*self.messages, *later], cancelled=cancelled)
 
     async def cancel(self) -> None:
-        """End it while it asks: nothing runs then that could be stopped, so the log is told by a note, which the desk shows."""
+        """End the task while it asks: nothing runs then that could be stopped, so the log is told by a note, which the desk shows."""
         first, caller = self.messages[0].number, self.caller
         text = f"The task that began with message {first} was cancelled by its client."
         await core_of(caller.access.keep).note(
@@ -95,11 +95,11 @@ class Task:
         )
 
     async def now(self) -> Ended:
-        """Return how it stands."""
+        """Return how the task stands."""
         return await self.caller.find_end(self.number)
 
     def state_of(self, ended: Ended) -> str:
-        """Return its state."""
+        """Return the state of the task, in the protocol's words."""
         state = STATES[ended.status]
         marks = {name for reply in ended.replies for name in reply.metadata}
         if "stopped" in marks:
@@ -120,7 +120,7 @@ class Task:
         return {"message": said}
 
     async def show(self, ended: Ended, *, history: int | None = None, artifacts: bool = True) -> dict[str, Any]:
-        """Return it as the protocol has it, with the last *history* messages (None: all), and with what it has given."""
+        """Return the task as the protocol has it, with the last *history* messages (None: all), and with what it has given."""
         said: list[dict[str, Any]] = []
         given: list[dict[str, Any]] = []
         once = {reply.id for reply in ended.replies}  # (one reply may answer several messages)
@@ -139,7 +139,7 @@ class Task:
         return told | {"history": said if history is None else said[max(len(said) - history, 0) :]}
 
     def stream_whole(self, request: Request, id: Any) -> SSE:
-        """Stream what it is answered with at its end: a message, or the task."""
+        """Stream what the message is answered with at the end: a message, or the task."""
 
         async def write(step: Step) -> bytes:
             if not isinstance(step, Ended):
@@ -149,7 +149,7 @@ class Task:
         return SSE(request, self.caller, WhileItWorks(self.caller, self.number), write)
 
     def stream(self, request: Request, id: Any, following: Following, shown: dict[str, Any]) -> SSE:
-        """Stream what comes of it, after the task as it is *shown* first."""
+        """Stream what comes of the task, after the task as it is *shown* first."""
         begun: set[tuple[int, int]] = set()  # the message, and the block of its answer
 
         def told(result: dict[str, Any]) -> bytes:
@@ -227,7 +227,7 @@ class Following:
         self._stopped = False
 
     def stop(self) -> None:
-        """End it early."""
+        """End the following early."""
         self._stopped = True
         self._answer.stop()
         self._wake.set()

@@ -394,7 +394,7 @@ class Waiting:
         self._request, self._source = request, source
 
     def end(self, reason: str) -> None:
-        """End it."""
+        """End the poll early."""
         self._source.stop()
 
     async def wait(self, page: Page) -> Page:
@@ -422,7 +422,7 @@ class EventStream(Stream):
         self._caller, self._source, self._page, self._cursor = caller, source, page, cursor
 
     def end(self, reason: str) -> None:
-        """End it, because the server stops."""
+        """End the stream, because the server stops."""
         self._source.stop()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:

@@ -97,8 +97,8 @@ class Caller(Struct, frozen=True):
     async def accept(
         self, content: Content, *, id: str | None, role: Role = "user", metadata: dict[str, Any] | None = None
     ) -> Receipt:
-        """As `Tenant.accept`; raises `Conflict` where the conversation was erased meanwhile, and the message with it; 401 or 404 for a
-        stranger."""
+        """Accept as `Tenant.accept` does. Raises `Conflict` where the conversation was erased meanwhile, and the message with it;
+        401 or 404 for a stranger."""
         self.refuse_stranger()
         if self.begins is not None:
             issued = await self.access.begin(self.begins, content, id=id, role=role, metadata=metadata)
@@ -110,7 +110,7 @@ class Caller(Struct, frozen=True):
         return receipt
 
     async def read_log(self, asked: wire.LogWindow) -> tuple[list[Message], bool]:
-        """As `api.talk`, beside so many other reads as the server makes at once."""
+        """Read as `api.talk` does, beside so many other reads as the server makes at once."""
         if self.absent:
             return [], False
         async with self.access.reads:

@@ -132,7 +132,7 @@ class Call(Struct, frozen=True):
     tasks: bool
 
     def answer(self, result: dict[str, Any]) -> Response:
-        """Answer it."""
+        """Answer the call with *result*."""
         return wire.as_json(self.written(result), headers={"cache-control": "no-store"})
 
     def written(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -288,11 +288,11 @@ class Task:
         return f"task_{name_answer(self.caller.conversation, self.number)}"
 
     async def now(self) -> Ended:
-        """Return how it stands."""
+        """Return how the task stands."""
         return await self.caller.find_end(self.number)
 
     def status_of(self, ended: Ended, call: Call) -> str:
-        """Return its status."""
+        """Return the status of the task."""
         if ended.status in ("dropped", "erased") or has_mark(ended.replies, "stopped"):
             return "cancelled"
         if ended.status not in ("answered", "failed"):

@@ -33,7 +33,7 @@ class Steps(Protocol):
         ...
 
     def stop(self) -> None:
-        """End it early."""
+        """End the answer for this caller early."""
         ...
 
 
@@ -59,7 +59,7 @@ class SSE(Stream):
         self._caller, self._answer, self._write, self._first = caller, answer, write, first
 
     def end(self, reason: str) -> None:
-        """End it, because the server stops."""
+        """End the stream, because the server stops."""
         self._answer.stop()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
@@ -100,7 +100,7 @@ class WhileItWorks:
         self._answer, self._clock = caller.answer(number), core_of(caller.access.keep).clock
 
     def stop(self) -> None:
-        """End it early."""
+        """End the answer for this caller early."""
         self._answer.stop()
 
     async def steps(self) -> AsyncIterator[Step]:

@@ -150,7 +150,7 @@ class Opening(Clauses):
 
 
 async def refused_closed(act: Awaitable[object]) -> None:
-    """*act* must say that the driver is not open, and nothing of the store."""
+    """Check that *act* says that the driver is not open, and nothing of the store."""
     refusal = await refused(Unavailable, act)
     assert not isinstance(refusal, Replaced), "a store that has not been opened was called another one"
 
@@ -162,7 +162,7 @@ async def ticked(ticks: int) -> None:
 
 
 def verbs(row: Row) -> list[Callable[[Driver], Awaitable[object]]]:
-    """Each verb but `erase` once, on a conversation that has *row*."""
+    """Give each verb but `erase` once, on a conversation that has *row*."""
     return [
         lambda driver: driver.read(Read(row.key, tail=1)),
         lambda driver: driver.append(Append(row.key, said("too early"), revision="too early", at=1.0)),

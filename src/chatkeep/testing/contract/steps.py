@@ -21,7 +21,7 @@ INDEXES: tuple[Index, ...] = ("key", "due", "owner", "recent")
 
 
 def said(*ids: str) -> list[Entry]:
-    """Entries as a caller hands them over: unnumbered."""
+    """Return entries as a caller hands them over: unnumbered."""
     return [Entry(0, id, "user", id.encode()) for id in ids]
 
 
@@ -31,7 +31,7 @@ def changed(row: Row, revision: str, **fields: Any) -> Row:
 
 
 def numbers(entries: Sequence[Entry]) -> list[int]:
-    """Where *entries* stand."""
+    """Return where *entries* stand."""
     return [entry.number for entry in entries]
 
 
@@ -92,7 +92,7 @@ async def names(driver: Driver, index: Index, *, limit: int = LOTS, **where: Any
 
 
 async def paged(driver: Driver, index: Index, size: int, **where: Any) -> list[Row]:
-    """All rows of an index, page by page."""
+    """Return all rows of an index, page by page."""
     rows: list[Row] = []
     while page := await driver.scan(Scan(index, after=rows[-1] if rows else None, limit=size, **where)):
         assert len(page) <= size, "a page is longer than its limit"
