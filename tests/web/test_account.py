@@ -350,7 +350,9 @@ def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
             until(account_of(elsewhere, shop.address, user), "!account.conversations.length")
         telephone.set_offline(False)
         there.evaluate("dispatchEvent(new Event('online'))")
-        until(there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 2")
+        until(
+            there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 2"
+        )
         assert ["late", "later"] == there.evaluate("chat.messages.map((m) => m.text)")
         page.wait_for_timeout(500)
         assert [] == page.evaluate(TITLES)
