@@ -119,7 +119,7 @@ export class Chat extends Emitter {
 
   // Whether the conversation is on the server, as far as it is known here.
   get _isThere() {
-    return this._log.ordered.length > 0 || (this._seen !== null && !this._absent);
+    return this._log.ordered.length > 0 || (this._seen > 0 && !this._absent); // (a token may be for one that nobody has begun)
   }
 
   get unsent() {
