@@ -449,8 +449,9 @@ const API = {
     return json(200, `{"messages":[${shown.join(",")}]${truncated ? ',"truncated":true' : ""}}`);
   },
 
-  send(where, { id, content, metadata, now }) {
+  send(where, { id, content, metadata, there, now }) {
     const row = this.row();
+    if (there && !row) throw new Refusal(412, "precondition-failed", GONE);
     const body = lineText(where, { at: now, content, metadata });
     if (bytesOf(body).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
     const at = Math.max(now, (this.mark ?? -1) + 0.001);
@@ -1298,6 +1299,9 @@ function problem(status, word, detail, told = {}, id = undefined, headers = {}) 
   return new Response(members([...parts, ...Object.entries(told)]), { status, headers: { "content-type": "application/problem+json", ...headers } });
 }
 
+const GONE =
+  "The conversation is not there any more: it was erased. The message was not taken; sent again without `If-Match` it begins a new one.";
+
 const TITLES = {
   400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
   412: "Precondition Failed", 413: "Request Entity Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Entity",
@@ -1600,7 +1604,8 @@ async function send(asked) {
     throw new Refusal(422, "bad-message", said);
   }
   const later = (request.headers.get("prefer") ?? "").split(",").some((one) => one.split(";")[0].trim().toLowerCase() === "respond-async");
-  const message = { id: whole, content, metadata: shownMetadata({ metadata }), offBy: await pausesOf(asked), now };
+  const there = tagsAsked(request, "if-match") !== null;
+  const message = { id: whole, content, metadata: shownMetadata({ metadata }), there, offBy: await pausesOf(asked), now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.
   let told = await served(env, store, tenant, asked.id, "send", { ...message, waits: false });
   const { duplicate, epoch, status } = told;

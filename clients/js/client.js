@@ -118,12 +118,18 @@ export class Chat extends Emitter {
     return this._problem ?? (refused ? { message: refused.error } : null);
   }
 
+  // Whether the conversation is on the server, as far as it is known here.
+  get _isThere() {
+    return this._log.ordered.length > 0 || (this._seen > 0 && !this._absent); // (a token may be for one that nobody has begun)
+  }
+
   get unsent() {
     return this._queue.filter((item) => !item.sent).length;
   }
 
   async send(content, { id = random(), metadata } = {}) {
-    await this._add((items, store) => store.put({ id, content, metadata, at: Date.now(), v: FORMAT }));
+    const there = this._isThere;
+    await this._add((items, store) => store.put({ id, content, metadata, at: Date.now(), there, v: FORMAT }));
     this._wake();
     return this.messages.find((message) => message.id === id);
   }
@@ -443,6 +449,7 @@ export class Chat extends Emitter {
         // Without the right to it, or the conversation, sending on is no use; a slot may be closed for itself.
         const closed = !next || [401, 404].includes(fault.status) || (fault.status === 403 && next.slot === undefined);
         if (fault !== MOVED && (!fault.final || closed)) throw fault;
+        if (fault.status === 412 && next.slot === undefined) this._erased();
         if (fault !== MOVED) await this._edit((items, store) => store.put({ ...next, error: fault.message }));
       }
       return 0;
@@ -454,7 +461,8 @@ export class Chat extends Emitter {
     const { id, content, at } = item;
     const metadata = Date.now() - at > LATE_MS ? { ...item.metadata, written_at: serverTime(at) } : item.metadata;
     const body = { id, content, ...(metadata && { metadata }) };
-    const headers = { prefer: "respond-async" };
+    // What was there is not begun anew: it was erased meanwhile, perhaps by this person, on another device.
+    const headers = { prefer: "respond-async", ...((item.there || this._isThere) && { "if-match": "*" }) };
     const receipt = await this._json("/messages", { method: "POST", body, headers, place });
     this._begun();
     if (receipt.status === "answered") this._handled = Math.max(this._handled, receipt.number);
@@ -463,6 +471,14 @@ export class Chat extends Emitter {
     const taken = { id, content, metadata, number: receipt.number, role: "user", created_at: Date.now() / 1000 };
     this._tell("message", this._log.get(id) ? receipt.replies : [taken, ...receipt.replies]);
     await this.discard(id);
+  }
+
+  // What was there was erased meanwhile: it is not shown any more, and what was written for it is not sent.
+  _erased() {
+    for (const held of [this._log, this._dead]) held.clear();
+    this._seen = null;
+    this._handled = this._checked = 0;
+    this._takeState(undefined);
   }
 
   _begun() {

@@ -8,7 +8,7 @@ export async function retry(chat, tools, id) {
   if (logged) return chat.send(logged.content, { metadata: logged.metadata });
   await chat._edit((items, store) => {
     const item = items.find((item) => item.id === id);
-    if (item) store.put({ ...item, error: undefined });
+    if (item) store.put({ ...item, error: undefined, there: false }); // whoever says it again begins anew what was erased
   });
   return chat._wake();
 }

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, check_user, key_for, refuse_reserved
+from .conversation.keys import LONGEST_ID, RESERVED, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet, is_of_another, number_of
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
@@ -160,6 +160,10 @@ class Core(Generic[State]):
     def records(self, space: str, kind: type[Record]) -> Records[Record]:
         """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
+
+    def hear_of_records(self, space: str, hear: Callable[[str], None]) -> None:
+        """Call *hear* with the name of each record in a space that was changed, or erased, as far as this process learns of it."""
+        self._engine.watches.listen(RESERVED + space, lambda key: hear(key.id))
 
     def watch(
         self, tenant: str, conversation: str, *, after: int | None = None, shown: ShownReply | None = None

@@ -200,6 +200,36 @@ async def test_what_the_server_refuses_is_set_aside(place: Place, tmp_path: Path
     assert ["taken", "first", "last"] == said(await place_log(place, "ada"))
 
 
+async def test_what_waits_does_not_bring_back_what_was_erased(place: Place, tmp_path: Path) -> None:
+    """It is refused, with all that was posted before that was known, also by the next run; what is posted later begins anew."""
+    queue = str(tmp_path / "q.db")
+    async with place.client(queue=queue) as client:
+        await client.conversation("ada").post("before")
+        await asyncio.wait_for(client.drained(), 10)
+    await place.keep.erase("ada")
+    async with place.client(queue=queue) as client:
+        ada = client.conversation("ada")
+        await ada.post("late")
+        await ada.post("behind it")
+        await asyncio.wait_for(client.drained(), 10)
+        refused = await client.refused()
+        gone = await place.keep.conversation("ada")
+        await ada.post("anew")
+        await asyncio.wait_for(client.drained(), 10)
+        await client.retry(refused[0].number)
+        await asyncio.wait_for(client.drained(), 10)
+        began = said(await place_log(place, "ada"))
+        await ada.erase()
+        await ada.post("on purpose")
+        await asyncio.wait_for(client.drained(), 10)
+
+    assert ["late", "behind it"] == [queued.content for queued in refused]
+    assert all("was erased" in queued.reason for queued in refused)
+    assert gone is None
+    assert ["anew", "late"] == began
+    assert ["on purpose"] == said(await place_log(place, "ada"))
+
+
 async def test_a_post_that_is_cancelled_is_sent_or_not_there(place: Place, tmp_path: Path) -> None:
     """Never in the file and forgotten until the next start."""
     async with place.client(queue=str(tmp_path / "q.db")) as client:
@@ -310,7 +340,7 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
     outbox.use("ck_c_old")
     sent: list[tuple[str | None, str]] = []
 
-    async def deliver(queued: Queued, token: str | None, told: object) -> None:
+    async def deliver(queued: Queued, there: bool, token: str | None, told: object) -> None:
         sent.append((token, str(queued.content)))
         if token == "ck_c_old":
             raise TokenChanged

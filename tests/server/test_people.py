@@ -186,6 +186,31 @@ async def test_what_is_refused_begins_nothing(write: str) -> None:
         assert await house.keep.conversation("trip") is None
 
 
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5"])
+async def test_a_message_that_waited_on_a_device_begins_nothing_anew(house: House, prefer: str) -> None:
+    """Its `If-Match: *` says that the conversation was there: where it was erased meanwhile the device is told, by whomever it is asked."""
+    ada, at = await house.token("ada"), "/v1/conversations/trip/messages"
+    told = {"Prefer": prefer, "If_Match": "*"}
+
+    async def say(text: str, token: str | None = ada, **headers: str) -> Answer:
+        return await house.ask("POST", at, {"content": text, "id": text}, token=token, **headers)
+
+    early = await say("early", **told)
+    begun = await say("begun", Prefer=prefer)
+    known, again = await say("known", **told), await say("known", **told)
+    other = await house.ask("POST", at, {"content": "x"}, token=ada, If_Match='"other"')
+    await house.ask("DELETE", "/v1/conversations/trip", token=ada)
+    late = [await say("late", token, **told) for token in (ada, None)]
+    there = await house.ask("GET", "/v1/conversations/trip", token=ada)
+    anew = await say("late", Prefer=prefer)
+
+    assert [412, 412, 412, 412] == [answer.status for answer in (early, other, *late)]
+    assert {"urn:chatkeep:precondition-failed"} == {answer.json["type"] for answer in (early, other, *late)}
+    assert "was erased" in late[0].json["detail"]
+    assert [404, False, True, False] == [there.status, *(answer.json["duplicate"] for answer in (known, again, anew))]
+    assert begun.status in (200, 202)
+
+
 async def test_an_operator_whose_words_are_refused_pauses_nothing(house: House) -> None:
     """Neither in a conversation that is there, nor in a new one."""
     await house.keep.receive("old", "hi")

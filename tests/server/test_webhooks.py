@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.channels import Telegram, Webhook, WhatsApp
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.drivers.base import Key, mark_of
@@ -203,6 +204,52 @@ async def test_the_journal_takes_what_customers_write_who_came_before(tmp_path: 
     assert (200, [200, 200], [503, 503]) == (begun, known, others)
     assert ["2: still here"] * 2 == there.texts[2:]
     assert ["whatsapp:1550:4917", "whatsapp:1550:DE.2"] == sorted(listed)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_the_journal_takes_nothing_for_a_conversation_that_was_erased(tmp_path: Path, elsewhere: bool) -> None:
+    """Where the customer's message belongs now only the store can tell: the platform posts it again."""
+    journal = {"on_outage": "journal", "journal": str(tmp_path / "journal.db")}
+    with RedisServer("valkey-9", tmp_path) as server:
+        url = f"{server.url}?timeout=1"
+        async with platform() as there, connected(url, there, **journal) as (client, keep):
+            old = whatsapp_message("4918", "hi", "wamid.1")
+            both = whatsapp_message("4918", "hi again", "wamid.2") | {"from_user_id": "DE.2"}
+            await post_whatsapp(client, old)
+            await post_whatsapp(client, both)
+            await until(lambda: len(there.sent) == 2)
+            if elsewhere:
+                async with Chatkeep[Any](url) as other:
+                    await other.tenant("pizza").erase("whatsapp:1550:4918")
+            else:
+                await keep.tenant("pizza").erase("whatsapp:1550:4918")
+            aliases = core_of(keep).outlet.aliases
+            mark = mark_of(Key("pizza", "whatsapp:1550:DE.2"))
+            await until(lambda: mark not in aliases._seen)
+            server.kill()
+            late = whatsapp_message("4918", "still here", "wamid.3") | {"from_user_id": "DE.2"}
+            posted = (await post_whatsapp(client, late)).status
+            server.start()
+
+    assert 503 == posted
+
+
+@pytest.mark.server
+async def test_a_server_that_sends_nothing_remembers_customers_too(tmp_path: Path) -> None:
+    """Without an outlet the journal takes what they write as well."""
+    journal = {"on_outage": "journal", "journal": str(tmp_path / "journal.db")}
+    with RedisServer("valkey-9", tmp_path) as server:
+        keep = Chatkeep[Any](f"{server.url}?timeout=1", **FAST | journal)
+        keep.on_message(lambda turn: None)
+        webhooks = Webhooks(WhatsApp(accounts={"1550": "a"}, secrets=SECRET, verify_tokens="v"))
+        async with served(keep, webhooks=webhooks) as client:
+            first = (await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))).status
+            server.kill()
+            second = (await post_whatsapp(client, whatsapp_message("4917", "still here", "wamid.2"))).status
+            server.start()
+
+    assert (200, 200) == (first, second)
 
 
 @pytest.mark.parametrize("told_first", [True, False])

@@ -348,6 +348,41 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
 
 
+@pytest.mark.journey
+def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """It is shown as not sent, also what is written behind it; whoever sends it again begins a new conversation."""
+    page = account_of(person, shop.address, user)
+    page.evaluate(
+        """async () => { await account.create('Order', ids.c); window.chat = await account.chat(ids.c); await chat.send('tea'); }"""
+    )
+    until(page, "chat.messages.some((m) => m.text === '1: tea')")
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+        until(there, "chat.messages.some((m) => m.text === '1: tea')")
+        there.evaluate("import('/keeping.js').then(() => 0)")  # a page has it that is a while old
+        telephone.set_offline(True)
+        until(there, "chat.status === 'offline'")
+        there.evaluate("async () => { await chat.send('late'); await chat.send('later'); }")
+        assert "sending" == there.evaluate("chat.messages.at(-1).status")
+        page.evaluate("account.delete(ids.c)")
+        with profile(browser) as elsewhere:
+            until(account_of(elsewhere, shop.address, user), "!account.conversations.length")
+        telephone.set_offline(False)
+        there.evaluate("dispatchEvent(new Event('online'))")
+        until(
+            there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 2"
+        )
+        assert ["late", "later"] == there.evaluate("chat.messages.map((m) => m.text)")
+        page.wait_for_timeout(500)
+        assert [] == page.evaluate(TITLES)
+        there.evaluate("chat.retry(chat.messages.at(-1).id)")
+        until(there, "chat.messages.some((m) => m.text === '1: later') && !chat.problem")
+        assert ["later", "1: later", "late"] == there.evaluate("chat.messages.map((m) => m.text)")
+
+
 def test_what_was_dealt_with_in_one_tab_is_offered_in_no_other(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:

@@ -38,7 +38,8 @@ class Aliases:
     def __init__(self, core: Core[Any]) -> None:
         self._core = core
         self._records = core.records("aliases", Alias)
-        self._seen: Newest[tuple[str, str], Alias] = Newest(REMEMBERED)
+        self._seen: Newest[str, Alias] = Newest(REMEMBERED)
+        core.hear_of_records("aliases", self._forget)  # moved elsewhere, or erased with the conversation
 
     async def conversation_of(self, tenant: str, item: Received | Unknown) -> str:
         """Return the conversation that *item* belongs to. One read where all its names are known, or it has one; more, and writes, only
@@ -51,14 +52,14 @@ class Aliases:
         try:
             held = await self._get(tenant, names[0])
         except Unavailable:
-            seen = self._seen.get((tenant, names[0]))
+            seen = self._seen.get(mark_of(Key(tenant, names[0])))
             if seen is None or not _fits(seen, item):
                 raise
             return seen.conversation
         if held is None and len(names) == 1 and not item.former:
             held = Alias(conversation=names[0], to=item.to)
         if held is not None and _fits(held, item):
-            self._seen[tenant, names[0]] = held
+            self._seen[mark_of(Key(tenant, names[0]))] = held
             return held.conversation
         found = {names[0]: held}
         for name in (*names[1:], *item.former):
@@ -69,8 +70,11 @@ class Aliases:
         for name in reversed(dict.fromkeys((*names, *item.former, conversation))):
             mine = item.former[0] if name in item.former else person
             await self._put(tenant, name, Alias(conversation=conversation, person=mine, to=item.to))
-        self._seen[tenant, names[0]] = Alias(conversation=conversation, person=person, to=item.to)
+        self._seen[mark_of(Key(tenant, names[0]))] = Alias(conversation=conversation, person=person, to=item.to)
         return conversation
+
+    def _forget(self, mark: str) -> None:
+        self._seen.pop(mark, None)
 
     async def address_of(self, tenant: str, conversation: str) -> str:
         """Where replies of *conversation* go; one read."""

@@ -7,12 +7,14 @@ import copy
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from msgspec import UNSET, Struct
 
 from ..conversation.keys import key_for
+from ..errors import UsageError
 from ..model import Answering, Content, Message, Stopped
 from .account import note_merge
 from .addresses import conversation_at, given, with_query
@@ -163,7 +165,8 @@ class Chat:
         Put a message into the queue on this host and return its id: it is durable when this returns, server or no server.
 
         It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
-        `send` does not wait behind it.
+        `send` does not wait behind it. Where the conversation was erased after the server took a message of this queue, it is
+        refused, and begins none anew unless you `retry` it.
         """
         id = id or secrets.token_hex(16)
         await self._queue().put(self.id, id, encode(as_posted(content, None, metadata), self.id))
@@ -274,8 +277,10 @@ class Chat:
         return (await self._link.ask("GET", f"{self._path}/answering", about=self.id)).to(Answering)
 
     async def erase(self) -> None:
-        """Remove the conversation, its state, its tokens and shares. There is no way back."""
+        """Remove the conversation, its state, its tokens and shares. There is no way back. What is posted later begins a new one."""
         await self._link.ask("DELETE", self._path, about=self.id)
+        with suppress(UsageError):  # there is no queue
+            await self._queue().forget(self.id)
 
     async def issue(
         self,

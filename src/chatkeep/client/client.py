@@ -288,9 +288,10 @@ class Client:
     async def _name_of(self, token: str, told: Callable[[str], None]) -> str:
         return (await self._link.ask("GET", "/v1/me", about="this credential", told=told, only=token)).to(Me).subject
 
-    async def _deliver(self, queued: Queued, token: str | None, told: Callable[[str], None]) -> None:
+    async def _deliver(self, queued: Queued, there: bool, token: str | None, told: Callable[[str], None]) -> None:
         path = f"{conversation_at(queued.conversation)}/messages"
         asked = as_posted(queued.content, queued.id, queued.metadata)
         about = f"{queued.conversation}: message {queued.id!r}"
+        headers = {**ASYNC, **({"if-match": "*"} if there else {})}  # what was erased is not begun anew
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            await self._link.ask("POST", path, asked, about=about, headers=ASYNC, told=told, only=token)
+            await self._link.ask("POST", path, asked, about=about, headers=headers, told=told, only=token)

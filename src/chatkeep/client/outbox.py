@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
 from .link import TokenChanged
+from .refusals import PreconditionFailed
 from .values import Pending, Queued
 
 log = logging.getLogger("chatkeep.client")
@@ -46,8 +47,12 @@ create table if not exists outbox (
     id text not null,
     message blob not null,
     posted_at real not null,
-    reason text not null default ''
+    reason text not null default '',
+    there integer not null default 0
 ) strict;
+create table if not exists taken (
+    owner text not null, conversation text not null, primary key (owner, conversation)
+) strict, without rowid;
 create table if not exists subjects (credential text primary key, subject text not null) strict;
 create index if not exists waiting on outbox (conversation, number) where reason = '';
 create index if not exists refused on outbox (number) where reason <> '';
@@ -59,11 +64,18 @@ alter table outbox rename to older;
 drop index waiting;
 drop index refused;
 {SCHEMA}
-insert into outbox select number, server, '', conversation, id, message, posted_at, reason from older;
+insert into outbox (number, server, owner, conversation, id, message, posted_at, reason)
+    select number, server, '', conversation, id, message, posted_at, reason from older;
 drop table older;
 commit;
 """
 """Moves on what was queued by a release that did not note whose it is."""
+
+THERE_ADDED = "alter table outbox add column there integer not null default 0"
+"""The same, of a release that did not note whether the conversation was there."""
+
+TAKEN = "exists (select 1 from taken where conversation = ? and owner in (?, ?))"
+"""Whether the server has taken a message for a conversation before: who posts another one means this conversation, and no later one."""
 
 COLUMNS = "number, conversation, id, message, posted_at, reason"
 
@@ -77,7 +89,7 @@ HELD = (
 )
 
 Told = Callable[[str], None]
-Deliver = Callable[[Queued, str | None, Told], Awaitable[None]]
+Deliver = Callable[[Queued, bool, str | None, Told], Awaitable[None]]
 NameOf = Callable[[str, Told], Awaitable[str]]
 Settled = Callable[[Queued, str], None]
 
@@ -113,7 +125,8 @@ class Outbox:
         """
         Open the file; what an earlier run has left in it goes out first.
 
-        *settled* is told of each message that went out, and of each that was refused, with the reason.
+        *deliver* is told, too, whether the conversation was there when the message was posted. *settled* is told of each message that
+        went out, and of each that was refused, with the reason.
         *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
@@ -217,8 +230,9 @@ class Outbox:
                 raise BadMessage(f"{conversation}: other content is queued under the id {id!r}; nothing was queued.")
             if found is None:
                 db.execute(
-                    "insert into outbox (server, owner, conversation, id, message, posted_at) values (?, ?, ?, ?, ?, ?)",
-                    (self._server, owners[1], conversation, id, message, time.time()),
+                    "insert into outbox (server, owner, conversation, id, message, posted_at, there) "
+                    f"values (?, ?, ?, ?, ?, ?, {TAKEN})",
+                    (self._server, owners[1], conversation, id, message, time.time(), conversation, *owners),
                 )
             return int(found is None)
 
@@ -235,8 +249,12 @@ class Outbox:
         return await self._do(lambda db: [_queued(row) for row in db.execute(sql, owners)])
 
     async def retry(self, number: int) -> None:
-        """Send a refused message again."""
-        await self._settled(self._one("update outbox set reason = ''", number, waiting=1))
+        """Send a refused message again, also where its conversation was erased: it begins a new one then."""
+        await self._settled(self._one("update outbox set reason = '', there = 0", number, waiting=1))
+
+    async def forget(self, conversation: str) -> None:
+        """Note that a conversation was erased on purpose: what is posted from now on begins a new one."""
+        await self._do(lambda db: _end(db, conversation, self._owners()))
 
     async def drop(self, number: int) -> None:
         """Forget a refused message."""
@@ -307,8 +325,8 @@ class Outbox:
             self._workers[conversation] = False
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
-                if (queued := await self._do(_first_of(conversation, owners))) is not None:
-                    await self._settle(queued, token, deliver, settled)
+                if (first := await self._do(_first_of(conversation, owners))) is not None:
+                    await self._settle(*first, token, owners, deliver, settled)
                 elif not self._workers[conversation]:
                     del self._workers[conversation]
                     continue
@@ -318,20 +336,35 @@ class Outbox:
                 await asyncio.sleep(BUSY_S)
             self._ready.put_nowait(conversation)
 
-    async def _settle(self, queued: Queued, token: str | None, deliver: Deliver, settled: Settled) -> None:
+    async def _settle(
+        self,
+        queued: Queued,
+        there: bool,
+        token: str | None,
+        owners: tuple[str, str],
+        deliver: Deliver,
+        settled: Settled,
+    ) -> None:
         values: list[Any] = [queued.number]
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            await deliver(queued, token, self._tell)
+            await deliver(queued, there, token, self._tell)
         except TokenChanged:
             return
+        except PreconditionFailed as refusal:  # it was erased meanwhile, for what was posted behind it too
+            await self.forget(queued.conversation)
+            values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
         except ChatkeepError as refusal:
-            reason = str(refusal)
-            values = [reason, queued.number]
-            sql, refused = "update outbox set reason = ? where number = ?", 1
+            values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
+
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
-        owners = await self._do(lambda db: db.execute(f"{sql} returning owner", values).fetchall())
-        for (owner,) in owners:
+        def act(db: apsw.Connection) -> list[tuple[Any, ...]]:
+            with db:
+                if not refused:
+                    db.execute("insert or ignore into taken values (?, ?)", (owners[1], queued.conversation))
+                return db.execute(f"{sql} returning owner", values).fetchall()
+
+        for (owner,) in await self._do(act):
             self._count(str(owner), -1, refused)
         self._trouble = ""
         settled(queued, reason)
@@ -400,6 +433,8 @@ class Outbox:
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]
             self._db.execute(OLDER if columns and "owner" not in columns else SCHEMA).fetchall()
+            if "owner" in columns and "there" not in columns:
+                self._db.execute(THERE_ADDED)
             other = self._db.execute("select server from outbox where server <> ? limit 1", (self._server,)).fetchone()
         except apsw.Error as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
@@ -427,12 +462,26 @@ def _known(db: apsw.Connection) -> list[tuple[str, str]]:
     return cast(list[tuple[str, str]], db.execute("select credential, subject from subjects").fetchall())
 
 
-def _first_of(conversation: str, owners: tuple[str, str]) -> Callable[[apsw.Connection], Queued | None]:
-    sql = f"select {COLUMNS} from outbox where conversation = ? and owner in (?, ?) and reason = '' order by number limit 1"
+def _refusal(refusal: ChatkeepError, queued: Queued) -> tuple[list[Any], str]:
+    return [str(refusal), queued.number], "update outbox set reason = ? where number = ?"
 
-    def act(db: apsw.Connection) -> Queued | None:
-        row = db.execute(sql, (conversation, *owners)).fetchone()
-        return None if row is None else _queued(row)
+
+def _end(db: apsw.Connection, conversation: str, owners: tuple[str, str]) -> None:
+    """Note that what was there is gone: what waits was meant for it, what comes is not."""
+    where = "where conversation = ? and owner in (?, ?)"
+    with db:
+        db.execute(f"update outbox set there = 1 {where} and reason = ''", (conversation, *owners))
+        db.execute(f"delete from taken {where}", (conversation, *owners))
+
+
+def _first_of(conversation: str, owners: tuple[str, str]) -> Callable[[apsw.Connection], tuple[Queued, bool] | None]:
+    """Return the first message that waits, and whether its conversation was there."""
+    place = "from outbox where conversation = ? and owner in (?, ?) and reason = '' order by number limit 1"
+    sql = f"select {COLUMNS}, there or {TAKEN} {place}"
+
+    def act(db: apsw.Connection) -> tuple[Queued, bool] | None:
+        row = db.execute(sql, (conversation, *owners, conversation, *owners)).fetchone()
+        return None if row is None else (_queued(row[:-1]), bool(row[-1]))
 
     return act
 

@@ -287,7 +287,7 @@ class Engine(Generic[State]):
     def _changed_here(self, key: Key) -> None:
         # (Most acts are on a conversation that nobody here watches.)
         self.notifier.tell(key)
-        if key in self.watches.by_key:
+        if key in self.watches.by_key or self.watches.listening:
             self.watches.note_change(key, here=True)
         worker = self.workers.by_key.get(key)
         if worker is not None and worker.turn is not None:

@@ -45,6 +45,7 @@ class WatchHub:
         self.ended = False
         self._notifier = notifier
         self.by_key: dict[Key, set[Watch]] = {}
+        self.listening: dict[str, list[Callable[[Key], None]]] = {}
 
     @property
     def watching(self) -> int:
@@ -75,8 +76,14 @@ class WatchHub:
 
     def note_change(self, key: Key, *, here: bool) -> None:
         """Note that something was written to *key*; *here*: the cache has it."""
+        for hear in self.listening.get(key.tenant, ()):
+            hear(key)
         for watch in self.by_key.get(key, ()):
             watch.note_change(here=here)
+
+    def listen(self, tenant: str, hear: Callable[[Key], None]) -> None:
+        """Call *hear* with each key of *tenant* of which this process learns that it was written to, or erased, here or elsewhere."""
+        self.listening.setdefault(tenant, []).append(hear)
 
     def add(self, watch: Watch) -> None:
         """Begin to tell *watch* what happens."""

@@ -18,6 +18,7 @@ from .. import errors, model
 from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
+from ..conversation.snapshots import Snapshot
 from ..model import IDENTITY
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
@@ -38,6 +39,11 @@ LOOKED_AT = 8
 """So many of its last entries are looked at for the last words of a conversation in a list."""
 
 MERGE_PATCH = "application/merge-patch+json"
+
+GONE = (
+    "The conversation is not there any more: it was erased. The message was not taken; sent again without `If-Match` it begins "
+    "a new one."
+)
 
 
 class Conversations(Resource):
@@ -156,8 +162,10 @@ class Messages(Resource):
 
     @allows("send", creates=True)
     async def post(self, request: Request) -> Response:
-        """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered."""
+        """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered. `If-Match: *`: only in a
+        conversation that is there."""
         tenant, id = tenant_of(request), conversation_asked(request)
+        into = await conversation_matched(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
         if not principal_of(request).rules:
@@ -165,7 +173,12 @@ class Messages(Resource):
         metadata = carried(incoming.metadata)
         told = {"id": incoming.id, "metadata": metadata, "waits": not later}
         await access_of(request).begin(request, incoming.content, **told)
-        if later:
+        if later and into is not None:
+            core = core_of(keep_of(request))
+            receipt = await core.accept_into(into, incoming.content, id=incoming.id, role="user", metadata=metadata)
+            if not receipt.number:
+                raise gone()
+        elif later:
             receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
         else:
             receipt = await tenant.receive(
@@ -193,6 +206,33 @@ class Messages(Resource):
         if not found and principal_of(request).rules:
             await conversation(request, messages=0)  # an empty page of what is not there would hide that
         return as_json(answers.Messages([answers.message(message, whole=whole) for message in found], truncated))
+
+
+async def conversation_matched(request: Request) -> Snapshot | None:
+    """Return the conversation that a message may be said in, where `If-Match` says which. Raises 412 where that is not there.
+
+    While the store is away it cannot be told, and the message is taken as any other: None."""
+    match = wire.tags(request, "if-match")
+    if match is None:
+        return None
+    if request.state.absent:
+        raise gone()
+    try:
+        there = await core_of(keep_of(request)).load(tenant_of(request).name, conversation_asked(request))
+    except (errors.StoreError, errors.Unsupported):
+        return None
+    if there is None:
+        raise gone()
+    if match != {"*"} and f'"{there.row.revision}"' not in match:
+        raise Refused(
+            412, "precondition-failed", "The conversation has changed since it was read; the message was not taken."
+        )
+    return there
+
+
+def gone() -> Refused:
+    """Return the refusal of a message for a conversation that was there when it was written."""
+    return Refused(412, "precondition-failed", GONE)
 
 
 def refuse_identity(metadata: dict[str, Any]) -> None:

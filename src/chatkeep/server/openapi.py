@@ -134,9 +134,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (ONE, "delete"): Operation(gives={204: None}, refuses=WRITE),
     (f"{ONE}/messages", "post"): Operation(
         takes=wire.Incoming,
-        headers=KEY | PREFER,
+        headers=KEY | PREFER | {"If-Match": "`*`: only in a conversation that is there."},
         gives={200: answers.Receipt, 202: answers.Receipt},
-        refuses=WRITE,
+        refuses=(412, *WRITE),
     ),
     (f"{ONE}/messages", "get"): Operation(query=wire.LogWindow, gives={200: answers.Messages}, refuses=READ),
     **{

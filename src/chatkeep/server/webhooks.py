@@ -21,6 +21,7 @@ from ..channels.accounts import Accounts, tenant_for
 from ..channels.aliases import Aliases
 from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown, conversation_of
 from ..conversation.outbox import Outlet
+from ..core import Core
 from ..errors import BadKey, BadMessage, KeyReused, TooLarge
 from . import wire
 from .access import allows, keep_of
@@ -51,6 +52,15 @@ class Webhooks:
         for channel in channels:
             self.channels[channel.name].append(channel)
         self.tenant_of = tenant_of
+        self._aliases: tuple[Core[Any], Aliases] | None = None
+
+    def aliases_in(self, core: Core[Any]) -> Aliases:
+        """Return the names of customers, as the outlet keeps them or, where that is none of channels, as these do."""
+        if isinstance(core.outlet, Accounts) and core.outlet.aliases is not None:
+            return core.outlet.aliases
+        if self._aliases is None or self._aliases[0] is not core:
+            self._aliases = core, Aliases(core)
+        return self._aliases[1]
 
 
 def webhooks_of(keep: Chatkeep[Any]) -> Webhooks:
@@ -149,8 +159,7 @@ def can_answer(outlet: Outlet | None, channel: Channel, tenant: str, item: Recei
 async def take(keep: Chatkeep[Any], webhooks: Webhooks, channel: Channel, items: Iterable[Inbound]) -> None:
     """Make *items* durable: those of one conversation in their order, conversations side by side."""
     core = core_of(keep)
-    kept = core.outlet.aliases if isinstance(core.outlet, Accounts) else None
-    aliases = kept or Aliases(core)
+    aliases = webhooks.aliases_in(core)
     lines: dict[tuple[str, str], list[Inbound]] = defaultdict(list)
     for item in items:
         account = item.account or "unknown"
