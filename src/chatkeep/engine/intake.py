@@ -47,11 +47,11 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .run import refuse_own_turn
+from .run import RUNNING, refuse_own_turn
 from .runner import Runner
 from .sender import Sender
 from .shared import Shared
-from .turn_processor import NotBegun, TurnFailed, TurnProcessor
+from .turn_processor import Answer, Attempt, NotBegun, TurnFailed, TurnProcessor
 from .work import NotInLog
 from .worker import IDLE, Worker
 from .workers import Workers
@@ -61,8 +61,79 @@ T = TypeVar("T")
 ERASED = Outcome("dropped")
 """What became of a message whose conversation was erased while the message was on its way, or waited: it went with it."""
 
+CANNOT_ANSWER = (Unsupported, Corrupt, NotBegun, NotInLog)
+"""Nobody can answer a message now, or only once it is in the log, where it waits."""
+
 CONTENDED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 CONTENDED_MOST = 10_000
+
+
+class OneTrip:
+    """A message that is answered in the act that writes it: its handler runs on *snapshot*, before the message is in the log."""
+
+    failure: TurnFailed | None = None
+    _attempt: Attempt | None = None
+    _answer: Answer | None = None
+
+    def __init__(self, turns: TurnProcessor[Any], snapshot: Snapshot, draft: Draft, worker: Worker) -> None:
+        self._turns = turns
+        self._snapshot = snapshot
+        self._draft = draft
+        self._worker = worker
+        self._arriving = Message(
+            id=draft.id,
+            number=snapshot.row.head + 1,
+            role=draft.role,
+            content=draft.content,
+            created_at=draft.created_at,
+            metadata=draft.metadata,
+        )
+
+    def begin(self) -> bool:
+        """Have the handler run; tell whether its answer is there already, as it is where it waits for nothing."""
+        return not self._turns.lacks_history(self._snapshot) and self._begin(self._snapshot)
+
+    async def wait(self) -> bool:
+        """Wait for what `begin` has not brought to an end; tell whether there is something to write."""
+        if self._attempt is None:
+            if not self._turns.lacks_history(self._snapshot):
+                return False
+            if self._begin(await self._turns.reach_back(self._snapshot)):
+                return True
+        if self._attempt is None:
+            return False
+        try:
+            self._answer = await self._turns.wait(self._attempt)
+        except TurnFailed as raised:
+            self.failure = raised
+        except CANNOT_ANSWER:
+            return False
+        return True
+
+    async def refuse(self, refused: BadMessage | TooLarge) -> None:
+        """Take it for a failure of the handler, and count it as one, that what it has made cannot be stored."""
+        if self.failure is not None:
+            raise refused
+        self._answer, self.failure = None, await self._turns.fail_attempt(self._snapshot, [self._arriving], refused)
+
+    def decide(self, now: Snapshot) -> Commit | None:
+        """Make what is written, on top of *now*."""
+        if snapshots.unread_messages(now) or now.row.lease:
+            return None
+        if self._answer is not None:
+            return self._turns.finish(self._snapshot, now, [self._arriving], self._answer, arriving=self._draft)
+        if self.failure is None or not turns.has_same_input(self._snapshot, now):
+            return None
+        tried = structs.replace(self._arriving, number=now.row.head + 1)
+        return self._turns.fail(now, [tried], self.failure, arriving=self._draft, lease=self._worker.lease)
+
+    def _begin(self, seen: Snapshot) -> bool:
+        try:
+            attempt = self._attempt = self._turns.begin(seen, [self._arriving])
+        except CANNOT_ANSWER:
+            return False
+        self._answer = None if attempt is None else attempt.answer
+        return self._answer is not None
 
 
 class Intake:
@@ -112,9 +183,9 @@ class Intake:
         """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
         if self._shared.instruments:
             draft = partial(self._draft, key, content, id, role)
-            take = partial(self._receive, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
+            take = partial(self._take, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
             return _observe(self._shared.instruments, "receive", metadata, draft, take)
-        return self._receive(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
+        return self._take(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
 
     async def accept(
         self,
@@ -158,36 +229,38 @@ class Intake:
             return False
         return True
 
-    async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
-        refuse_own_turn(key, "would wait for itself; use accept")
+    def _take(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Awaitable[Receipt]:
+        """Take *draft* the shortest way there is for it, as far as that is known without waiting for anything."""
+        if RUNNING.get() is not None:
+            refuse_own_turn(key, "would wait for itself; use accept")
         self._refuse_unanswered()
+        if self._fresh_s is None and self._may_run_first(key):
+            snapshot = self._store.cached(key)
+            if snapshot is not None and self._fits_one_trip(snapshot, draft):
+                return self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
+        return self._receive(key, draft, owner, wait_if_duplicate)
+
+    async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
-        statistics, workers = self._shared.statistics, self._workers.by_key
+        statistics = self._shared.statistics
         statistics.waiting += 1
         try:
-            if key not in workers and self._may_run_first(key):
+            snapshot = None
+            if self._may_run_first(key):
                 worker = self._workers.hold(key)
                 try:
-                    snapshot, receipt = self._store.cached(key), None
+                    snapshot = self._store.cached(key)
                     if snapshot is None and self._runner.may_begin and not self._pauses.covers(key):
                         snapshot = await self._find(key, owner)
-                    if snapshot is not None and self._fits_one_trip(snapshot, draft):
-                        receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
-                except (Unsupported, Corrupt):
-                    # Others have written meanwhile what cannot be read here: the message waits in the log for who can.
-                    self._store.forget(key)
-                    receipt = None
-                except (Unavailable, Uncertain) as fault:
-                    return await self._journaled(key, draft, owner, fault)
                 finally:
                     self._workers.release(worker)
-                if receipt is not None:
-                    return receipt
-            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+            if snapshot is None or not (self._may_run_first(key) and self._fits_one_trip(snapshot, draft)):
+                return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
             statistics.waiting -= 1
+        return await self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
 
     async def _accept(self, key: Key, draft: Draft, owner: str, into: Snapshot | None) -> Receipt:
         if self._fresh_s is not None:
@@ -237,10 +310,11 @@ class Intake:
 
     def _may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
-        conversation: nobody else was there lately, and it will not take long."""
+        conversation: nobody works on it, nobody else was there lately, and it will not take long."""
         turns, runner = self._turns, self._runner
         return (
-            turns.pace_s < self._quick_s
+            key not in self._workers.by_key
+            and turns.pace_s < self._quick_s
             and not self._shared.unopened
             and not turns.log_first
             and not self._sender.takes(key)
@@ -273,67 +347,48 @@ class Intake:
             and not self._store.holds_id(snapshot, draft.id)
         )
 
-    async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
-        """Run the handler on a snapshot and write message, replies and state at once; None: it must go the long way."""
-        number = snapshot.row.head + 1
-        arriving = Message(
-            id=draft.id,
-            number=number,
-            role=draft.role,
-            content=draft.content,
-            created_at=draft.created_at,
-            metadata=draft.metadata,
-        )
-        failure: TurnFailed | None = None
+    async def _receive_in_one_trip(
+        self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool
+    ) -> Receipt:
+        """Run the handler on a snapshot and write message, replies and state at once; go the long way where that cannot be."""
+        shared, worker = self._shared, self._workers.hold(key)
+        shared.statistics.waiting += 1
         try:
-            seen = snapshot
-            if turns.lacks_history(snapshot, self._shared.policy):
-                seen = await self._turns.reach_back(snapshot)
-            attempt = self._turns.begin(seen, [arriving])
-            if attempt is None:
-                return None
-            answer = attempt.answer or await self._turns.wait(attempt)
-        except TurnFailed as raised:
-            failure = raised
-        except (Unsupported, Corrupt, NotBegun, NotInLog):
-            return None  # nobody can answer it now, or only once it is in the log, where it waits
-
-        def decide(now: Snapshot) -> Commit | None:
-            if snapshots.unread_messages(now) or now.row.lease:
-                return None
-            if failure is not None:
-                if not turns.has_same_input(snapshot, now):
-                    return None
-                tried = structs.replace(arriving, number=now.row.head + 1)
-                return self._turns.fail(now, [tried], failure, arriving=draft, lease=worker.lease)
-            return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
-
-        try:
-            after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
-        except Duplicate:
-            return None
-        except (BadMessage, TooLarge) as refused:
-            if failure is not None:
-                raise
-            # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
-            failure = await self._turns.fail_attempt(snapshot, [arriving], refused)
+            trip = OneTrip(self._turns, snapshot, draft, worker)
             try:
-                after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
+                if trip.begin() or await trip.wait():
+                    clock = shared.clock
+                    try:
+                        after, said = await self._store.commit(snapshot, trip.decide, at=clock(), begins=True)
+                    except (BadMessage, TooLarge) as refused:
+                        await trip.refuse(refused)
+                        after, said = await self._store.commit(snapshot, trip.decide, at=clock(), begins=True)
+                    if said is None:
+                        shared.statistics.reruns += 1
+                        self._contended[key] = time.monotonic() + CONTENDED_S
+                    elif trip.failure is None:
+                        shared.statistics.one_trip += 1
+                        outcome = Outcome("answered", said[1:])
+                        return _make_receipt(key, draft.id, said[0].number, outcome, duplicate=False)
+                    else:
+                        shared.statistics.dead += after.record.dead != snapshot.record.dead
+                        worker.warm = True
+                        worker.move(IDLE)  # from here on its task does the work
+                        return await self._wait_for(
+                            key, worker, draft.id, after, said[0].number, duplicate=False, cause=trip.failure
+                        )
             except Duplicate:
-                return None
-        if failure is not None and said is not None:
-            self._shared.statistics.dead += after.record.dead != snapshot.record.dead
-        if said is None:
-            self._shared.statistics.reruns += 1
-            self._contended[key] = time.monotonic() + CONTENDED_S
-            return None
-        number = said[0].number
-        if failure is None:
-            self._shared.statistics.one_trip += 1
-            return _make_receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
-        worker.warm = True
-        worker.move(IDLE)  # from here on its task does the work
-        return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
+                pass
+            except (Unsupported, Corrupt):
+                # Others have written meanwhile what cannot be read here: the message waits in the log for who can.
+                self._store.forget(key)
+            except (Unavailable, Uncertain) as fault:
+                return await self._journaled(key, draft, owner, fault)
+            finally:
+                self._workers.release(worker)
+            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+        finally:
+            shared.statistics.waiting -= 1
 
     def _is_contended(self, key: Key) -> bool:
         """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""

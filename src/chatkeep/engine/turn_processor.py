@@ -227,11 +227,13 @@ class TurnProcessor(Generic[State]):
         hangs, admitted = attempt.fate is ABANDONED, attempt.admitted
         raise await self.fail_attempt(attempt.snapshot, attempt.messages, fault, still_runs=hangs, admitted=admitted)
 
+    def lacks_history(self, snapshot: Snapshot) -> bool:
+        """Tell whether the handler is to be shown more of the history than *snapshot* has."""
+        return turns.lacks_history(snapshot, self._shared.policy)
+
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
-        """Read as much of the history as the handler is shown, where *snapshot* has less."""
-        if turns.lacks_history(snapshot, self._shared.policy):
-            return await self._shared.store.reach_back(snapshot)
-        return snapshot
+        """Read that, if it lacks."""
+        return await self._shared.store.reach_back(snapshot) if self.lacks_history(snapshot) else snapshot
 
     def _prepare(
         self,
