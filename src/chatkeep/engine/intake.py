@@ -51,7 +51,7 @@ from .run import RUNNING, refuse_own_turn
 from .runner import Runner
 from .sender import Sender
 from .shared import Shared
-from .turn_processor import Answer, Attempt, NotBegun, TurnFailed, TurnProcessor
+from .turn_processor import NoPlace, NotBegun, TurnFailed, TurnProcessor
 from .work import NotInLog
 from .worker import IDLE, Worker
 from .workers import Workers
@@ -61,79 +61,8 @@ T = TypeVar("T")
 ERASED = Outcome("dropped")
 """What became of a message whose conversation was erased while the message was on its way, or waited: it went with it."""
 
-CANNOT_ANSWER = (Unsupported, Corrupt, NotBegun, NotInLog)
-"""Nobody can answer a message now, or only once it is in the log, where it waits."""
-
 CONTENDED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 CONTENDED_MOST = 10_000
-
-
-class OneTrip:
-    """A message that is answered in the act that writes it: its handler runs on *snapshot*, before the message is in the log."""
-
-    failure: TurnFailed | None = None
-    _attempt: Attempt | None = None
-    _answer: Answer | None = None
-
-    def __init__(self, turns: TurnProcessor[Any], snapshot: Snapshot, draft: Draft, worker: Worker) -> None:
-        self._turns = turns
-        self._snapshot = snapshot
-        self._draft = draft
-        self._worker = worker
-        self._arriving = Message(
-            id=draft.id,
-            number=snapshot.row.head + 1,
-            role=draft.role,
-            content=draft.content,
-            created_at=draft.created_at,
-            metadata=draft.metadata,
-        )
-
-    def begin(self) -> bool:
-        """Have the handler run; tell whether its answer is there already, as it is where it waits for nothing."""
-        return not self._turns.lacks_history(self._snapshot) and self._begin(self._snapshot)
-
-    async def wait(self) -> bool:
-        """Wait for what `begin` has not brought to an end; tell whether there is something to write."""
-        if self._attempt is None:
-            if not self._turns.lacks_history(self._snapshot):
-                return False
-            if self._begin(await self._turns.reach_back(self._snapshot)):
-                return True
-        if self._attempt is None:
-            return False
-        try:
-            self._answer = await self._turns.wait(self._attempt)
-        except TurnFailed as raised:
-            self.failure = raised
-        except CANNOT_ANSWER:
-            return False
-        return True
-
-    async def refuse(self, refused: BadMessage | TooLarge) -> None:
-        """Take it for a failure of the handler, and count it as one, that what it has made cannot be stored."""
-        if self.failure is not None:
-            raise refused
-        self._answer, self.failure = None, await self._turns.fail_attempt(self._snapshot, [self._arriving], refused)
-
-    def decide(self, now: Snapshot) -> Commit | None:
-        """Make what is written, on top of *now*."""
-        if snapshots.unread_messages(now) or now.row.lease:
-            return None
-        if self._answer is not None:
-            return self._turns.finish(self._snapshot, now, [self._arriving], self._answer, arriving=self._draft)
-        if self.failure is None or not turns.has_same_input(self._snapshot, now):
-            return None
-        tried = structs.replace(self._arriving, number=now.row.head + 1)
-        return self._turns.fail(now, [tried], self.failure, arriving=self._draft, lease=self._worker.lease)
-
-    def _begin(self, seen: Snapshot) -> bool:
-        try:
-            attempt = self._attempt = self._turns.begin(seen, [self._arriving])
-        except CANNOT_ANSWER:
-            return False
-        self._answer = None if attempt is None else attempt.answer
-        return self._answer is not None
 
 
 class Intake:
@@ -164,7 +93,8 @@ class Intake:
         self._versions = versions
         self._notifier = notifier
         self._journal = journal
-        self._quick_s = seconds(shared.settings.quick)
+        # (With "debounce" a message waits for what comes behind it, however quick the handler is.)
+        self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
         self._fresh_s = None if shared.settings.background else seconds(shared.settings.poll)
         self._appending: set[asyncio.Task[Any]] = set()
         self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
@@ -233,7 +163,8 @@ class Intake:
         """Take *draft* the shortest way there is for it, as far as that is known without waiting for anything."""
         if RUNNING.get() is not None:
             refuse_own_turn(key, "would wait for itself; use accept")
-        self._refuse_unanswered()
+        if self._turns.handler is None:
+            self._refuse_unanswered()
         if self._fresh_s is None and self._may_run_first(key):
             snapshot = self._store.cached(key)
             if snapshot is not None and self._fits_one_trip(snapshot, draft):
@@ -295,7 +226,8 @@ class Intake:
         channel: str = "",
     ) -> Draft:
         shared = self._shared
-        shared.refuse_closed(key)
+        if not shared.open:
+            shared.refuse_closed(key)
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
         if shared.statistics.waiting >= backlog or len(self._workers.by_key) >= backlog:
             raise Overloaded(
@@ -317,11 +249,10 @@ class Intake:
             and turns.pace_s < self._quick_s
             and not self._shared.unopened
             and not turns.log_first
-            and not self._sender.takes(key)
+            and (self._sender.outlet is None or not self._sender.takes(key))
             and not (runner.abandoned and runner.has_abandoned(key))
             and not (self._contended and self._is_contended(key))
             and not (self._journal and self._journal.holds(key))
-            and self._shared.policy.overlap != "debounce"
         )
 
     async def _find(self, key: Key, owner: str) -> Snapshot | None:
@@ -342,7 +273,7 @@ class Intake:
             row.lease is None
             and record.cursor == row.head
             and not self._pauses.is_paused(snapshot)
-            and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
+            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and not self._store.holds_id(snapshot, draft.id)
         )
@@ -351,36 +282,70 @@ class Intake:
         self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool
     ) -> Receipt:
         """Run the handler on a snapshot and write message, replies and state at once; go the long way where that cannot be."""
-        shared, worker = self._shared, self._workers.hold(key)
+        shared, processor, worker = self._shared, self._turns, self._workers.hold(key)
         shared.statistics.waiting += 1
+        arriving = Message(
+            id=draft.id,
+            number=snapshot.row.head + 1,
+            role=draft.role,
+            content=draft.content,
+            created_at=draft.created_at,
+            metadata=draft.metadata,
+        )
+        failure: TurnFailed | None = None
+
+        def decide(now: Snapshot) -> Commit | None:
+            if snapshots.unread_messages(now) or now.row.lease:
+                return None
+            if failure is None:
+                return processor.finish(snapshot, now, [arriving], answer, arriving=draft)
+            if not turns.has_same_input(snapshot, now):
+                return None
+            tried = structs.replace(arriving, number=now.row.head + 1)
+            return processor.fail(now, [tried], failure, arriving=draft, lease=worker.lease)
+
         try:
-            trip = OneTrip(self._turns, snapshot, draft, worker)
             try:
-                if trip.begin() or await trip.wait():
-                    clock = shared.clock
-                    try:
-                        after, said = await self._store.commit(snapshot, trip.decide, at=clock(), begins=True)
-                    except (BadMessage, TooLarge) as refused:
-                        await trip.refuse(refused)
-                        after, said = await self._store.commit(snapshot, trip.decide, at=clock(), begins=True)
-                    if said is None:
-                        shared.statistics.reruns += 1
-                        self._contended[key] = time.monotonic() + CONTENDED_S
-                    elif trip.failure is None:
-                        shared.statistics.one_trip += 1
-                        outcome = Outcome("answered", said[1:])
-                        return _make_receipt(key, draft.id, said[0].number, outcome, duplicate=False)
-                    else:
-                        shared.statistics.dead += after.record.dead != snapshot.record.dead
-                        worker.warm = True
-                        worker.move(IDLE)  # from here on its task does the work
-                        return await self._wait_for(
-                            key, worker, draft.id, after, said[0].number, duplicate=False, cause=trip.failure
-                        )
-            except Duplicate:
-                pass
+                try:
+                    seen = snapshot
+                    if turns.lacks_history(snapshot, shared.policy):
+                        seen = await self._store.reach_back(snapshot)
+                    attempt = processor.begin(seen, [arriving])
+                    answer = attempt.answer or await processor.wait(attempt)
+                except TurnFailed as raised:
+                    failure = raised
+                try:
+                    after, said = await self._store.commit(snapshot, decide, at=shared.clock(), begins=True)
+                except (BadMessage, TooLarge) as refused:
+                    if failure is not None:
+                        raise
+                    # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
+                    failure = await processor.fail_attempt(snapshot, [arriving], refused)
+                    after, said = await self._store.commit(snapshot, decide, at=shared.clock(), begins=True)
+                if said is None:
+                    shared.statistics.reruns += 1
+                    self._contended[key] = time.monotonic() + CONTENDED_S
+                elif failure is None:
+                    shared.statistics.one_trip += 1
+                    return Receipt(
+                        tenant=key.tenant,
+                        conversation=key.id,
+                        id=draft.id,
+                        number=said[0].number,
+                        status="answered",
+                        replies=snapshots.copy_messages(said[1:]),
+                    )
+                else:
+                    shared.statistics.dead += after.record.dead != snapshot.record.dead
+                    worker.warm = True
+                    worker.move(IDLE)  # from here on its task does the work
+                    number = said[0].number
+                    return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
+            except (Duplicate, NoPlace, NotBegun, NotInLog):
+                pass  # it is in the log, or has to be there before it is answered
             except (Unsupported, Corrupt):
-                # Others have written meanwhile what cannot be read here: the message waits in the log for who can.
+                # Nobody can answer it here, or others have written meanwhile what cannot be read here: the message waits in the log for
+                # who can.
                 self._store.forget(key)
             except (Unavailable, Uncertain) as fault:
                 return await self._journaled(key, draft, owner, fault)

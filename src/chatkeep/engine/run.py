@@ -123,14 +123,8 @@ class Run:
         """Whether anything of it still runs, be it in a thread."""
         return not self.ended or (self.job is not None and not self.job.over)
 
-    def begin(self) -> None:
-        """Call the handler, in the context of the run, and go on until it waits for something, or has ended."""
-        try:
-            self.context.run(self._call_handler)
-        except BaseException as fault:
-            self.fault, self.ended = fault, True
-
-    def _call_handler(self) -> None:
+    def call_handler(self) -> None:
+        """Call the handler and go on until it waits for something, or has ended."""
         RUNNING.set(self)
         turn: Any = self.turn
         instruments = self.instruments
