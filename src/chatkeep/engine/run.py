@@ -221,13 +221,14 @@ class Run:
             if turn.work is not None:
                 self.work = turn.work
                 self.work.over = True
-
-    def release(self) -> None:
-        """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
-        del self.context, self.task
-        self.turn = None
-        if self.waiter is not None:
-            del self.timer
+        if self.ended and not self.abandoned:
+            if self.observed or self.instruments:
+                RAN.set(self.context)
+            # What it ran in refers to it, and circles of garbage would cost more than the run itself.
+            del self.context, self.task
+            self.turn = None
+            if self.waiter is not None:
+                del self.timer
 
     def tell_gone(self) -> None:
         """Tell those who wait for its end, if it was abandoned."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..drivers.base import Key
 from .places import Places
-from .run import EXITS, RAN, RUNNING, CannotBegin, Run, Shell, judge, swap_task
+from .run import EXITS, RUNNING, CannotBegin, Run, Shell, judge, swap_task
 from .threads import Threads
 from .turn import Turn
 
@@ -210,7 +210,6 @@ class Runner:
         if run.fault is None:
             self._keep(run)
         self._leave(run)
-        self._release(run)
         if run.fault is not None:
             self._judge(run)
 
@@ -220,7 +219,6 @@ class Runner:
             self._keep(run)
         self._leave(run)
         if run.ended and not run.abandoned:
-            self._release(run)
             run.shell.leave()
         self._judge(run)
 
@@ -234,11 +232,6 @@ class Runner:
         run.leave()
         if run.queued:
             self.places.give_back()
-
-    def _release(self, run: Run) -> None:
-        if run.observed or run.instruments:
-            RAN.set(run.context)
-        run.release()
 
     def _judge(self, run: Run) -> None:
         stopped = run.cancelled is not None or run.unwanted
