@@ -65,6 +65,77 @@ CONTENDED_S = 60.0  # a conversation that others have written to is not answered
 CONTENDED_MOST = 10_000
 
 
+class OneTrip:
+    """Tells which messages may be answered in the act that writes them: their handler runs before they are in the log."""
+
+    def __init__(
+        self,
+        shared: Shared[Any],
+        *,
+        workers: Workers,
+        turns: TurnProcessor[Any],
+        runner: Runner,
+        sender: Sender,
+        pauses: Pauses,
+        journal: Journal | None,
+    ) -> None:
+        self._shared = shared
+        self._store = shared.store
+        self._workers = workers
+        self._turns = turns
+        self._runner = runner
+        self._sender = sender
+        self._pauses = pauses
+        self._journal = journal
+        # (With "debounce" a message waits for what comes behind it, however quick the handler is.)
+        self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
+        self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
+
+    def find_cached(self, key: Key, draft: Draft) -> Snapshot | None:
+        """Find the cached conversation in which *draft* may be answered so; None where it may not, or nothing is cached."""
+        if not self.may_run_first(key):
+            return None
+        snapshot = self._store.cached(key)
+        return snapshot if snapshot is not None and self.fits(snapshot, draft) else None
+
+    def may_run_first(self, key: Key) -> bool:
+        """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
+        conversation: nobody works on it, nobody else was there lately, and it will not take long."""
+        turns, runner = self._turns, self._runner
+        return (
+            key not in self._workers.by_key
+            and turns.pace_s < self._quick_s
+            and not self._shared.unopened
+            and not turns.log_first
+            and (self._sender.outlet is None or not self._sender.takes(key))
+            and not (runner.abandoned and runner.has_abandoned(key))
+            and not (self._contended and self._is_contended(key))
+            and not (self._journal and self._journal.holds(key))
+        )
+
+    def fits(self, snapshot: Snapshot, draft: Draft) -> bool:
+        """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
+        and nobody works on it."""
+        record, row = snapshot.record, snapshot.row
+        turns, policy = self._turns, self._shared.policy
+        return (
+            row.lease is None
+            and record.cursor == row.head
+            and not self._pauses.is_paused(snapshot)
+            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
+            and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
+            and not self._store.holds_id(snapshot, draft.id)
+        )
+
+    def note_others(self, key: Key) -> None:
+        """Note that others have written to *key* while the handler ran."""
+        self._contended[key] = time.monotonic() + CONTENDED_S
+
+    def _is_contended(self, key: Key) -> bool:
+        """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
+        return self._contended.get(key, 0.0) > time.monotonic()
+
+
 class Intake:
     """The way in to one engine."""
 
@@ -93,11 +164,11 @@ class Intake:
         self._versions = versions
         self._notifier = notifier
         self._journal = journal
-        # (With "debounce" a message waits for what comes behind it, however quick the handler is.)
-        self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
+        self._one_trip = OneTrip(
+            shared, workers=workers, turns=turns, runner=runner, sender=sender, pauses=pauses, journal=journal
+        )
         self._fresh_s = None if shared.settings.background else seconds(shared.settings.poll)
         self._appending: set[asyncio.Task[Any]] = set()
-        self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
     def receive(
         self,
@@ -165,9 +236,9 @@ class Intake:
             refuse_own_turn(key, "would wait for itself; use accept")
         if self._turns.handler is None:
             self._refuse_unanswered()
-        if self._fresh_s is None and self._may_run_first(key):
-            snapshot = self._store.cached(key)
-            if snapshot is not None and self._fits_one_trip(snapshot, draft):
+        if self._fresh_s is None:
+            snapshot = self._one_trip.find_cached(key, draft)
+            if snapshot is not None:
                 return self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
         return self._receive(key, draft, owner, wait_if_duplicate)
 
@@ -179,7 +250,7 @@ class Intake:
         statistics.waiting += 1
         try:
             snapshot = None
-            if self._may_run_first(key):
+            if self._one_trip.may_run_first(key):
                 worker = self._workers.hold(key)
                 try:
                     snapshot = self._store.cached(key)
@@ -187,7 +258,8 @@ class Intake:
                         snapshot = await self._find(key, owner)
                 finally:
                     self._workers.release(worker)
-            if snapshot is None or not (self._may_run_first(key) and self._fits_one_trip(snapshot, draft)):
+            fits = snapshot is not None and self._one_trip.may_run_first(key) and self._one_trip.fits(snapshot, draft)
+            if snapshot is None or not fits:
                 return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
             statistics.waiting -= 1
@@ -240,21 +312,6 @@ class Intake:
         )
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
-    def _may_run_first(self, key: Key) -> bool:
-        """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
-        conversation: nobody works on it, nobody else was there lately, and it will not take long."""
-        turns, runner = self._turns, self._runner
-        return (
-            key not in self._workers.by_key
-            and turns.pace_s < self._quick_s
-            and not self._shared.unopened
-            and not turns.log_first
-            and (self._sender.outlet is None or not self._sender.takes(key))
-            and not (runner.abandoned and runner.has_abandoned(key))
-            and not (self._contended and self._is_contended(key))
-            and not (self._journal and self._journal.holds(key))
-        )
-
     async def _find(self, key: Key, owner: str) -> Snapshot | None:
         """Find a conversation that is not cached, for one trip that only reads: where nothing else is going on, the turn takes
         one act more, and not two that write. A blank one where there is none; None: it can't be read, and goes the long way."""
@@ -263,20 +320,6 @@ class Intake:
             return found or await self._store.load(key) or blank(key, owner)
         except (StoreError, Unsupported):
             return None  # an append waits for a store that comes back, and what can't be read waits in the log
-
-    def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
-        """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
-        and nobody works on it."""
-        record, row = snapshot.record, snapshot.row
-        turns, policy = self._turns, self._shared.policy
-        return (
-            row.lease is None
-            and record.cursor == row.head
-            and not self._pauses.is_paused(snapshot)
-            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
-            and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
-            and not self._store.holds_id(snapshot, draft.id)
-        )
 
     async def _receive_in_one_trip(
         self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool
@@ -324,7 +367,7 @@ class Intake:
                     after, said = await self._store.commit(snapshot, decide, at=shared.clock(), begins=True)
                 if said is None:
                     shared.statistics.reruns += 1
-                    self._contended[key] = time.monotonic() + CONTENDED_S
+                    self._one_trip.note_others(key)
                 elif failure is None:
                     shared.statistics.one_trip += 1
                     return Receipt(
@@ -354,10 +397,6 @@ class Intake:
             return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
             shared.statistics.waiting -= 1
-
-    def _is_contended(self, key: Key) -> bool:
-        """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
-        return self._contended.get(key, 0.0) > time.monotonic()
 
     async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:
