@@ -426,6 +426,43 @@ asyncio.run(main())
 """A process for one message, as a function has it."""
 
 
+ENTERED = 115
+"""An ordinary turn enters fewer functions of chatkeep than this: what one message costs a processor goes with it, and a time would
+say something of the machine."""
+
+WARM_TURNS = """
+import asyncio, sys
+import chatkeep
+
+counts = []
+
+async def main():
+    keep, entered = chatkeep.Chatkeep("memory://"), 0
+    at = chatkeep.__file__.removesuffix("__init__.py")
+
+    @keep.on_message
+    async def bot(turn):
+        turn.state["seen"] = len(turn.history)
+        return turn.text
+
+    def count(frame, event, argument):
+        nonlocal entered
+        entered += event == "call" and frame.f_code.co_filename.startswith(at)
+
+    async with keep:
+        for number in range(40):
+            entered = 0
+            sys.setprofile(count)
+            await keep.receive("ada", "hello", id=f"wamid.{number}")
+            sys.setprofile(None)
+            counts.append(entered)
+
+asyncio.run(main())
+print(min(counts))
+"""
+"""A process that answers the same conversation again and again; news that are told meanwhile count with some turns and not with others."""
+
+
 def loaded_by(statement: str) -> set[str]:
     """The modules that are there after *statement*, in a fresh interpreter."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
@@ -474,6 +511,13 @@ def test_importing_chatkeep_does_little() -> None:
     said = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True, check=True).stdout
 
     assert 10_000 < int(said) < CALLS
+
+
+def test_an_ordinary_turn_does_little() -> None:
+    """A cached conversation, one message, a handler that waits for nothing, one reply: what other turns need is not asked of it."""
+    said = subprocess.run([sys.executable, "-c", WARM_TURNS], capture_output=True, text=True, check=True).stdout
+
+    assert 50 < int(said) < ENTERED
 
 
 def test_a_first_turn_is_light(tmp_path: Path) -> None:

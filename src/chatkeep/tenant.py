@@ -112,9 +112,12 @@ class Surface(PeopleSurface[State]):
             raise BadMessage(
                 f"{conversation}: nobody answers a message of role {role!r}; use accept. Nothing was touched."
             )
-        key = self._key(conversation)
-        _check_names(key, id, owner)
-        return await self._opened.intake.receive(
+        key, engine = key_for(self._tenant, conversation), self._engine
+        refuse_reserved(key, id)
+        if owner:
+            check_user(owner)  # an owner is text that every store can keep
+        engine.store.confinement.check()
+        return await engine.intake.receive(
             key,
             content,
             id=id,

@@ -47,11 +47,11 @@ from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
 from .releases import Releases
-from .run import refuse_own_turn
+from .run import RUNNING, refuse_own_turn
 from .runner import Runner
 from .sender import Sender
 from .shared import Shared
-from .turn_processor import NotBegun, TurnFailed, TurnProcessor
+from .turn_processor import NoPlace, NotBegun, TurnFailed, TurnProcessor
 from .work import NotInLog
 from .worker import IDLE, Worker
 from .workers import Workers
@@ -63,6 +63,77 @@ ERASED = Outcome("dropped")
 
 CONTENDED_S = 60.0  # a conversation that others have written to is not answered in one trip for so long
 CONTENDED_MOST = 10_000
+
+
+class OneTrip:
+    """Tells which messages may be answered in the act that writes them: their handler runs before they are in the log."""
+
+    def __init__(
+        self,
+        shared: Shared[Any],
+        *,
+        workers: Workers,
+        turns: TurnProcessor[Any],
+        runner: Runner,
+        sender: Sender,
+        pauses: Pauses,
+        journal: Journal | None,
+    ) -> None:
+        self._shared = shared
+        self._store = shared.store
+        self._workers = workers
+        self._turns = turns
+        self._runner = runner
+        self._sender = sender
+        self._pauses = pauses
+        self._journal = journal
+        # (With "debounce" a message waits for what comes behind it, however quick the handler is.)
+        self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
+        self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
+
+    def find_cached(self, key: Key, draft: Draft) -> Snapshot | None:
+        """Find the cached conversation in which *draft* may be answered so; None where it may not, or nothing is cached."""
+        if not self.may_run_first(key):
+            return None
+        snapshot = self._store.cached(key)
+        return snapshot if snapshot is not None and self.fits(snapshot, draft) else None
+
+    def may_run_first(self, key: Key) -> bool:
+        """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
+        conversation: nobody works on it, nobody else was there lately, and it will not take long."""
+        turns, runner = self._turns, self._runner
+        return (
+            key not in self._workers.by_key
+            and turns.pace_s < self._quick_s
+            and not self._shared.unopened
+            and not turns.log_first
+            and (self._sender.outlet is None or not self._sender.takes(key))
+            and not (runner.abandoned and runner.has_abandoned(key))
+            and not (self._contended and self._is_contended(key))
+            and not (self._journal and self._journal.holds(key))
+        )
+
+    def fits(self, snapshot: Snapshot, draft: Draft) -> bool:
+        """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
+        and nobody works on it."""
+        record, row = snapshot.record, snapshot.row
+        turns, policy = self._turns, self._shared.policy
+        return (
+            row.lease is None
+            and record.cursor == row.head
+            and not self._pauses.is_paused(snapshot)
+            and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
+            and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
+            and not self._store.holds_id(snapshot, draft.id)
+        )
+
+    def note_others(self, key: Key) -> None:
+        """Note that others have written to *key* while the handler ran."""
+        self._contended[key] = time.monotonic() + CONTENDED_S
+
+    def _is_contended(self, key: Key) -> bool:
+        """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
+        return self._contended.get(key, 0.0) > time.monotonic()
 
 
 class Intake:
@@ -93,10 +164,11 @@ class Intake:
         self._versions = versions
         self._notifier = notifier
         self._journal = journal
-        self._quick_s = seconds(shared.settings.quick)
+        self._one_trip = OneTrip(
+            shared, workers=workers, turns=turns, runner=runner, sender=sender, pauses=pauses, journal=journal
+        )
         self._fresh_s = None if shared.settings.background else seconds(shared.settings.poll)
         self._appending: set[asyncio.Task[Any]] = set()
-        self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
     def receive(
         self,
@@ -112,9 +184,9 @@ class Intake:
         """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
         if self._shared.instruments:
             draft = partial(self._draft, key, content, id, role)
-            take = partial(self._receive, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
+            take = partial(self._take, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
             return _observe(self._shared.instruments, "receive", metadata, draft, take)
-        return self._receive(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
+        return self._take(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
 
     async def accept(
         self,
@@ -158,36 +230,40 @@ class Intake:
             return False
         return True
 
+    def _take(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Awaitable[Receipt]:
+        """Take *draft* the shortest way there is for it, as far as that is known without waiting for anything."""
+        if RUNNING.get() is not None:
+            refuse_own_turn(key, "would wait for itself; use accept")
+        if self._turns.handler is None:
+            self._refuse_unanswered()
+        if self._fresh_s is None:
+            snapshot = self._one_trip.find_cached(key, draft)
+            if snapshot is not None:
+                return self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
+        return self._receive(key, draft, owner, wait_if_duplicate)
+
     async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
-        refuse_own_turn(key, "would wait for itself; use accept")
-        self._refuse_unanswered()
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
-        statistics, workers = self._shared.statistics, self._workers.by_key
+        statistics = self._shared.statistics
         statistics.waiting += 1
         try:
-            if key not in workers and self._may_run_first(key):
+            snapshot = None
+            if self._one_trip.may_run_first(key):
                 worker = self._workers.hold(key)
                 try:
-                    snapshot, receipt = self._store.cached(key), None
+                    snapshot = self._store.cached(key)
                     if snapshot is None and self._runner.may_begin and not self._pauses.covers(key):
                         snapshot = await self._find(key, owner)
-                    if snapshot is not None and self._fits_one_trip(snapshot, draft):
-                        receipt = await self._receive_in_one_trip(key, worker, snapshot, draft)
-                except (Unsupported, Corrupt):
-                    # Others have written meanwhile what cannot be read here: the message waits in the log for who can.
-                    self._store.forget(key)
-                    receipt = None
-                except (Unavailable, Uncertain) as fault:
-                    return await self._journaled(key, draft, owner, fault)
                 finally:
                     self._workers.release(worker)
-                if receipt is not None:
-                    return receipt
-            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+            fits = snapshot is not None and self._one_trip.may_run_first(key) and self._one_trip.fits(snapshot, draft)
+            if snapshot is None or not fits:
+                return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
         finally:
             statistics.waiting -= 1
+        return await self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
 
     async def _accept(self, key: Key, draft: Draft, owner: str, into: Snapshot | None) -> Receipt:
         if self._fresh_s is not None:
@@ -222,7 +298,8 @@ class Intake:
         channel: str = "",
     ) -> Draft:
         shared = self._shared
-        shared.refuse_closed(key)
+        if not shared.open:
+            shared.refuse_closed(key)
         backlog, limit = shared.settings.backlog, shared.settings.message_limit
         if shared.statistics.waiting >= backlog or len(self._workers.by_key) >= backlog:
             raise Overloaded(
@@ -235,21 +312,6 @@ class Intake:
         )
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
-    def _may_run_first(self, key: Key) -> bool:
-        """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
-        conversation: nobody else was there lately, and it will not take long."""
-        turns, runner = self._turns, self._runner
-        return (
-            turns.pace_s < self._quick_s
-            and not self._shared.unopened
-            and not turns.log_first
-            and not self._sender.takes(key)
-            and not (runner.abandoned and runner.has_abandoned(key))
-            and not (self._contended and self._is_contended(key))
-            and not (self._journal and self._journal.holds(key))
-            and self._shared.policy.overlap != "debounce"
-        )
-
     async def _find(self, key: Key, owner: str) -> Snapshot | None:
         """Find a conversation that is not cached, for one trip that only reads: where nothing else is going on, the turn takes
         one act more, and not two that write. A blank one where there is none; None: it can't be read, and goes the long way."""
@@ -259,85 +321,82 @@ class Intake:
         except (StoreError, Unsupported):
             return None  # an append waits for a store that comes back, and what can't be read waits in the log
 
-    def _fits_one_trip(self, snapshot: Snapshot, draft: Draft) -> bool:
-        """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
-        and nobody works on it."""
-        record, row = snapshot.record, snapshot.row
-        turns, policy = self._turns, self._shared.policy
-        return (
-            row.lease is None
-            and record.cursor == row.head
-            and not self._pauses.is_paused(snapshot)
-            and releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at)
-            and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
-            and not self._store.holds_id(snapshot, draft.id)
-        )
-
-    async def _receive_in_one_trip(self, key: Key, worker: Worker, snapshot: Snapshot, draft: Draft) -> Receipt | None:
-        """Run the handler on a snapshot and write message, replies and state at once; None: it must go the long way."""
-        number = snapshot.row.head + 1
+    async def _receive_in_one_trip(
+        self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool
+    ) -> Receipt:
+        """Run the handler on a snapshot and write message, replies and state at once; go the long way where that cannot be."""
+        shared, processor, worker = self._shared, self._turns, self._workers.hold(key)
+        shared.statistics.waiting += 1
         arriving = Message(
             id=draft.id,
-            number=number,
+            number=snapshot.row.head + 1,
             role=draft.role,
             content=draft.content,
             created_at=draft.created_at,
             metadata=draft.metadata,
         )
         failure: TurnFailed | None = None
-        try:
-            seen = snapshot
-            if turns.lacks_history(snapshot, self._shared.policy):
-                seen = await self._turns.reach_back(snapshot)
-            attempt = self._turns.begin(seen, [arriving])
-            if attempt is None:
-                return None
-            answer = attempt.answer or await self._turns.wait(attempt)
-        except TurnFailed as raised:
-            failure = raised
-        except (Unsupported, Corrupt, NotBegun, NotInLog):
-            return None  # nobody can answer it now, or only once it is in the log, where it waits
 
         def decide(now: Snapshot) -> Commit | None:
             if snapshots.unread_messages(now) or now.row.lease:
                 return None
-            if failure is not None:
-                if not turns.has_same_input(snapshot, now):
-                    return None
-                tried = structs.replace(arriving, number=now.row.head + 1)
-                return self._turns.fail(now, [tried], failure, arriving=draft, lease=worker.lease)
-            return self._turns.finish(snapshot, now, [arriving], answer, arriving=draft)
+            if failure is None:
+                return processor.finish(snapshot, now, [arriving], answer, arriving=draft)
+            if not turns.has_same_input(snapshot, now):
+                return None
+            tried = structs.replace(arriving, number=now.row.head + 1)
+            return processor.fail(now, [tried], failure, arriving=draft, lease=worker.lease)
 
         try:
-            after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
-        except Duplicate:
-            return None
-        except (BadMessage, TooLarge) as refused:
-            if failure is not None:
-                raise
-            # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
-            failure = await self._turns.fail_attempt(snapshot, [arriving], refused)
             try:
-                after, said = await self._store.commit(snapshot, decide, at=self._shared.clock(), begins=True)
-            except Duplicate:
-                return None
-        if failure is not None and said is not None:
-            self._shared.statistics.dead += after.record.dead != snapshot.record.dead
-        if said is None:
-            self._shared.statistics.reruns += 1
-            self._contended[key] = time.monotonic() + CONTENDED_S
-            return None
-        number = said[0].number
-        if failure is None:
-            self._shared.statistics.one_trip += 1
-            return _make_receipt(key, draft.id, number, Outcome("answered", said[1:]), duplicate=False)
-        worker.warm = True
-        worker.move(IDLE)  # from here on its task does the work
-        return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
-
-    def _is_contended(self, key: Key) -> bool:
-        """Tell whether other instances write here too: then what is cached is likely old, and a handler run on it wasted."""
-        return self._contended.get(key, 0.0) > time.monotonic()
+                try:
+                    seen = snapshot
+                    if turns.lacks_history(snapshot, shared.policy):
+                        seen = await self._store.reach_back(snapshot)
+                    attempt = processor.begin(seen, [arriving])
+                    answer = attempt.answer or await processor.wait(attempt)
+                except TurnFailed as raised:
+                    failure = raised
+                try:
+                    after, said = await self._store.commit(snapshot, decide, at=shared.clock(), begins=True)
+                except (BadMessage, TooLarge) as refused:
+                    if failure is not None:
+                        raise
+                    # The handler's own output cannot be stored: that is a failure of the handler, and is counted as one.
+                    failure = await processor.fail_attempt(snapshot, [arriving], refused)
+                    after, said = await self._store.commit(snapshot, decide, at=shared.clock(), begins=True)
+                if said is None:
+                    shared.statistics.reruns += 1
+                    self._one_trip.note_others(key)
+                elif failure is None:
+                    shared.statistics.one_trip += 1
+                    return Receipt(
+                        tenant=key.tenant,
+                        conversation=key.id,
+                        id=draft.id,
+                        number=said[0].number,
+                        status="answered",
+                        replies=snapshots.copy_messages(said[1:]),
+                    )
+                else:
+                    shared.statistics.dead += after.record.dead != snapshot.record.dead
+                    worker.warm = True
+                    worker.move(IDLE)  # from here on its task does the work
+                    number = said[0].number
+                    return await self._wait_for(key, worker, draft.id, after, number, duplicate=False, cause=failure)
+            except (Duplicate, NoPlace, NotBegun, NotInLog):
+                pass  # it is in the log, or has to be there before it is answered
+            except (Unsupported, Corrupt):
+                # Nobody can answer it here, or others have written meanwhile what cannot be read here: the message waits in the log for
+                # who can.
+                self._store.forget(key)
+            except (Unavailable, Uncertain) as fault:
+                return await self._journaled(key, draft, owner, fault)
+            finally:
+                self._workers.release(worker)
+            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+        finally:
+            shared.statistics.waiting -= 1
 
     async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
         try:

@@ -57,7 +57,7 @@ class Pauses:
 
     def is_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent in this conversation: it, its tenant, or everything is paused."""
-        return snapshot.record.paused or self.covers(snapshot.row.key)
+        return snapshot.record.paused or (bool(self._paused) and self.covers(snapshot.row.key))
 
     def covers(self, key: Key) -> bool:
         """Tell whether the tenant of *key*, or everything, is paused."""

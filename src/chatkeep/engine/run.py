@@ -123,14 +123,8 @@ class Run:
         """Whether anything of it still runs, be it in a thread."""
         return not self.ended or (self.job is not None and not self.job.over)
 
-    def begin(self) -> None:
-        """Call the handler, in the context of the run, and go on until it waits for something, or has ended."""
-        try:
-            self.context.run(self._call_handler)
-        except BaseException as fault:
-            self.fault, self.ended = fault, True
-
-    def _call_handler(self) -> None:
+    def call_handler(self) -> None:
+        """Call the handler and go on until it waits for something, or has ended."""
         RUNNING.set(self)
         turn: Any = self.turn
         instruments = self.instruments
@@ -227,13 +221,14 @@ class Run:
             if turn.work is not None:
                 self.work = turn.work
                 self.work.over = True
-
-    def release(self) -> None:
-        """Let go of what the run ran in, which refers to the run: circles of garbage would cost more than the run itself."""
-        del self.context, self.task
-        self.turn = None
-        if self.waiter is not None:
-            del self.timer
+        if self.ended and not self.abandoned:
+            if self.observed or self.instruments:
+                RAN.set(self.context)
+            # What it ran in refers to it, and circles of garbage would cost more than the run itself.
+            del self.context, self.task
+            self.turn = None
+            if self.waiter is not None:
+                del self.timer
 
     def tell_gone(self) -> None:
         """Tell those who wait for its end, if it was abandoned."""

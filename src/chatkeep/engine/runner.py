@@ -17,7 +17,7 @@ from typing import Any
 
 from ..drivers.base import Key
 from .places import Places
-from .run import EXITS, RAN, RUNNING, CannotBegin, Run, Shell, judge, swap_task
+from .run import EXITS, RUNNING, CannotBegin, Run, Shell, judge, swap_task
 from .threads import Threads
 from .turn import Turn
 
@@ -188,10 +188,12 @@ class Runner:
             if shell is None or not shell.fit:  # (the task of one that was cancelled ends by that)
                 shell = Shell(loop, self._context.copy())
             self._shell = None  # (a handler may begin another one)
-            run.task = shell.task
-            current = swap_task(loop, shell.task)
+            run.task = task = shell.task
+            current = swap_task(loop, task)
             try:
-                run.begin()
+                run.context.run(run.call_handler)
+            except BaseException as fault:
+                run.fault, run.ended = fault, True
             finally:
                 swap_task(loop, current)
         except BaseException:
@@ -204,24 +206,34 @@ class Runner:
             self._shell = shell
         else:
             shell.end()
-        self._conclude(run)
+        # Nobody has cancelled it, and it is not late: nothing of that happens before somebody waits.
+        if run.fault is None:
+            self._keep(run)
+        self._leave(run)
+        if run.fault is not None:
+            self._judge(run)
 
     def _conclude(self, run: Run) -> None:
-        """Make of what a run has returned what is to be kept, and judge how it has ended."""
+        """Judge how a run has ended that was waited for."""
         if run.fault is None and not (run.late or run.abandoned):
-            try:
-                run.value = run.keep(run.value)
-            except BaseException as fault:  # types of the application's own may raise anything
-                run.fault = fault
+            self._keep(run)
         self._leave(run)
         if run.ended and not run.abandoned:
-            if run.observed or run.instruments:
-                RAN.set(run.context)
-            run.release()
-            if run.waiter is not None:
-                run.shell.leave()
-            elif run.fault is None:
-                return  # it has waited for nothing, as most do: nobody can have ended it
+            run.shell.leave()
+        self._judge(run)
+
+    def _keep(self, run: Run) -> None:
+        try:
+            run.value = run.keep(run.value)
+        except BaseException as fault:  # types of the application's own may raise anything
+            run.fault = fault
+
+    def _leave(self, run: Run) -> None:
+        run.leave()
+        if run.queued:
+            self.places.give_back()
+
+    def _judge(self, run: Run) -> None:
         stopped = run.cancelled is not None or run.unwanted
         run.fate = judge(run.fault, ended=not run.abandoned, late=run.late, stopped=stopped)
         if run.fate is EXITS and run.fault is not None:
@@ -232,11 +244,6 @@ class Runner:
             late = TimeoutError(f"it took longer than {self._timeout_s:g} s{', and still runs' * run.abandoned}")
             late.__cause__ = run.fault
             run.fault = late
-
-    def _leave(self, run: Run) -> None:
-        run.leave()
-        if run.queued:
-            self.places.give_back()
 
     async def _wait(self, run: Run) -> None:
         loop = self._loop

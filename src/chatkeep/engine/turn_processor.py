@@ -68,12 +68,13 @@ class Attempt(Run):
     def __init__(
         self,
         shared: Shared[Any],
-        handler: Handler[Any],
+        handler: Handler[Any] | None,
         snapshot: Snapshot,
         messages: list[Message],
         made: tuple[Turn[Any], bool, Before],
         record_step: RecordStep | None,
     ) -> None:
+        assert handler is not None
         turn, self._opens, self._before = made
         self.key = snapshot.row.key
         self.id = messages[0].id
@@ -145,6 +146,10 @@ class HookFailed(HandlerFailed):
     """on_missing failed: the message waits, and is not blamed."""
 
 
+class NoPlace(Exception):
+    """There is no place for the handler now: nothing was begun."""
+
+
 class NotBegun(HandlerFailed):
     """There was no thread for the handler: the message waits, and is not blamed."""
 
@@ -189,30 +194,33 @@ class TurnProcessor(Generic[State]):
     ) -> Answer:
         """Run the handler on a fresh copy of the state, when there is a place (who is *admitted* has one). *stream*: where its pieces go.
 
-        Raises as `begin` and `wait` do.
+        Raises `TurnFailed` and `NotBegun`; `Ended` when the turn is not to go on, `Unaware` when it begins to say again what was said
+        before.
         """
-        attempt = self._prepare(await self.reach_back(snapshot), messages, record_step, stream)
+        if turns.lacks_history(snapshot, self._shared.policy):
+            snapshot = await self._shared.store.reach_back(snapshot)
+        made = self._make_turn(snapshot, messages, stream)
+        attempt = Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
         attempt.admitted = admitted
         await self._runner.run(attempt, admitted=admitted)
         self._take_answer(attempt)
         return await self.wait(attempt)
 
-    def begin(self, snapshot: Snapshot, messages: list[Message]) -> Attempt | None:
-        """Begin the same for messages that are not in the log. Most handlers wait for nothing, and the answer is there already; else
-        `wait` for it. None: there is no place, and nothing was begun.
+    def begin(self, snapshot: Snapshot, messages: list[Message]) -> Attempt:
+        """Begin the same for messages that are not in the log, if there is a place. Most handlers wait for nothing, and the answer is
+        there already; else `wait` for it.
 
-        Raises `NotBegun`, and `NotInLog` for a handler that takes steps on messages that are not in the log.
+        Raises `NoPlace`, `NotBegun`, and `NotInLog` for a handler that takes steps: it may not on messages that are not in the log.
         """
-        attempt = self._prepare(snapshot, messages, None, None)
+        attempt = Attempt(self._shared, self.handler, snapshot, messages, self._make_turn(snapshot, messages), None)
         if not self._runner.begin(attempt):
-            return None
+            raise NoPlace
         if attempt.over:
             self._take_answer(attempt)
         return attempt
 
     async def wait(self, attempt: Attempt) -> Answer:
-        """Wait for the answer of what has begun. Raises `TurnFailed`; `Ended` when the turn is not to go on, `Unaware` when it begins
-        to say again what was said before; and what `begin` raises."""
+        """Wait for the answer of what has begun. Raises what `run` and `begin` raise."""
         if not attempt.over:
             await self._runner.wait(attempt)
             self._take_answer(attempt)
@@ -227,32 +235,16 @@ class TurnProcessor(Generic[State]):
         hangs, admitted = attempt.fate is ABANDONED, attempt.admitted
         raise await self.fail_attempt(attempt.snapshot, attempt.messages, fault, still_runs=hangs, admitted=admitted)
 
-    async def reach_back(self, snapshot: Snapshot) -> Snapshot:
-        """Read as much of the history as the handler is shown, where *snapshot* has less."""
-        if turns.lacks_history(snapshot, self._shared.policy):
-            return await self._shared.store.reach_back(snapshot)
-        return snapshot
-
-    def _prepare(
-        self,
-        snapshot: Snapshot,
-        messages: list[Message],
-        record_step: RecordStep | None,
-        stream: ReplyStream | None,
-    ) -> Attempt:
-        assert self.handler is not None
-        made = self._make_turn(snapshot, messages, stream)
-        return Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
-
     def _take_answer(self, attempt: Attempt) -> None:
         """Take what a run has given, and count it."""
         if attempt.fate is NOT_BEGUN:
             raise _not_begun(attempt)
         self._shared.statistics.turns += 1
-        self.pace_s = 0.8 * self.pace_s + 0.2 * attempt.took
+        took, work = attempt.took, attempt.work
+        self.pace_s = 0.8 * self.pace_s + 0.2 * took
         for instrument in attempt.instruments:
-            instrument.measured("turn", attempt.took)
-        if attempt.work is not None and attempt.work.refused:  # whatever the handler made of being refused a step
+            instrument.measured("turn", took)
+        if work is not None and work.refused:  # whatever the handler made of being refused a step
             self.log_first = True
             raise NotInLog
         if attempt.fate is ANSWERED:

@@ -71,7 +71,7 @@ class Workers:
     def release(self, worker: Worker) -> None:
         """End what `hold` began."""
         if worker.state is HELD:  # (else its task has gone on with the work)
-            worker.move(IDLE)
+            worker.state = IDLE
         self.leave(worker)
 
     def start(self, worker: Worker) -> None:
