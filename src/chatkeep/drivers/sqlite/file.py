@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
@@ -499,12 +500,17 @@ if sys.platform == "linux":
 
     _KINDS: dict[Kind, int] = {"read": fcntl.F_RDLCK, "write": fcntl.F_WRLCK, "free": fcntl.F_UNLCK}
 
+    @cache
+    def _flock(kind: Kind, start: int, length: int) -> bytes:
+        """Return the struct flock that says so; there are a handful of them."""
+        return struct.pack(FLOCK, _KINDS[kind], os.SEEK_SET, start, length, 0)
+
     def _lock(fd: int, kind: Kind, start: int, length: int = 1, *, of: Literal["file", "process"] = "file") -> bool:
         """Take a lock, or give it back, that belongs to the open file or, as SQLite's do, to the process; whether it was
         granted. A file system that knows no such locks grants them."""
         command = fcntl.F_OFD_SETLK if of == "file" else fcntl.F_SETLK
         try:
-            fcntl.fcntl(fd, command, struct.pack(FLOCK, _KINDS[kind], os.SEEK_SET, start, length, 0))
+            fcntl.fcntl(fd, command, _flock(kind, start, length))
         except OSError as fault:
             return fault.errno not in (errno.EAGAIN, errno.EACCES)
         return True
@@ -512,7 +518,7 @@ if sys.platform == "linux":
     def _locked(fd: int, start: int, length: int = 1) -> bool:
         """Tell whether anybody has it locked."""
         try:
-            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock("write", start, length))
         except OSError:
             return False
         return bool(struct.unpack(FLOCK, found)[0] != fcntl.F_UNLCK)
