@@ -69,11 +69,13 @@ export class Conversation extends DurableObject {
   // an erasure, and the row without its body.
   load() {
     this.made = this.one("select 1 from sqlite_master where name = 'conversation'") !== null;
-    this.where = this.made ? this.one("select store, shard, tenant, id, version, mark from conversation") : null;
-    this.version = this.made ? this.where.version : 0;
-    this.mark = this.made ? this.where.mark : null;
-    const sql = "select revision, incarnation, head, owner, at, due, lease, until from conversation where revision is not null";
-    this.bare = this.made ? this.one(sql) : null;
+    const sql =
+      "select store, shard, tenant, id, version, mark, revision, incarnation, head, owner, at, due, lease, until from conversation";
+    const { store, shard, tenant, id, version, mark, ...bare } = this.made ? this.one(sql) : { version: 0, mark: null, revision: null };
+    this.where = { store, shard, tenant, id };
+    this.version = version;
+    this.mark = mark;
+    this.bare = bare.revision === null ? null : bare;
     this.place = placed(this.bare);
   }
 
@@ -284,8 +286,10 @@ export class Conversation extends DurableObject {
     if (!this.made) return;
     try {
       await this.tell();
-      const { store, shard, tenant, id, version, mark_until } = this.one("select * from conversation");
-      if (this.place !== null || mark_until === null) return;
+      if (this.place !== null) return;
+      const { store, shard, tenant, id } = this.where;
+      const { version, mark_until } = this.one("select version, mark_until from conversation");
+      if (mark_until === null) return;
       if (Date.now() < mark_until) {
         this.wakeAt(mark_until);
         return;
