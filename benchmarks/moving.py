@@ -1,8 +1,9 @@
 """How fast a store is moved, and how much memory that takes: `python -m benchmarks.moving [CONVERSATIONS]`.
 
 Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
-command, copied first and then finished. `--through` names other stores between the two: `--through durable-object` takes a tenth of an
-hour for 20,000 conversations, since each is a database of its own there. `--record` puts it into results.json and RESULTS.md.
+command, copied first and then finished. `--through` names other stores in between. Durable Objects (`--through durable-object`) are
+not among them otherwise: each conversation is a database of its own there, and takes some milliseconds. `--record` puts it into
+results.json and RESULTS.md.
 """
 
 from __future__ import annotations
