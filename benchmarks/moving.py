@@ -26,13 +26,13 @@ from msgspec import structs
 
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Entry, Key, Write
-from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer, Server
+from chatkeep.testing.servers import DurableObjectServer, PostgresServer, RedisServer
 
 from . import report
 
 TOGETHER = 500
 TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis", "durable-object": "Durable Objects"}
-SERVERS: dict[str, Callable[[Path], Server]] = {
+SERVERS: dict[str, Callable[[Path], PostgresServer | RedisServer | DurableObjectServer]] = {
     "postgresql": PostgresServer,
     "redis": lambda folder: RedisServer("valkey-9", folder),
     "durable-object": DurableObjectServer,
