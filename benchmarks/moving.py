@@ -1,8 +1,9 @@
 """How fast a store is moved, and how much memory that takes: `python -m benchmarks.moving [CONVERSATIONS]`.
 
 Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
-command, copied first and then finished. `--objects` goes through Durable Objects before the last way, where each conversation is a
-database of its own: two ways of minutes for ten thousand. `--record` puts it into results.json and RESULTS.md.
+command, copied first and then finished. `--through` names other stores in between. Durable Objects (`--through durable-object`) are
+not among them otherwise: each conversation is a database of its own there, and takes some milliseconds. `--record` puts it into
+results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,12 @@ from . import report
 
 TOGETHER = 500
 TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis", "durable-object": "Durable Objects"}
+SERVERS: dict[str, Callable[[Path], PostgresServer | RedisServer | DurableObjectServer]] = {
+    "postgresql": PostgresServer,
+    "redis": lambda folder: RedisServer("valkey-9", folder),
+    "durable-object": DurableObjectServer,
+}
+THROUGH = "postgresql,redis"
 
 
 async def fill(url: str, count: int) -> None:
@@ -64,22 +72,22 @@ def main() -> None:
     """Move one store around, print what each way took, and record it where that is asked for."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.moving", description=__doc__)
     options.add_argument("conversations", type=int, nargs="?", default=100_000)
-    options.add_argument("--objects", action="store_true", help="through Durable Objects too")
+    options.add_argument(
+        "--through", default=THROUGH, help=f"stores in between: some of {', '.join(SERVERS)} (default: {THROUGH})"
+    )
     options.add_argument("--record", action="store_true", help="into results.json and RESULTS.md")
     given = options.parse_args()
-    count = given.conversations
+    count, through = given.conversations, given.through.split(",")
+    if unknown := set(through) - set(SERVERS):
+        options.error(f"no store is called {', '.join(sorted(unknown))}")
     ways = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as servers:
         folder = Path(name)
-        for kind in ("postgres", "redis", "objects"):
+        urls = [f"sqlite:///{folder}/a.db"]
+        for kind in through:
             (folder / kind).mkdir()
-        between: list[PostgresServer | RedisServer | DurableObjectServer]
-        between = [PostgresServer(folder / "postgres"), RedisServer("valkey-9", folder / "redis")]
-        if given.objects:
-            between.append(DurableObjectServer(folder / "objects"))
-        for server in between:
-            servers.enter_context(server)
-        urls = [f"sqlite:///{folder}/a.db", *(server.url for server in between), f"sqlite:///{folder}/b.db"]
+            urls.append(servers.enter_context(SERVERS[kind](folder / kind)).url)
+        urls.append(f"sqlite:///{folder}/b.db")
         asyncio.run(fill(urls[0], count))
         print(f"{count:,} conversations are filled in", flush=True)
         for source, target in pairwise(urls):

@@ -69,11 +69,13 @@ export class Conversation extends DurableObject {
   // an erasure, and the row without its body.
   load() {
     this.made = this.one("select 1 from sqlite_master where name = 'conversation'") !== null;
-    this.where = this.made ? this.one("select store, shard, tenant, id, version, mark from conversation") : null;
-    this.version = this.made ? this.where.version : 0;
-    this.mark = this.made ? this.where.mark : null;
-    const sql = "select revision, incarnation, head, owner, at, due, lease, until from conversation where revision is not null";
-    this.bare = this.made ? this.one(sql) : null;
+    const sql =
+      "select store, shard, tenant, id, version, mark, revision, incarnation, head, owner, at, due, lease, until from conversation";
+    const { store, shard, tenant, id, version, mark, ...bare } = this.made ? this.one(sql) : { version: 0, mark: null, revision: null };
+    this.where = { store, shard, tenant, id };
+    this.version = version;
+    this.mark = mark;
+    this.bare = bare.revision === null ? null : bare;
     this.place = placed(this.bare);
   }
 
@@ -284,8 +286,10 @@ export class Conversation extends DurableObject {
     if (!this.made) return;
     try {
       await this.tell();
-      const { store, shard, tenant, id, version, mark_until } = this.one("select * from conversation");
-      if (this.place !== null || mark_until === null) return;
+      if (this.place !== null) return;
+      const { store, shard, tenant, id } = this.where;
+      const { version, mark_until } = this.one("select version, mark_until from conversation");
+      if (mark_until === null) return;
       if (Date.now() < mark_until) {
         this.wakeAt(mark_until);
         return;
@@ -1100,12 +1104,7 @@ const STORE = {
   async places(env, store, epoch, acts) {
     const { epoch: there, shards } = await metaOf(env, store).look();
     if (there !== epoch) return acts.map(() => REPLACED);
-    const numbers = [...Array(shards).keys()];
-    const each = acts.map(async (act) => {
-      const pages = await Promise.all(numbers.map((number) => shardOf(env, store, number).places(...act)));
-      return { places: pages.flat() };
-    });
-    return textsOf(await Promise.all(each));
+    return textsOf(await Promise.all(acts.map(async (act) => ({ places: await placesOf(env, store, shards, ...act) }))));
   },
 
   async counts(env, store, epoch, acts) {
@@ -1129,6 +1128,30 @@ const STORE = {
     return acts.map(() => "{}");
   },
 };
+
+// The first places of an index behind *after*, of all shards: *limit* of them if there are so many, and perhaps some more, in no order.
+// A shard is asked for about its share, and again where that may not reach as far as the others'.
+async function placesOf(env, store, shards, index, tenant, owner, until, after, limit) {
+  const found = [];
+  let asked = [...Array(shards).keys()].map((number) => ({ number, last: after }));
+  for (let size = Math.min(limit, shareOf(limit, shards)); ; size = Math.min(limit, 2 * size)) {
+    const pages = await Promise.all(asked.map(({ number, last }) => shardOf(env, store, number).places(index, tenant, owner, until, last, size)));
+    found.push(...pages.flat());
+    asked = asked.map(({ number }, n) => ({ number, last: pages[n].at(-1) })).filter((_, n) => pages[n].length === size);
+    if (!asked.length) return found;
+    const known = asked.map(({ last }) => last).reduce((one, other) => (orderOf(one, other) < 0 ? one : other));
+    const sure = found.filter((place) => orderOf(place, known) <= 0);
+    if (sure.length >= limit) return sure;
+  }
+}
+
+// More than most shards have of that many places, as keys are spread.
+const shareOf = (limit, shards) => Math.ceil(limit / shards + 3 * Math.sqrt(limit / shards)) + 2;
+
+// How two places stand to each other, as the databases and Python have it: by code points.
+function orderOf([score, tenant, id], [otherScore, otherTenant, otherId]) {
+  return score - otherScore || order(bytesOf(tenant), bytesOf(otherTenant)) || order(bytesOf(id), bytesOf(otherId));
+}
 
 // Has a conversation do a list of acts for whoever has the store open under *epoch*.
 async function run(env, store, epoch, tenant, id, list) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Iterator
@@ -166,3 +167,37 @@ async def test_a_shard_shows_what_it_was_told_of_the_newest_version(
     connection.abort()
 
     assert (200, shown) == (answer.status, json.loads(answer.body))
+
+
+@pytest.fixture(scope="module", params=["", "1"], ids=["as it is", "one by one"])
+def sharing(request: pytest.FixtureRequest) -> Iterator[DurableObjectServer]:
+    """One whose shards are asked for about their share of a page, and one where nobody's share is enough."""
+    share = "Math.min(limit, shareOf(limit, shards))"
+    module = worker_module()
+    assert 1 == module.count(share)
+    with DurableObjectServer(worker=module.replace(share, request.param or share)) as server:
+        yield server
+
+
+NAMES = [*(f"c{n:03}" for n in range(150)), "\uffee", "\U0001f642", "\ud7ff", "z"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40, 153, 154, 1000])
+async def test_pages_of_all_shards_have_every_place_once_and_in_order(sharing: DurableObjectServer, limit: int) -> None:
+    """By names, in the order of their code points, and by due times of which many are alike."""
+    driver = await opened_on(sharing)
+    dues = {name: float(n % 4) for n, name in enumerate(NAMES)}
+    await asyncio.gather(*(said(driver, name, due_at) for name, due_at in dues.items()))
+    found: list[list[str]] = []
+    scans = Scan("key", limit=1), Scan("due", limit=1)
+    for scan in scans:
+        names: list[str] = []
+        place, goes_on = None, True
+        while goes_on:
+            page, goes_on = await driver._places(driver._opened("read"), scan, place, limit)
+            names += [name for _, _, name in page]
+            place = page[-1] if page else place
+        found.append(names)
+    await driver.close()
+
+    assert [sorted(NAMES), sorted(NAMES, key=lambda name: (dues[name], name))] == found

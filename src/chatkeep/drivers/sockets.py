@@ -1,4 +1,5 @@
-"""What the drivers want of a socket: that one is opened or that there is an OSError, and that a host that is gone shows."""
+"""What the drivers want of a socket: that one is opened or that there is an OSError, that a host that is gone shows, and what has
+arrived."""
 
 from __future__ import annotations
 
