@@ -238,7 +238,7 @@ def test_a_page_that_stands_open_has_what_it_needs_without_a_line(
 
 
 def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person: BrowserContext, user: str) -> None:
-    """While a proxy has no server behind it: a conversation is not gone because it says so, a sign-in is not over, and nothing is given up."""
+    """While a proxy has no server behind it no conversation is gone, no sign-in is over, and nothing is given up."""
     page = account_of(person, shop.address, user)
     page.evaluate("async () => { await account.create('Rome', ids.trip); await account.create('Old', ids.old); }")
     until(page, "account.conversations.length === 2 && !account.conversations.some((one) => one.pending)")
@@ -250,11 +250,15 @@ def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person:
         page.wait_for_timeout(1000)
 
         assert [user, "signed-in"] == page.evaluate("[account.user, account.state]")
-        assert [] == page.evaluate("account.notices.filter((notice) => notice.kind !== 'offline').map(({ text }) => text)")
+        assert [] == page.evaluate(
+            "account.notices.filter((notice) => notice.kind !== 'offline').map(({ text }) => text)"
+        )
         person.unroute("**/v1/**")
         page.evaluate("dispatchEvent(new Event('online'))")
         until(page, "!account.notices.some((one) => one.kind === 'offline') && !account.stats().outbox.waiting")
-    with_server = page.evaluate("account._json('me/conversations?since=').then((found) => found.conversations.map((one) => one.title))")
+    with_server = page.evaluate(
+        "account._json('me/conversations?since=').then((found) => found.conversations.map((one) => one.title))"
+    )
 
     assert ["Rome 403"] == with_server
 
