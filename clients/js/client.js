@@ -34,6 +34,8 @@ export function trace(...what) {
   console.debug("chatkeep", ...what);
 }
 
+// So long ago by this clock; by one that was set back meanwhile nobody knows, and nothing is to wait for it.
+const since = (at) => (at > Date.now() ? Infinity : Date.now() - at);
 export const serverTime = (ms) => (ms + skew) / 1000;
 
 export class Problem extends Error {
@@ -427,7 +429,7 @@ export class Chat extends Emitter {
     const drain = async () => {
       const place = this._place;
       const [next, another] = this._queue.filter((item) => !item.error && !item.sent);
-      const settling = next?.slot !== undefined && !another ? next.at + SOON_MS - Date.now() : 0;
+      const settling = next?.slot !== undefined && !another ? SOON_MS - since(next.at) : 0;
       if (!next && !this._me.share) {
         // What could not be sent may have been taken all the same: then there is nothing left to tell that the line is back.
         if (this._offline && this._me.id) await this._catchUp();
@@ -1126,7 +1128,7 @@ export function shareInAddress() {
 // -- what is fetched later --------------------------------------------------------------------------------------------
 
 // What the modules that are fetched later work with. They import nothing: in a wheel client.js and account.js are whole, each for itself.
-export const tools = { FORMAT, MOVED, Problem, applied, emit, isNobody, random, rebased, repeat, request, safely, same, serverTime };
+export const tools = { FORMAT, MOVED, Problem, applied, emit, isNobody, random, rebased, repeat, request, safely, same, serverTime, since };
 
 // Gives *type* methods that are functions of a module: it is fetched when one of them is called.
 export function later(type, tools, fetched, ...names) {

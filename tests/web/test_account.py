@@ -185,6 +185,24 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+@pytest.mark.parametrize("days", [366, -366])
+def test_a_clock_that_is_wrong_refreshes_a_token_once(shop: Shop, person: BrowserContext, user: str, days: int) -> None:
+    """By whose clock a token is half over does not depend on the device's; a change that was made by a clock that is set back is saved."""
+    person.add_init_script(
+        f"window.now = Date.now; window.days = {days}; Date.now = () => now() + window.days * 864e5;"
+    )
+    page = account_of(person, shop.address, user)
+    refreshed: list[str] = []
+    person.on("request", lambda asked: refreshed.append(asked.url) if asked.url.endswith("/rotate") else None)
+    for _ in range(4):
+        page.evaluate("async () => { account._refreshed = -Infinity; await account.token(); }")
+    page.evaluate("async () => { window.days += 1; await account.create('Rome', ids.trip); window.days -= 1; }")
+    until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+
+    assert len(refreshed) <= 1
+    assert "signed-in" == page.evaluate("account.state")
+
+
 def test_a_late_answer_takes_nothing_from_the_list(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:

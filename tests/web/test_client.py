@@ -517,6 +517,19 @@ def test_a_page_may_bring_its_own_token(shop: Shop, person: BrowserContext) -> N
     assert "ck_c_" not in page.evaluate("JSON.stringify(localStorage)")
 
 
+def test_a_clock_that_is_set_back_holds_no_change_up(shop: Shop, person: BrowserContext) -> None:
+    """What is typed by a clock that is ahead is saved as soon as that is set right, and not when it has caught up."""
+    page = bare(person, shop.address)
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.status === 'saved'")
+    page.evaluate(
+        """async () => { const now = Date.now; Date.now = () => now() + 36e5;
+           await chat.slot('form').set({ name: 'Ada' }); Date.now = now; }"""
+    )
+    wait(page, "chat.unsent === 0 && chat.status === 'saved'")
+    assert {"name": "Ada"} == page.evaluate("chat._json('').then(({ state }) => state.form)")
+
+
 LOST = {
     "removed": "",
     "full": """IDBObjectStore.prototype.put = function (...given) {
