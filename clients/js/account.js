@@ -4,7 +4,7 @@
 
 import {
   Bell, Emitter, Line, MARK, Problem, SETTLED_MS, Shelf, attend, emit, follow, hasLocks, later, meter, open, pause, random, repeat, request, safely,
-  tools as clientTools, trace,
+  serverTime, tools as clientTools, trace,
 } from "./client.js";
 
 const SOON_MS = 400; // changes of one conversation that follow each other so fast are one save
@@ -29,7 +29,7 @@ export class Account extends Emitter {
   notices = []; // those that stand until they are dismissed
 
   _url; _key; _mint; _hint; _storage; _shelf; _line; _doors;
-  _subject; _proven; _token; _out = false; _told = null; _refreshed = 0; _claims = true; _claiming = null;
+  _subject; _proven; _token; _out = false; _told = null; _refreshed = -Infinity; _claims = true; _claiming = null;
   _list = new Map(); _cursor = ""; _devices; _lookedAt; _queue = []; _drawn = "[]";
   _chats = new Set(); _away = new Set(); _counts = { failures: 0, pulls: 0, saves: 0 };
   _sending = new Bell(); _listening = new Bell(); _end = new AbortController(); _whose = new AbortController(); _keeping;
@@ -50,9 +50,10 @@ export class Account extends Emitter {
     if (this._out) return null;
     if (this._mint) return (await this._mint()) || null;
     const { at, expires_at } = this._read("") ?? {};
-    const now = Date.now() / 1000;
-    if (now > (at + expires_at) / 2 && now - this._refreshed > 60) {
-      this._refreshed = now;
+    const now = serverTime(Date.now());
+    const half = at > now ? expires_at && 0 : (at + expires_at) / 2; // a clock that was ahead then tells nothing
+    if (now > half && performance.now() - this._refreshed > 60_000) {
+      this._refreshed = performance.now();
       await this.refresh().catch(() => {}); // it is good for a while yet
     }
     return this._read("")?.token ?? null;
@@ -61,7 +62,7 @@ export class Account extends Emitter {
   async signIn({ token, claim = true } = {}) {
     const guest = this.state === "guest" ? { token: this._token, subject: this._subject } : undefined;
     this._out = false;
-    if (token) this._write("", { at: Date.now() / 1000, ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
+    if (token) this._write("", { at: serverTime(Date.now()), ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
     const hasGuests = guest || Object.keys(this._storage).some((key) => key.startsWith(`chatkeep:${this._url}:`));
     if (claim) this._write(":claim", hasGuests ? { guest } : undefined);
     this._claims = claim;

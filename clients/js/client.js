@@ -34,6 +34,8 @@ export function trace(...what) {
   console.debug("chatkeep", ...what);
 }
 
+// So long ago by this clock; by one that was set back meanwhile nobody knows, and nothing is to wait for it.
+const since = (at) => (at > Date.now() ? Infinity : Date.now() - at);
 export const serverTime = (ms) => (ms + skew) / 1000;
 
 export class Problem extends Error {
@@ -433,7 +435,7 @@ export class Chat extends Emitter {
     const drain = async () => {
       const place = this._place;
       const [next, another] = this._queue.filter((item) => !item.error && !item.sent);
-      const settling = next?.slot !== undefined && !another ? next.at + SOON_MS - Date.now() : 0;
+      const settling = next?.slot !== undefined && !another ? SOON_MS - since(next.at) : 0;
       if (!next && !this._me.share) {
         // What could not be sent may have been taken all the same: then there is nothing left to tell that the line is back.
         if (this._offline && this._me.id) await this._catchUp();
@@ -568,7 +570,11 @@ export class Chat extends Emitter {
     this._say({ event: "hello" });
     if (this._seen !== null) this._catchUp().catch(() => {});
     await pause(PATIENCE_MS);
-    if (this._answered || this._reign || document.hidden || !hasLocks()) return;
+    if (!this._answered && !this._reign && !document.hidden) this._steal();
+  }
+
+  _steal() {
+    if (!hasLocks()) return;
     this._steals = true;
     this._waiting?.abort();
   }
@@ -697,7 +703,8 @@ export class Chat extends Emitter {
     this._adding++;
     this._update();
     try {
-      return await this._edit(change);
+      await this._edit(change);
+      if (this._shelf.isHeld && !this._reign) this._steal(); // no other tab could send it
     } finally {
       this._adding--;
       this._update();
@@ -872,71 +879,92 @@ export async function repeat(signal, bell, act, fail) {
     }
 }
 
-// The queues and the last seen messages of all chats in this browser.
+// The queues and the last seen messages of all chats in this browser. A browser may take the database away (site data was removed; Safari
+// loses it), and is then asked for it again; what it has no room for this page holds.
 export class Shelf {
-  #db;
-
-  constructor(db) {
-    this.#db = db;
-  }
+  #db; #held;
 
   static async open() {
-    const request = safely(() => indexedDB.open("chatkeep", 1));
+    const shelf = new Shelf();
+    await Promise.race([shelf.#find().catch(() => {}), pause(2 * PATIENCE_MS)]); // some browsers never answer
+    return shelf.#db ? shelf : new (await import("./unkept.js")).MemoryShelf(tools);
+  }
+
+  // Whether something waits that is in this page alone.
+  get isHeld() {
+    return this.#held?.isHeld;
+  }
+
+  edit = (...given) => this.#orHeld("edit", given);
+  all = (...given) => this.#orHeld("all", given);
+  move = (...given) => this.#orHeld("move", given); // all that is kept at one place is another's, at once or not at all
+
+  async #orHeld(verb, given) {
+    if (!this.#held)
+      try {
+        return await this.#kept[verb](...given);
+      } catch {
+        const { HeldShelf } = await import("./unkept.js");
+        this.#held ??= new HeldShelf(tools, this.#kept);
+      }
+    return this.#held[verb](...given);
+  }
+
+  #kept = {
+    edit: async (chat, change) => {
+      const look = async (store) => (await settled(store.index("chat").getAll(chat))).filter(isKnown);
+      if (!change) return look((await this.#stores("readonly"))[0]);
+      const [queue, , done] = await this.#stores("readwrite");
+      change(await look(queue), { put: (item) => queue.put({ ...item, chat }), delete: (n) => queue.delete(n) });
+      const items = await look(queue);
+      await done;
+      return items;
+    },
+    all: async () => settled((await this.#stores("readonly"))[0].getAll()),
+    move: async (from, to) => {
+      if (same(from, to)) return;
+      const [queue, seen, done] = await this.#stores("readwrite");
+      for (const item of await settled(queue.index("chat").getAll(from))) queue.put({ ...item, chat: to });
+      const [kept, there] = [await settled(seen.get(from)), await settled(seen.get(to))];
+      if (kept && !there) seen.put(kept, to);
+      if (kept) seen.delete(from);
+      await done;
+    },
+  };
+
+  async #find() {
+    const request = indexedDB.open("chatkeep", 1);
     // The schema is that of older releases, so that their pages which are still open do not stand in the way.
-    if (request)
-      request.onupgradeneeded = () => {
-        request.result.createObjectStore("queue", { keyPath: "n", autoIncrement: true }).createIndex("chat", "chat");
-        request.result.createObjectStore("seen");
-      };
-    const db = request && (await settled(request).catch(() => undefined));
-    return db ? new Shelf(db) : new (await import("./unkept.js")).MemoryShelf(tools);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore("queue", { keyPath: "n", autoIncrement: true }).createIndex("chat", "chat");
+      request.result.createObjectStore("seen");
+    };
+    const db = (this.#db = await settled(request));
+    db.onversionchange = () => db.close(); // a site that removes it all is not held up by this page
   }
 
-  async edit(chat, change) {
-    const look = async (store) => (await settled(store.index("chat").getAll(chat))).filter(isKnown);
-    if (!change) return look(this.#stores("readonly")[0]);
-    const [queue, , done] = this.#stores("readwrite");
-    change(await look(queue), { put: (item) => queue.put({ ...item, chat }), delete: (n) => queue.delete(n) });
-    const items = await look(queue);
-    await done;
-    return items;
-  }
-
-  #stores(mode) {
-    const transaction = this.#db.transaction(["queue", "seen"], mode, { durability: "strict" });
-    const done = new Promise((resolve, reject) => Object.assign(transaction, { oncomplete: resolve, onabort: reject }));
+  async #stores(mode) {
+    const begin = () => this.#db.transaction(["queue", "seen"], mode, { durability: "strict" });
+    const transaction = safely(begin) ?? (await this.#find(), begin());
+    const done = new Promise((resolve, reject) => Object.assign(transaction, { oncomplete: resolve, onabort: () => reject(transaction.error) }));
     done.catch(() => {});
     return [transaction.objectStore("queue"), transaction.objectStore("seen"), done];
   }
 
   async seen(chat) {
-    const kept = await settled(this.#stores("readonly")[1].get(chat));
+    const kept = await this.#stores("readonly").then(([, seen]) => settled(seen.get(chat))).catch(() => undefined);
     return kept && isKnown(kept) ? kept : undefined;
   }
 
+  // What was seen is on the server: it may find no room here, but it must go when it is told to.
   async see(chat, summary) {
-    const [, seen] = this.#stores("readwrite");
-    return settled(summary ? seen.put(summary, chat) : seen.delete(chat));
-  }
-
-  async all() {
-    return settled(this.#stores("readonly")[0].getAll());
-  }
-
-  // Gives all that is kept at one place to another, at once or not at all.
-  async move(from, to) {
-    if (same(from, to)) return;
-    const [queue, seen, done] = this.#stores("readwrite");
-    for (const item of await settled(queue.index("chat").getAll(from))) queue.put({ ...item, chat: to });
-    const [kept, there] = [await settled(seen.get(from)), await settled(seen.get(to))];
-    if (kept && !there) seen.put(kept, to);
-    if (kept) seen.delete(from);
-    await done;
+    const done = this.#stores("readwrite").then(([, seen]) => settled(summary ? seen.put(summary, chat) : seen.delete(chat)));
+    return summary ? done.catch(() => {}) : done;
   }
 
   // Removes what *subject* has seen on a server; what is not sent stays.
   async wipe(url, subject) {
-    const [, seen, done] = this.#stores("readwrite");
+    const [, seen, done] = await this.#stores("readwrite");
     for (const key of await settled(seen.getAllKeys())) if (key[0] === url && key[1] === subject) seen.delete(key);
     await done;
   }
@@ -947,9 +975,11 @@ export class Shelf {
   }
 
   async note(url, change) {
-    const [, seen] = this.#stores("readwrite");
-    const pairs = change((await settled(seen.get([url]))) ?? []);
-    await settled(seen.put(pairs.filter(([known], at) => known && pairs.findIndex(([other]) => other === known) === at).slice(0, REMEMBERED), [url]));
+    const note = async ([, seen]) => {
+      const pairs = change((await settled(seen.get([url]))) ?? []);
+      await settled(seen.put(pairs.filter(([known], at) => known && pairs.findIndex(([other]) => other === known) === at).slice(0, REMEMBERED), [url]));
+    };
+    await this.#stores("readwrite").then(note).catch(() => {});
   }
 }
 
@@ -1005,14 +1035,14 @@ export async function request(url, { token, subject, method = "GET", body, heade
   trace(method, new URL(url).pathname, answer.status, Math.round(took));
   const ahead = Date.parse(answer.headers.get("date")) - Date.now();
   if (ahead) skew = Math.abs(ahead) > 3000 ? ahead : 0; // a Date has whole seconds, and was on its way
-  const { ok, status } = answer;
-  const isPage = answer.headers.get("content-type")?.startsWith("text/html");
-  if (ok && !isPage) return answer;
+  const { status } = answer;
+  const isPage = /html/.test(answer.headers.get("content-type"));
+  if (answer.ok && !isPage) return answer;
   meter.link.refused++;
-  const told = isPage ? {} : await answer.json().catch(() => ({}));
+  const told = (!isPage && (await answer.json().catch(() => {}))) || {};
   // A proxy without a server behind it, or a network that wants a sign-in first, knows nothing of tokens and conversations.
-  const isServers = String(told?.type).startsWith("urn:chatkeep:") || status > 499 || (!ok && OF_REQUESTS.includes(status));
-  throw new Problem(isServers ? status : 503, isServers ? told : { detail: `Something else than the chat's server has answered (${status}).` }, answer.headers.get("retry-after"));
+  const counts = /^urn:chatkeep:/.test(told.type) || status > 499 || OF_REQUESTS.includes(status);
+  throw new Problem(counts ? status : 503, counts ? told : { detail: `Something else has answered (${status}).` }, answer.headers.get("retry-after"));
 }
 
 // Calls *back* when the page may have a line again, *away* when it has none, and *seen* when somebody looks at it.
@@ -1114,7 +1144,7 @@ export function shareInAddress() {
 // -- what is fetched later --------------------------------------------------------------------------------------------
 
 // What the modules that are fetched later work with. They import nothing: in a wheel client.js and account.js are whole, each for itself.
-export const tools = { FORMAT, MOVED, Problem, applied, emit, isNobody, random, rebased, repeat, request, safely, same, serverTime };
+export const tools = { FORMAT, MOVED, Problem, applied, emit, isNobody, random, rebased, repeat, request, safely, same, serverTime, since };
 
 // Gives *type* methods that are functions of a module: it is fetched when one of them is called.
 export function later(type, tools, fetched, ...names) {
@@ -1125,7 +1155,7 @@ export function later(type, tools, fetched, ...names) {
 }
 
 // What a page must have that has lost its line: whoever opens, leaves or forgets a chat may not have one.
-if (globalThis.document) setTimeout(() => Promise.all([import("./visitors.js"), import("./minting.js"), import("./keeping.js")]).catch(() => {}), SETTLED_MS);
+if (globalThis.document) setTimeout(() => Promise.all([import("./visitors.js"), import("./minting.js"), import("./keeping.js"), import("./unkept.js")]).catch(() => {}), SETTLED_MS);
 
 later(Chat, tools, () => import("./requests.js"), "earlier", "withdraw", "amend", "stop", "answering", "losses", "restore", "share");
 later(Chat, tools, () => import("./keeping.js"), "retry", "kept", "adopt", "forget");

@@ -34,7 +34,7 @@ export function sendChanges(account, tools) {
   const send = async () => {
     const next = account._queue.find((item) => !item.error);
     if (!next || !account._subject || account.state === "expired") return undefined;
-    const settling = next.at + SOON_MS - Date.now();
+    const settling = SOON_MS - tools.since(next.at);
     if (settling > 0 && !next.tried) return settling;
     try {
       await tools.locked(`${account._key}:send:${account._subject}`, () => sendOne(account, tools, next.n), { signal });

@@ -15,14 +15,14 @@ export async function endDevice(account, tools, id) {
 }
 
 // Puts a new token in the place of the one that is kept, unless another tab was faster.
-export async function refresh(account, { locked, pick, request }) {
+export async function refresh(account, { locked, pick, request, serverTime }) {
   if (account._mint) return account._identify();
   const old = account._read("").token;
   await locked(`${account._key}:refresh`, async () => {
     const kept = account._read("");
     if (kept?.token !== old) return;
     const fresh = await (await request(`${account._url}me/tokens/current/rotate`, { method: "POST", token: old })).json();
-    account._write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: Date.now() / 1000 });
+    account._write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: serverTime(Date.now()) });
   });
   account._tell({ who: true });
   await account._identify();

@@ -136,6 +136,21 @@ def test_a_server_that_keeps_dying_costs_no_message_and_doubles_none(
     assert sorted(mine(page)) == sorted(words)
 
 
+def test_words_that_can_be_kept_nowhere_stay_where_they_were_typed(demo: Demo, person: BrowserContext) -> None:
+    """The disk is full, and the module that would hold them does not come: the field has them still, and the page says so."""
+    person.route("**/unkept.js", lambda route: route.abort())
+    page = opened(person, demo.address)
+    ask(page, "menu", "margherita")
+    page.evaluate(
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('no room', 'QuotaExceededError'); }; }"
+    )
+    write(page, "two margherita")
+    expect(page.get_by_role("alert")).to_contain_text("Something on this page does not work")
+
+    expect(page.get_by_label("Your message")).to_have_value("two margherita")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
 def test_ten_messages_without_a_network(demo: Demo, person: BrowserContext, tmp_path: Path) -> None:
     """They wait in the page, over a closed tab, and go out in order, once each, when the line is back."""
     page = opened(person, demo.address)

@@ -378,7 +378,7 @@ async def test_a_service_creates_and_lists(place: Place) -> None:
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 405, 410])
 async def test_what_a_proxy_says_is_not_taken_for_the_servers_word(status: int) -> None:
-    """A page of a proxy without a server behind it: a value is not absent for that, nor a token refused. What is said of the request itself counts."""
+    """A page of a proxy without a server behind it: no value is absent for that. What is said of the request itself counts."""
     async with answering_pages() as front:
         front.status = status
         async with Client(front.url, "secret") as client:

@@ -185,6 +185,24 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+@pytest.mark.parametrize("days", [366, -366])
+def test_a_clock_that_is_wrong_refreshes_a_token_once(shop: Shop, person: BrowserContext, user: str, days: int) -> None:
+    """By whose clock a token is half over does not depend on the device's; a change that was made by a clock that is set back is saved."""
+    person.add_init_script(
+        f"window.now = Date.now; window.days = {days}; Date.now = () => now() + window.days * 864e5;"
+    )
+    page = account_of(person, shop.address, user)
+    refreshed: list[str] = []
+    person.on("request", lambda asked: refreshed.append(asked.url) if asked.url.endswith("/rotate") else None)
+    for _ in range(4):
+        page.evaluate("async () => { account._refreshed = -Infinity; await account.token(); }")
+    page.evaluate("async () => { window.days += 1; await account.create('Rome', ids.trip); window.days -= 1; }")
+    until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+
+    assert len(refreshed) <= 1
+    assert "signed-in" == page.evaluate("account.state")
+
+
 def test_a_late_answer_takes_nothing_from_the_list(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
@@ -238,7 +256,7 @@ def test_a_page_that_stands_open_has_what_it_needs_without_a_line(
 
 
 def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person: BrowserContext, user: str) -> None:
-    """While a proxy has no server behind it: a conversation is not gone because it says so, a sign-in is not over, and nothing is given up."""
+    """While a proxy has no server behind it no conversation is gone, no sign-in is over, and nothing is given up."""
     page = account_of(person, shop.address, user)
     page.evaluate("async () => { await account.create('Rome', ids.trip); await account.create('Old', ids.old); }")
     until(page, "account.conversations.length === 2 && !account.conversations.some((one) => one.pending)")
@@ -250,11 +268,15 @@ def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person:
         page.wait_for_timeout(1000)
 
         assert [user, "signed-in"] == page.evaluate("[account.user, account.state]")
-        assert [] == page.evaluate("account.notices.filter((notice) => notice.kind !== 'offline').map(({ text }) => text)")
+        assert [] == page.evaluate(
+            "account.notices.filter((notice) => notice.kind !== 'offline').map(({ text }) => text)"
+        )
         person.unroute("**/v1/**")
         page.evaluate("dispatchEvent(new Event('online'))")
         until(page, "!account.notices.some((one) => one.kind === 'offline') && !account.stats().outbox.waiting")
-    with_server = page.evaluate("account._json('me/conversations?since=').then((found) => found.conversations.map((one) => one.title))")
+    with_server = page.evaluate(
+        "account._json('me/conversations?since=').then((found) => found.conversations.map((one) => one.title))"
+    )
 
     assert ["Rome 403"] == with_server
 

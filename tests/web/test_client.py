@@ -205,9 +205,7 @@ def test_while_the_server_answers_503_it_goes_on_locally(shop: Shop, person: Bro
 
 
 @pytest.mark.parametrize("status", [401, 404, 403, 410, 405, 200])
-def test_what_a_proxy_says_is_not_taken_for_the_servers_word(
-    shop: Shop, person: BrowserContext, status: int
-) -> None:
+def test_what_a_proxy_says_is_not_taken_for_the_servers_word(shop: Shop, person: BrowserContext, status: int) -> None:
     """As in a deploy: for a while something without a server behind it answers all with a page of its own. The chat is not closed for
     that, nothing counts as refused, and all goes on by itself."""
     page = bare(person, shop.address)
@@ -222,7 +220,9 @@ def test_what_a_proxy_says_is_not_taken_for_the_servers_word(
     page.evaluate("chat.slot('form').patch({ day: 'Friday' })")
     wait(page, "chat.status === 'offline' && chat.problem.message.includes(given)", f"has answered ({status})")
 
-    assert ["sent", "sending"] == page.evaluate("[0, 2].map((n) => chat.messages[n].status.replace('delivered', 'sent'))")
+    assert ["sent", "sending"] == page.evaluate(
+        "[0, 2].map((n) => chat.messages[n].status.replace('delivered', 'sent'))"
+    )
     person.unroute("**/v1/**")
     wait(page, "said.includes('2: meanwhile') && chat.unsent === 0 && ['restored', 'saved'].includes(chat.status)")
     assert {"name": "Ada", "day": "Friday"} == page.evaluate("chat.slot('form').get()")
@@ -515,6 +515,79 @@ def test_a_page_may_bring_its_own_token(shop: Shop, person: BrowserContext) -> N
 
     assert 2 == page.evaluate("minted")
     assert "ck_c_" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_a_clock_that_is_set_back_holds_no_change_up(shop: Shop, person: BrowserContext) -> None:
+    """What is typed by a clock that is ahead is saved as soon as that is set right, and not when it has caught up."""
+    page = bare(person, shop.address)
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.status === 'saved'")
+    page.evaluate(
+        """async () => { const now = Date.now; Date.now = () => now() + 36e5;
+           await chat.slot('form').set({ name: 'Ada' }); Date.now = now; }"""
+    )
+    wait(page, "chat.unsent === 0 && chat.status === 'saved'")
+    assert {"name": "Ada"} == page.evaluate("chat._json('').then(({ state }) => state.form)")
+
+
+LOST = {
+    "removed": "",
+    "full": """IDBObjectStore.prototype.put = function (...given) {
+        const made = Reflect.apply(put, this, given); if (window.isFull) this.transaction.abort(); return made; };""",
+    "refused": """IDBObjectStore.prototype.put = function (...given) {
+        if (window.isFull) throw new DOMException('no room', 'QuotaExceededError'); return Reflect.apply(put, this, given); };""",
+}
+"""How a browser keeps nothing any more. A script that is run before the page's."""
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_what_a_browser_does_not_keep_is_sent_all_the_same(shop: Shop, person: BrowserContext, how: str) -> None:
+    """The site's data is removed while the page is open, or the disk is full: the page goes on, in order and in every tab."""
+    person.add_init_script(f"window.put = IDBObjectStore.prototype.put; {LOST[how]}")
+    page = bare(person, shop.address)
+    send(page, "before")
+    wait(page, "said.includes('1: before') && chat.status === 'saved'")
+    tab = bare(person, shop.address)
+    for one in (page, tab):
+        one.evaluate("window.isFull = true")
+    if how == "removed":
+        origin = {"origin": shop.address.rstrip("/"), "storageTypes": "indexeddb"}
+        person.new_cdp_session(page).send("Storage.clearDataForOrigin", origin)
+    send(page, "one", "two")
+    wait(page, "said.includes('3: two') && chat.unsent === 0")
+    send(tab, "three")
+    wait(tab, "said.includes('4: three') && chat.unsent === 0")
+    person.set_offline(True)
+    send(tab, "four", "five")
+    tab.evaluate("chat.slot('form').set({ name: 'Ada' })")
+    tab.evaluate("window.isFull = false")
+    send(tab, "six")
+    person.set_offline(False)
+    wait(tab, "said.includes('7: six') && chat.unsent === 0 && chat.state.form?.name === 'Ada'")
+    wait(page, "said.includes('7: six')")
+
+    assert ["before", "one", "two", "three", "four", "five", "six"] == from_user(page)
+
+
+def test_a_database_that_never_opens_keeps_no_page_from_opening(shop: Shop, person: BrowserContext) -> None:
+    """As some browsers have it after they were asleep."""
+    person.add_init_script("IDBFactory.prototype.open = () => new EventTarget();")
+    page = bare(person, shop.address)
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.unsent === 0")
+
+
+def test_a_site_may_remove_the_database(shop: Shop, person: BrowserContext) -> None:
+    """As its own sign-out may do: no open page stands in the way, and the chat goes on in a new one."""
+    page = bare(person, shop.address)
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.status === 'saved'")
+    removed = """new Promise((resolve, reject) => Object.assign(indexedDB.deleteDatabase("chatkeep"),
+        { onsuccess: () => resolve("removed"), onblocked: () => resolve("blocked"), onerror: reject }))"""
+
+    assert "removed" == page.evaluate(removed)
+    send(page, "again")
+    wait(page, "said.includes('2: again') && chat.unsent === 0")
 
 
 def test_without_storage_it_still_talks(shop: Shop, person: BrowserContext) -> None:

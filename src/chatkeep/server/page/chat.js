@@ -319,9 +319,15 @@ stop.addEventListener("click", async () => {
 
 // -- what people do -----------------------------------------------------------------------------------------------------
 
-function write(words) {
+async function write(words) {
   following = true;
-  chat.send(words);
+  try {
+    await chat.send(words);
+  } catch (fault) {
+    if (typeof words === "string") text.value ||= words; // they are kept nowhere else
+    drafted();
+    complain(fault);
+  }
 }
 
 form.addEventListener("submit", (event) => {

@@ -83,10 +83,10 @@ function take(told) {
 }
 
 // What a person does keeps the session; what the page asks by itself does not.
-let touched = 0;
+let touched = -Infinity;
 export function touch() {
-  if (!me.proof || Date.now() - touched < TOUCH_MS) return;
-  touched = Date.now();
+  if (!me.proof || performance.now() - touched < TOUCH_MS) return;
+  touched = performance.now();
   ask("session", { method: "PUT" }).catch(() => {});
 }
 
@@ -94,10 +94,10 @@ export function touch() {
 const known = new Map();
 export async function colleagues(tenant) {
   if (!may("operate")) return [];
-  const { at: when = 0, people = [] } = known.get(tenant) ?? {};
-  if (Date.now() - when < TOUCH_MS) return people;
+  const { at: when = -Infinity, people = [] } = known.get(tenant) ?? {};
+  if (performance.now() - when < TOUCH_MS) return people;
   const told = await json("desk/people", { tenant });
-  known.set(tenant, { at: Date.now(), people: told.people });
+  known.set(tenant, { at: performance.now(), people: told.people });
   return told.people;
 }
 

@@ -24,8 +24,8 @@ export function othersAt(tenant, id) {
 
 // Somebody types: told once in a while, and not at each key.
 export function tellWriting({ place, tenant, id }) {
-  if (!may("operate") || (told.place === place && Date.now() - told.at < TELL_MS)) return;
-  told = { place, at: Date.now() };
+  if (!may("operate") || (told.place === place && performance.now() - told.at < TELL_MS)) return;
+  told = { place, at: performance.now() };
   ask(`${at(id)}/writing`, { method: "PUT", tenant }).catch(() => {}); // the next key tells it again
 }
 

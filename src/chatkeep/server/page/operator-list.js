@@ -146,7 +146,7 @@ export function step(by) {
 export async function refresh() {
   if (!me.proof) return;
   const mine = ++asked;
-  const began = Date.now();
+  const began = performance.now();
   due = Infinity;
   const query = queryOf(filterNow());
   const found = [];
@@ -176,7 +176,7 @@ export async function refresh() {
   } catch (fault) {
     if (mine === asked && fault.status !== 401) status.replaceChildren(...visible(words(fault)), fault.final ? "" : " Trying again.");
   }
-  if (mine === asked) due = Date.now() + Math.max(REFRESH_MS, SHARE * (Date.now() - began));
+  if (mine === asked) due = performance.now() + Math.max(REFRESH_MS, SHARE * (performance.now() - began));
 }
 
 // The focus stays on its conversation wherever that moves, and goes to the one in its place where it is not listed any more.
@@ -314,6 +314,6 @@ export function allowSearch() {
   find.placeholder = allowed ? "Search: id, name, words…  ( / )" : "Search takes a role that sees names";
 }
 
-const keepLive = () => document.hidden || Date.now() < due || refresh();
+const keepLive = () => document.hidden || performance.now() < due || refresh();
 setInterval(keepLive, 1000);
 document.addEventListener("visibilitychange", keepLive);
