@@ -881,12 +881,13 @@ export async function repeat(signal, bell, act, fail) {
 
 // The queues and the last seen messages of all chats in this browser. A browser may take the database away (site data was removed; Safari
 // loses it), and is then asked for it again; what it has no room for this page holds.
+let isSilent; // some browsers never answer: that is waited for once
 export class Shelf {
   #db; #held;
 
   static async open() {
     const shelf = new Shelf();
-    await Promise.race([shelf.#find().catch(() => {}), pause(2 * PATIENCE_MS)]); // some browsers never answer
+    isSilent = await Promise.race([shelf.#find().catch(() => {}), pause(isSilent ? 0 : 2 * PATIENCE_MS).then(() => true)]);
     return shelf.#db ? shelf : new (await import("./unkept.js")).MemoryShelf(tools);
   }
 

@@ -126,6 +126,49 @@ async def test_journal_takes_messages_and_hands_them_over_in_order(stand: Stand,
     assert [] == check(told, await collect(keep)).faults
 
 
+LOCKING = """
+import sqlite3, sys
+
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("begin immediate")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+async def test_a_journal_that_takes_nothing_says_so(stand: Stand, opening: Any, tmp_path: Path) -> None:
+    """Its file is locked from outside while the store is away: who sends is told of both, and so is whoever asks what is wrong."""
+    keep = await opening(url_of(stand), on_outage="journal", journal=f"{tmp_path}/journal.db", **QUICK)
+    await kill(stand, keep)
+    journaled = (await keep.accept("ada", "one", id="1")).status
+    program = [sys.executable, "-c", LOCKING, f"{tmp_path}/journal.db"]
+    locking = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert locking.stdout is not None
+        assert "locked\n" == await asyncio.to_thread(locking.stdout.readline)
+        refusals = []
+        for name in ("ada", "bob"):  # behind one that waits, and the first of a conversation
+            with pytest.raises(Unavailable, match=r"It is not in the journal either: .*locked") as refused:
+                await keep.accept(name, "two", id="2")
+            refusals.append(str(refused.value))
+        trouble = keep.trouble
+    finally:
+        locking.communicate("")
+    again = (await keep.accept("ada", "two", id="2")).status
+    after = keep.trouble
+    await stand.start()
+    await until(lambda: keep.statistics.engine.journaled == 0 and not keep.trouble)
+    held = await collect(keep)
+
+    assert ["journaled", "journaled"] == [journaled, again]
+    assert refusals[0].startswith("ada: earlier messages still wait in the journal")
+    assert "127.0.0.1" in trouble.partition("; the journal")[0]
+    assert "; the journal cannot be written (" in trouble
+    assert "journal cannot be written" not in after
+    assert ["1", "2"] == held["ada"].state["seen"]
+
+
 JOURNALING = """
 import asyncio, sys
 from chatkeep import Chatkeep

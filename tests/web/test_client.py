@@ -570,11 +570,19 @@ def test_what_a_browser_does_not_keep_is_sent_all_the_same(shop: Shop, person: B
 
 
 def test_a_database_that_never_opens_keeps_no_page_from_opening(shop: Shop, person: BrowserContext) -> None:
-    """As some browsers have it after they were asleep."""
-    person.add_init_script("IDBFactory.prototype.open = () => new EventTarget();")
+    """As some browsers have it after they were asleep. That is waited for once, however many chats are opened."""
+    person.add_init_script(
+        """IDBFactory.prototype.open = () => new EventTarget(); window.pauses = []; window.later = window.setTimeout;
+           window.setTimeout = (act, ms, ...given) => (pauses.push(ms), later(act, ms, ...given));"""
+    )
     page = bare(person, shop.address)
     send(page, "hello")
     wait(page, "said.includes('1: hello') && chat.unsent === 0")
+    page.evaluate("async () => { window.chat = await client.open({ name: 'another' }); }")
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.unsent === 0")
+
+    assert 1 == page.evaluate("pauses.filter((ms) => ms === 6000).length")
 
 
 def test_a_site_may_remove_the_database(shop: Shop, person: BrowserContext) -> None:

@@ -297,6 +297,16 @@ def test_starters_and_choices_are_said_by_pressing(service: Service, person: Bro
     assert [STARTERS[1], [{"type": "button", "id": "s", "text": "Small"}], "again", "Large"] == service.heard
 
 
+@pytest.mark.parametrize(("words", "direction"), [("مرحبا 2 pizza", "rtl"), ("2 שלום", "rtl"), ("hello مرحبا", "ltr")])
+def test_what_is_typed_runs_as_it_is_read(service: Service, person: BrowserContext, words: str, direction: str) -> None:
+    """From right to left where its first letter is of such a script: in the field as in the log."""
+    page = opened(person, service.address)
+    field = page.get_by_label("Your message")
+    field.fill(words)
+
+    assert direction == field.evaluate("(field) => getComputedStyle(field).direction")
+
+
 def test_days_and_hours_are_those_of_the_reader(service: Service, browser: Browser) -> None:
     """A line above each day but today's first; times in the browser's zone."""
     with profile(browser, timezone_id="Pacific/Auckland", locale="en-GB") as person:

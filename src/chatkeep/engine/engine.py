@@ -171,10 +171,10 @@ class Engine(Generic[State]):
         """Why no message is answered now; "" when they are."""
         if not self.is_open:
             return "this Chatkeep is not open"
-        if self.shared.unopened:
-            return self.shared.unopened
         stuck = self.runner.trouble if self.runner.full else ""
-        return self.store.trouble or (self.journal.trouble if self.journal is not None else "") or stuck
+        full, waits = (self.journal.full, self.journal.trouble) if self.journal is not None else ("", "")
+        away = self.shared.unopened or self.store.trouble
+        return (f"{away}; {full}" if away and full else away) or waits or stuck
 
     async def open(self) -> None:
         """Open the store and start the sweep, which answers at once what a crash has left unread; without `background`, `tend` does."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..conversation.snapshots import Draft
 from ..drivers.base import Entry, Key
-from ..errors import Overloaded, Replaced, StoreError
+from ..errors import Overloaded, Replaced, StoreError, Unavailable, Uncertain
 from .notifier import Notifier
 from .shared import Shared
 
@@ -25,10 +25,16 @@ class Journal:
 
     def __init__(self, shared: Shared[Any], spool: Spool, notifier: Notifier) -> None:
         self.spool = spool
-        self.trouble = ""
-        """Why messages cannot be kept, or what was kept cannot be handed over; "" when nothing is wrong."""
+        self.full = ""
+        """Why the last message could not be kept, as when the disk is full; "" when it was."""
+        self._waiting = ""
         self._shared = shared
         self._notifier = notifier
+
+    @property
+    def trouble(self) -> str:
+        """Why messages cannot be kept, or what was kept cannot be handed over; "" when nothing is wrong."""
+        return self.full or self._waiting
 
     def holds(self, key: Key) -> bool:
         """Tell whether messages of *key* wait here."""
@@ -36,21 +42,25 @@ class Journal:
 
     async def keep(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> None:
         """Keep a message that the store has refused with *fault*: under the same id, so it does no harm if the store has it
-        after all. Raises *fault* if the message cannot be kept."""
+        after all. If the message cannot be kept, raises *fault* with the reason for that beside its own."""
         if isinstance(fault, Overloaded | Replaced) or draft.entry is None:
             raise fault
         try:
             await self.spool.keep(key, draft.entry, at=draft.created_at, owner=owner)
         except StoreError as full:
-            self.trouble = f"the journal cannot be written ({full})"
-            raise fault from full  # what is said of the store: perhaps the message is in it
+            self.full = f"the journal cannot be written ({full})"
+            kind = (
+                Uncertain if isinstance(fault, Uncertain) else Unavailable
+            )  # what is said of the store: perhaps the message is in it
+            raise kind(f"{fault} It is not in the journal either: {full}") from full
+        self.full = ""
         self._count()
 
     async def hand_over(self) -> None:
         """Give the store what was kept."""
         if not (len(self.spool) or self.trouble):
             return
-        before, trouble = self.trouble, ""
+        before, trouble = self._waiting, ""
         try:
             count = await self.spool.hand_over(self._take)
             if refused := self.spool.refused:
@@ -61,7 +71,9 @@ class Journal:
                 self._notifier.tell_of_work()
         except StoreError as fault:  # what it keeps must not keep the sweep from the rest
             trouble = f"the journal waits to be handed over ({fault})"
-        self.trouble = trouble
+        self._waiting = trouble
+        if not len(self.spool):
+            self.full = ""
         if trouble and trouble != before:  # once, and not at every beat until it is over
             log.warning("%s", trouble)
         self._count()

@@ -87,6 +87,7 @@ function editor(reply, show, end) {
   const name = create("input");
   Object.assign(name, { value: reply.name, maxLength: 40, required: true, pattern: "[\\p{L}\\p{N}_\\-]+", title: "Letters, digits, - and _", autocomplete: "off", spellcheck: false, readOnly: Boolean(reply.name) });
   const text = create("textarea");
+  text.dir = "auto";
   Object.assign(text, { value: reply.text, rows: 3, maxLength: 4000, required: true });
   const fault = create("p", "fault");
   fault.setAttribute("role", "alert");
