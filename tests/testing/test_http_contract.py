@@ -159,7 +159,7 @@ class OnAStore(HttpContract):
             acts = await core_of(self.keep).audit.read("")
 
         assert [200, 412, 200, 204, 204] == [answer.status for answer in done]
-        expected = [("state", "200"), ("state", "200"), ("state", "204"), ("erase", "204")]
+        expected = [("create", "201"), ("state", "200"), ("state", "200"), ("state", "204"), ("erase", "204")]
         acts = [act for act in reversed(acts) if act.conversation == service.id]
         assert expected == [(act.act, act.outcome) for act in acts]
         assert {(key.id, "shop")} == {(act.by, act.label) for act in acts}

@@ -358,13 +358,16 @@ class Outbox:
             values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
 
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
-        def act(db: apsw.Connection) -> list[tuple[Any, ...]]:
+        changed: list[tuple[Any, ...]] = []
+
+        def act(db: apsw.Connection) -> None:
             with db:
                 if not refused:
                     db.execute("insert or ignore into taken values (?, ?)", (owners[1], queued.conversation))
-                return db.execute(f"{sql} returning owner", values).fetchall()
+                changed.extend(db.execute(f"{sql} returning owner", values))
 
-        for (owner,) in await self._do(act):
+        await self._do(act)
+        for (owner,) in changed:
             self._count(str(owner), -1, refused)
         self._trouble = ""
         settled(queued, reason)

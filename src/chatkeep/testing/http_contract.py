@@ -175,6 +175,25 @@ class HttpContract:
 
     # -- messages
 
+    async def test_a_message_that_waited_begins_nothing_anew(self) -> None:
+        """With `If-Match: *` it is taken where the conversation is, and not where that was erased."""
+        async with self.visiting() as ada, self.serving() as service:
+            at, match = f"/conversations/{ada.id}/messages", {"if-match": "*"}
+            await ada.say("hello", "m1")
+            there = await service.ask("POST", at, {"content": "still here", "id": "m2"}, **match)
+            await service.ask("DELETE", f"/conversations/{ada.id}")
+            late = await service.ask("POST", at, {"content": "late", "id": "m3"}, **match)
+            gone = await service.ask("GET", f"/conversations/{ada.id}")
+            anew = await service.ask("POST", at, {"content": "late", "id": "m3"})
+
+        assert (200, 412, "precondition-failed", 404, 200) == (
+            there.status,
+            late.status,
+            late.word,
+            gone.status,
+            anew.status,
+        )
+
     async def test_a_message_is_answered(self) -> None:
         """The receipt has the reply, the log both; a redelivery has no effect and gets the same."""
         async with self.visiting() as ada:
