@@ -430,6 +430,7 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
     backup = deepcopy((shelf.rows, shelf.logs, shelf.ids))
     await here.receive("ada", "lost")
     shelf.rows, shelf.logs, shelf.ids = backup
+    await time_passes(0.01)  # else both messages could be of one time
     there = await opened(bot, url=url)
     there._engine.notifier.live = tells
     await there.receive("ada", "two")
