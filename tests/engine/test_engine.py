@@ -185,6 +185,31 @@ async def test_too_much_at_once_is_refused_clearly(opened: Any) -> None:
     assert await keep.conversation("c9") is None
 
 
+async def test_a_message_for_which_there_is_no_place_is_in_the_log_before_its_handler_runs(opened: Any) -> None:
+    """Also where the handler has been quick: it waits in the log, and not in this process alone."""
+    gate = asyncio.Event()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        if turn.text == "slow":
+            await gate.wait()
+        return f"re {turn.text}"
+
+    keep = await opened(bot, concurrency=1)
+    for _ in range(5):
+        await keep.receive("ada", "hi")
+    slow = asyncio.create_task(keep.receive("bea", "slow"))
+    await until(lambda: not keep._engine.runner.may_begin)
+    quick = asyncio.create_task(keep.receive("ada", "last"))
+
+    async def waits() -> bool:
+        return "last" == [message.text async for message in keep.history("ada")][-1]
+
+    await until(waits)
+    gate.set()
+
+    assert ["re last", "re slow"] == [receipt.replies[0].text for receipt in (await quick, await slow)]
+
+
 @pytest.mark.parametrize("warm", [False, True])
 async def test_a_cancelled_call_leaves_all_or_nothing(opened: Any, warm: bool) -> None:
     """Cancelled at random moments: each message is in the log with its answer, or not at all; nothing hangs."""

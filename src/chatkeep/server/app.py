@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,26 @@ ROUTES: list[BaseRoute] = [
 ]
 
 
+def lifespan_of(keep: Chatkeep[Any], access: Access) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """Return what opens *keep* for an application, unless it is open, and ends what the application has begun."""
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if not core_of(keep).is_open:
+                await stack.enter_async_context(keep)
+            stack.push_async_callback(access.close)
+            stack.push_async_callback(app.state.trail.close)
+            stack.push_async_callback(app.state.presence.close)
+            if keep.settings.background:
+                app.state.samples.start()
+                stack.push_async_callback(app.state.samples.close)
+            stack.callback(app.state.streams.end)
+            yield
+
+    return life
+
+
 def create_app(
     keep: Chatkeep[Any],
     *,
@@ -212,20 +232,6 @@ def create_app(
         routes, middleware: More of Starlette's, such as metrics; the middleware runs before the request's host is looked at.
     """
 
-    @asynccontextmanager
-    async def life(app: Starlette) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            if not core_of(keep).is_open:
-                await stack.enter_async_context(keep)
-            stack.push_async_callback(access.close)
-            stack.push_async_callback(app.state.trail.close)
-            stack.push_async_callback(app.state.presence.close)
-            if keep.settings.background:
-                app.state.samples.start()
-                stack.push_async_callback(app.state.samples.close)
-            stack.callback(app.state.streams.end)
-            yield
-
     if anonymous:
         core_of(keep).expect_visitors()
     people_at_desk = SignedIn(keep, host=operators, idle_s=desk_idle, longest_s=desk_longest)
@@ -262,7 +268,7 @@ def create_app(
             errors.ChatkeepError: problems.on_error,
             Exception: on_crash,
         },
-        lifespan=life,
+        lifespan=lifespan_of(keep, access),
     )
     app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
     app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
