@@ -451,7 +451,7 @@ export class Chat extends Emitter {
         // Without the right to it, or the conversation, sending on is no use; a slot may be closed for itself.
         const closed = !next || [401, 404].includes(fault.status) || (fault.status === 403 && next.slot === undefined);
         if (fault !== MOVED && (!fault.final || closed)) throw fault;
-        if (fault.status === 412 && next.slot === undefined) this._erased();
+        if (fault.status === 412 && next.slot === undefined) this._tell("erased");
         if (fault !== MOVED) await this._edit((items, store) => store.put({ ...next, error: fault.message }));
       }
       return 0;
@@ -475,10 +475,11 @@ export class Chat extends Emitter {
     await this.discard(id);
   }
 
-  // What was there was erased meanwhile: it is not shown any more, and what was written for it is not sent.
-  _erased() {
+  // What was there was erased meanwhile: no tab shows it any more, and what was written for it is not sent.
+  _takeErased() {
     for (const held of [this._log, this._dead]) held.clear();
     this._seen = null;
+    this.more = false;
     this._handled = this._checked = 0;
     this._takeState(undefined);
   }
@@ -594,6 +595,7 @@ export class Chat extends Emitter {
     else if (event === "set-aside") this._dead = new Set(this._dead).add(data.number); // (a new one, so that it is drawn anew)
     else if (event === "state") this._takeState(data.state);
     else if (event === "redacted") this._takeRedacted(data.number);
+    else if (event === "erased") this._takeErased();
     else if (event === "link") this._takeLink(data);
     else if (event === "loss") emit(this, "loss", data);
     else if (event === "conversation") {

@@ -340,10 +340,11 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
     outbox.use("ck_c_old")
     sent: list[tuple[str | None, str]] = []
 
-    async def deliver(queued: Queued, there: bool, token: str | None, told: object) -> None:
+    async def deliver(queued: Queued, there: bool, token: str | None, told: object) -> bool:
         sent.append((token, str(queued.content)))
         if token == "ck_c_old":
             raise TokenChanged
+        return True
 
     async def nobody(token: str, told: object) -> str:
         raise NotFound("an older server")
@@ -360,6 +361,47 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
         await outbox.close()
 
     assert (0, 0, 0) == numbers(pending)
+
+
+@pytest.mark.parametrize("subject", ["", "ada's"])
+async def test_what_was_taken_is_known_under_the_next_token_too(tmp_path: Path, subject: str) -> None:
+    """Of each message is told whether its conversation was there, also where the token was rotated since, or named late; what is in the
+    journal of a server has begun none."""
+    outbox = Outbox(str(tmp_path / "q.db"), "http://127.0.0.1:1")
+    outbox.use("ck_u_old")
+    told: list[tuple[str, bool]] = []
+
+    async def deliver(queued: Queued, there: bool, token: str | None, tell: object) -> bool:
+        told.append((str(queued.content), there))
+        return queued.content != "in the journal"
+
+    async def nobody(token: str, tell: object) -> str:
+        raise NotFound("an older server")
+
+    await outbox.open(deliver, nobody, lambda queued, reason: None)
+    try:
+        for number, words in enumerate(("in the journal", "first", "second")):
+            await outbox.put("c", f"m{number}", b'{"content":"%s"}' % words.encode())
+            await asyncio.wait_for(outbox.drained(), 10)
+        if subject:
+            await outbox.name("ck_u_old", subject)
+        await outbox.hand_over("ck_u_old", "ck_u_new")
+        outbox.use("ck_u_new")
+        await outbox.put("c", "m3", b'{"content":"rotated"}')
+        await asyncio.wait_for(outbox.drained(), 10)
+        await outbox.discard()
+        await outbox.put("c", "m4", b'{"content":"signed out"}')
+        await asyncio.wait_for(outbox.drained(), 10)
+    finally:
+        await outbox.close()
+
+    assert [
+        ("in the journal", False),
+        ("first", False),
+        ("second", True),
+        ("rotated", True),
+        ("signed out", False),
+    ] == told
 
 
 async def test_a_queue_of_an_older_release_is_moved_on_and_sent_on_a_word(place: Place, tmp_path: Path) -> None:

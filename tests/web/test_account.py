@@ -405,6 +405,37 @@ def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
         assert ["later", "1: later", "late"] == there.evaluate("chat.messages.map((m) => m.text)")
 
 
+@pytest.mark.journey
+def test_all_tabs_learn_that_a_conversation_was_deleted(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """Where one finds it gone with a message that waited: none shows any more what was said, nor a mix of that and the new one."""
+    page = account_of(person, shop.address, user)
+    page.evaluate(
+        """async () => { await account.create('Order', ids.c); window.chat = await account.chat(ids.c); await chat.send('tea'); }"""
+    )
+    until(page, "chat.messages.some((m) => m.text === '1: tea')")
+    with profile(browser) as telephone:
+        tabs = [account_of(telephone, shop.address, user), account_of(telephone, shop.address)]
+        for tab in tabs:
+            tab.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+            until(tab, "chat.messages.some((m) => m.text === '1: tea')")
+            tab.evaluate("import('/keeping.js').then(() => 0)")
+        telephone.set_offline(True)
+        until(tabs[0], "chat.status === 'offline'")
+        tabs[0].evaluate("chat.send('late')")
+        page.evaluate("account.delete(ids.c)")
+        until(page, "!account.conversations.length && !account.stats().outbox.waiting")
+        telephone.set_offline(False)
+        for tab in tabs:
+            tab.evaluate("dispatchEvent(new Event('online'))")
+        for tab in tabs:
+            until(tab, "chat.messages.length === 1 && chat.messages[0].error?.includes('was erased')")
+        tabs[1].evaluate("chat.retry(chat.messages[0].id)")
+        for tab in tabs:
+            until(tab, "chat.messages.map((m) => m.text).join() === 'late,1: late'")
+
+
 def test_what_was_dealt_with_in_one_tab_is_offered_in_no_other(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:

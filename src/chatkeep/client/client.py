@@ -22,7 +22,7 @@ from .notices import EXPIRED, Notice
 from .outbox import Outbox
 from .refusals import NotFound, Unauthorized
 from .statistics import Statistics
-from .values import Conversation, Created, Me, Pending, Queued, Redeemed
+from .values import Conversation, Created, Me, Pending, Queued, Receipt, Redeemed
 
 Unsent = Literal["keep", "send", "discard"]
 """What becomes of the messages in the queue when their user signs out."""
@@ -288,10 +288,14 @@ class Client:
     async def _name_of(self, token: str, told: Callable[[str], None]) -> str:
         return (await self._link.ask("GET", "/v1/me", about="this credential", told=told, only=token)).to(Me).subject
 
-    async def _deliver(self, queued: Queued, there: bool, token: str | None, told: Callable[[str], None]) -> None:
+    async def _deliver(self, queued: Queued, there: bool, token: str | None, told: Callable[[str], None]) -> bool:
         path = f"{conversation_at(queued.conversation)}/messages"
         asked = as_posted(queued.content, queued.id, queued.metadata)
         about = f"{queued.conversation}: message {queued.id!r}"
         headers = {**ASYNC, **({"if-match": "*"} if there else {})}  # what was erased is not begun anew
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            await self._link.ask("POST", path, asked, about=about, headers=headers, told=told, only=token)
+            said = await self._link.ask("POST", path, asked, about=about, headers=headers, told=told, only=token)
+            return (
+                said.to(Receipt).number > 0
+            )  # else it is in the server's journal, and the conversation perhaps nowhere
+        return True

@@ -89,7 +89,7 @@ HELD = (
 )
 
 Told = Callable[[str], None]
-Deliver = Callable[[Queued, bool, str | None, Told], Awaitable[None]]
+Deliver = Callable[[Queued, bool, str | None, Told], Awaitable[bool]]
 NameOf = Callable[[str, Told], Awaitable[str]]
 Settled = Callable[[Queued, str], None]
 
@@ -125,8 +125,9 @@ class Outbox:
         """
         Open the file; what an earlier run has left in it goes out first.
 
-        *deliver* is told, too, whether the conversation was there when the message was posted. *settled* is told of each message that
-        went out, and of each that was refused, with the reason.
+        *deliver* is told, too, whether the conversation was there when the message was posted, and tells whether it is by now: what a
+        server has in its journal has begun none yet. *settled* is told of each message that went out, and of each that was refused,
+        with the reason.
         *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
@@ -188,7 +189,7 @@ class Outbox:
             await self.name(after, subject)
             return
         target = self._subjects.get(credential_of(after), credential_of(after))
-        await self._do(lambda db: db.execute("update outbox set owner = ? where owner = ?", (target, source)))
+        await self._do(lambda db: _give(db, target, source))
         await self._look_again()
 
     async def hand_on(self, before: str, after: str) -> None:
@@ -196,13 +197,19 @@ class Outbox:
         source = credential_of(before)
         sources = source, self._subjects.get(source, source)
         target = self._subjects.get(credential_of(after), credential_of(after))
-        await self._do(lambda db: db.execute("update outbox set owner = ? where owner in (?, ?)", (target, *sources)))
+        await self._do(lambda db: _give(db, target, *sources))
         await self._look_again()
 
     async def discard(self) -> None:
-        """Delete what waits and what was refused of the subject in whose name is sent now."""
+        """Delete what waits and what was refused of the subject in whose name is sent now, and which conversations it has."""
         owners = self._owners()
-        await self._do(lambda db: db.execute("delete from outbox where owner in (?, ?)", owners))
+
+        def act(db: apsw.Connection) -> None:
+            with db:
+                for table in ("outbox", "taken"):
+                    db.execute(f"delete from {table} where owner in (?, ?)", owners)
+
+        await self._do(act)
         await self._look_again()
 
     async def adopt(self) -> int:
@@ -254,7 +261,8 @@ class Outbox:
 
     async def forget(self, conversation: str) -> None:
         """Note that a conversation was erased on purpose: what is posted from now on begins a new one."""
-        await self._do(lambda db: _end(db, conversation, self._owners()))
+        owners = self._owners()
+        await self._do(lambda db: _end(db, conversation, owners))
 
     async def drop(self, number: int) -> None:
         """Forget a refused message."""
@@ -312,7 +320,7 @@ class Outbox:
             with db:
                 db.execute("insert or replace into subjects values (?, ?)", (credential, subject))
                 db.execute("delete from subjects where rowid <= (select max(rowid) from subjects) - ?", (KNOWN_MOST,))
-                db.execute("update outbox set owner = ? where owner = ?", (subject, credential))
+                _give(db, subject, credential)
 
         await self._do(act)
         self._subjects[credential] = subject
@@ -346,13 +354,14 @@ class Outbox:
         settled: Settled,
     ) -> None:
         values: list[Any] = [queued.number]
+        logged = False
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            await deliver(queued, there, token, self._tell)
+            logged = await deliver(queued, there, token, self._tell)
         except TokenChanged:
             return
         except PreconditionFailed as refusal:  # it was erased meanwhile, for what was posted behind it too
-            await self.forget(queued.conversation)
+            await self._do(lambda db: _end(db, queued.conversation, owners))
             values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
         except ChatkeepError as refusal:
             values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
@@ -362,7 +371,7 @@ class Outbox:
 
         def act(db: apsw.Connection) -> None:
             with db:
-                if not refused:
+                if logged:
                     db.execute("insert or ignore into taken values (?, ?)", (owners[1], queued.conversation))
                 changed.extend(db.execute(f"{sql} returning owner", values))
 
@@ -467,6 +476,14 @@ def _known(db: apsw.Connection) -> list[tuple[str, str]]:
 
 def _refusal(refusal: ChatkeepError, queued: Queued) -> tuple[list[Any], str]:
     return [str(refusal), queued.number], "update outbox set reason = ? where number = ?"
+
+
+def _give(db: apsw.Connection, target: str, *sources: str) -> None:
+    """Give what one owner has, or several, to another."""
+    with db:
+        for source in sources:
+            db.execute("update outbox set owner = ? where owner = ?", (target, source))
+            db.execute("update or replace taken set owner = ? where owner = ?", (target, source))
 
 
 def _end(db: apsw.Connection, conversation: str, owners: tuple[str, str]) -> None:
