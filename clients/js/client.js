@@ -86,7 +86,7 @@ export class Chat extends Emitter {
   _handled = 0; _checked = 0; // the bot has dealt with all up to this number, we are sure of it up to that one
   _dead = new Set();
   _state;
-  _identifying = null; _loading = null; _catching = null; _gone = false; _problem = null; _offline = false; _restored = false;
+  _identifying = null; _loading = null; _catching = null; _gone = false; _problem = null; _offline = false; _restored = false; _backAt = 0;
   _sending = new Bell(); _listening = new Bell();
   _end = new AbortController(); _reign = null; _waiting = null; _steals = false; _answered = false; _timers = {};
 
@@ -461,10 +461,12 @@ export class Chat extends Emitter {
 
   async _post(item, place) {
     const { id, content, at } = item;
-    const metadata = Date.now() - at > LATE_MS ? { ...item.metadata, written_at: serverTime(at) } : item.metadata;
+    const late = Date.now() - at > LATE_MS;
+    const metadata = late ? { ...item.metadata, written_at: serverTime(at) } : item.metadata;
     const body = { id, content, ...(metadata && { metadata }) };
-    // What was there is not begun anew: it was erased meanwhile, perhaps by this person, on another device.
-    const headers = { prefer: "respond-async", ...((item.there || this._isThere) && { "if-match": "*" }) };
+    // What waited is not to begin anew what was there: it was erased meanwhile, perhaps by this person, on another device.
+    const waited = late || at <= this._backAt || this._offline || this._problem;
+    const headers = { prefer: "respond-async", ...(waited && (item.there || this._isThere) && { "if-match": "*" }) };
     const receipt = await this._json("/messages", { method: "POST", body, headers, place });
     this._begun();
     if (receipt.status === "answered") this._handled = Math.max(this._handled, receipt.number);
@@ -674,6 +676,7 @@ export class Chat extends Emitter {
   }
 
   _takeLink({ offline, problem }) {
+    if ((this._offline || this._problem) && !offline && !problem) this._backAt = Date.now();
     if (this._offline && !offline && !problem) {
       this._restored = true;
       this._later("restored", RESTORED_MS, () => {

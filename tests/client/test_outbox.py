@@ -26,6 +26,11 @@ from ..support.waiting import time_passes, until
 CONVERSATIONS = ("ada", "bob", "eve")
 
 
+async def sent_of(place: Place, conversation: str, count: int) -> bool:
+    """Whether so many messages of *conversation* have arrived."""
+    return len(said(await place_log(place, conversation))) == count
+
+
 def said(texts: list[str]) -> list[str]:
     """Without the bot's answers."""
     return [text for text in texts if "is number" not in text]
@@ -201,17 +206,18 @@ async def test_what_the_server_refuses_is_set_aside(place: Place, tmp_path: Path
 
 
 async def test_what_waits_does_not_bring_back_what_was_erased(place: Place, tmp_path: Path) -> None:
-    """It is refused, with all that was posted before that was known, also by the next run; what is posted later begins anew."""
-    queue = str(tmp_path / "q.db")
-    async with place.client(queue=queue) as client:
-        await client.conversation("ada").post("before")
-        await asyncio.wait_for(client.drained(), 10)
-    await place.keep.erase("ada")
-    async with place.client(queue=queue) as client:
+    """It is refused, with all that was posted while the server was away; what is posted later begins anew."""
+    async with Proxy(place.port) as proxy, place.client(port=proxy.port, queue=str(tmp_path / "q.db")) as client:
         ada = client.conversation("ada")
+        await ada.post("before")
+        await asyncio.wait_for(client.drained(), 10)
+        proxy.lose = lambda _: "request"
         await ada.post("late")
         await ada.post("behind it")
-        await asyncio.wait_for(client.drained(), 10)
+        await until(lambda: client.pending.trouble)
+        await place.keep.erase("ada")
+        proxy.lose = lambda _: None
+        await asyncio.wait_for(client.drained(), 20)
         refused = await client.refused()
         gone = await place.keep.conversation("ada")
         await ada.post("anew")
@@ -228,6 +234,38 @@ async def test_what_waits_does_not_bring_back_what_was_erased(place: Place, tmp_
     assert gone is None
     assert ["anew", "late"] == began
     assert ["on purpose"] == said(await place_log(place, "ada"))
+
+
+async def test_what_is_posted_after_a_conversation_has_ended_begins_it_anew(place: Place, tmp_path: Path) -> None:
+    """As by a program with one conversation for good, whose old messages are forgotten after a time: it waits for nothing."""
+    async with place.client(queue=str(tmp_path / "q.db")) as client:
+        for text in ("before", "after"):
+            await client.conversation("ada").post(text)
+            await asyncio.wait_for(client.drained(), 10)
+            log = said(await place_log(place, "ada"))
+            await place.keep.erase("ada")
+        refused = await client.refused()
+
+    assert (["after"], []) == (log, refused)
+
+
+async def test_what_an_earlier_run_has_left_brings_back_nothing(place: Place, tmp_path: Path) -> None:
+    """A program that comes back after an erasure has its message refused, and is told so."""
+    queue = str(tmp_path / "q.db")
+    async with Proxy(place.port) as proxy:
+        async with place.client(port=proxy.port, queue=queue) as client:
+            await client.conversation("ada").post("before")
+            await asyncio.wait_for(client.drained(), 10)
+            proxy.lose = lambda _: "request"
+            await client.conversation("ada").post("late")
+        await place.keep.erase("ada")
+        proxy.lose = lambda _: None
+        async with place.client(port=proxy.port, queue=queue) as client:
+            await asyncio.wait_for(client.drained(), 10)
+            refused = await client.refused()
+
+    assert ["late"] == [queued.content for queued in refused]
+    assert await place.keep.conversation("ada") is None
 
 
 async def test_a_post_that_is_cancelled_is_sent_or_not_there(place: Place, tmp_path: Path) -> None:
@@ -266,8 +304,7 @@ async def test_a_token_that_ended_holds_messages_up_and_refuses_none(place: Plac
         held = client.pending
         second = await token_for(place, "ada")
         client.token = second
-        await until(lambda: client.pending.waiting)
-        await asyncio.wait_for(client.drained(), 10)
+        await until(lambda: sent_of(place, "ada", 2))
 
     assert (1, 0) == (held.waiting, held.refused)
     assert "client.token" in held.trouble
@@ -340,7 +377,7 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
     outbox.use("ck_c_old")
     sent: list[tuple[str | None, str]] = []
 
-    async def deliver(queued: Queued, there: bool, token: str | None, told: object) -> bool:
+    async def deliver(queued: Queued, there: bool, waited: bool, token: str | None, told: object) -> bool:
         sent.append((token, str(queued.content)))
         if token == "ck_c_old":
             raise TokenChanged
@@ -371,7 +408,7 @@ async def test_what_was_taken_is_known_under_the_next_token_too(tmp_path: Path, 
     outbox.use("ck_u_old")
     told: list[tuple[str, bool]] = []
 
-    async def deliver(queued: Queued, there: bool, token: str | None, tell: object) -> bool:
+    async def deliver(queued: Queued, there: bool, waited: bool, token: str | None, tell: object) -> bool:
         told.append((str(queued.content), there))
         return queued.content != "in the journal"
 

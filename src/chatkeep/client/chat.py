@@ -165,7 +165,7 @@ class Chat:
         Put a message into the queue on this host and return its id: it is durable when this returns, server or no server.
 
         It is sent in the order in which it was posted in this conversation, once, also by the next run of the program.
-        `send` does not wait behind it. Where the conversation was erased after the server took a message of this queue, it is
+        `send` does not wait behind it. Where it waits, as while the server is away, and the conversation is erased meanwhile, it is
         refused, and begins none anew unless you `retry` it.
         """
         id = id or secrets.token_hex(16)

@@ -288,14 +288,25 @@ class Client:
     async def _name_of(self, token: str, told: Callable[[str], None]) -> str:
         return (await self._link.ask("GET", "/v1/me", about="this credential", told=told, only=token)).to(Me).subject
 
-    async def _deliver(self, queued: Queued, there: bool, token: str | None, told: Callable[[str], None]) -> bool:
+    async def _deliver(
+        self, queued: Queued, there: bool, waited: bool, token: str | None, told: Callable[[str], None]
+    ) -> bool:
         path = f"{conversation_at(queued.conversation)}/messages"
         asked = as_posted(queued.content, queued.id, queued.metadata)
         about = f"{queued.conversation}: message {queued.id!r}"
-        headers = {**ASYNC, **({"if-match": "*"} if there else {})}  # what was erased is not begun anew
+        headers = dict(ASYNC)
+
+        def wait() -> None:
+            if there:  # it may be erased meanwhile, and is not begun anew then
+                headers["if-match"] = "*"
+
+        def tell(trouble: str) -> None:
+            wait()
+            told(trouble)
+
+        if waited:
+            wait()
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            said = await self._link.ask("POST", path, asked, about=about, headers=headers, told=told, only=token)
-            return (
-                said.to(Receipt).number > 0
-            )  # else it is in the server's journal, and the conversation perhaps nowhere
+            said = await self._link.ask("POST", path, asked, about=about, headers=headers, told=tell, only=token)
+            return said.to(Receipt).number > 0  # else it is in the server's journal, and has begun nothing yet
         return True

@@ -89,7 +89,7 @@ HELD = (
 )
 
 Told = Callable[[str], None]
-Deliver = Callable[[Queued, bool, str | None, Told], Awaitable[bool]]
+Deliver = Callable[[Queued, bool, bool, str | None, Told], Awaitable[bool]]
 NameOf = Callable[[str, Told], Awaitable[str]]
 Settled = Callable[[Queued, str], None]
 
@@ -114,6 +114,7 @@ class Outbox:
         self._empty = asyncio.Event()
         self._changed = asyncio.Event()  # there is another credential, or the first message for one
         self._trouble = ""
+        self._waited_until = time.time()  # what was posted by then has waited: for this run, or for the server
         self._token: str | None = None
         self._run = f"run:{secrets.token_hex(8)}"
         self._first = True  # no credential was in hand yet in this run
@@ -125,9 +126,9 @@ class Outbox:
         """
         Open the file; what an earlier run has left in it goes out first.
 
-        *deliver* is told, too, whether the conversation was there when the message was posted, and tells whether it is by now: what a
-        server has in its journal has begun none yet. *settled* is told of each message that went out, and of each that was refused,
-        with the reason.
+        *deliver* is told, too, whether the conversation was there when the message was posted, and whether the message has waited
+        since; it tells whether the conversation is there by now: what a server has in its journal has begun none yet. *settled* is
+        told of each message that went out, and of each that was refused, with the reason.
         *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
@@ -175,7 +176,8 @@ class Outbox:
 
     def use(self, token: str | None) -> None:
         """Send from now on what belongs to the subject of *token*. Any thread may say so."""
-        self._token, self._trouble = token, ""
+        self._token = token
+        self._recover()
         self._asking = self._is_unnamed()
         if self._asking:
             self._empty.clear()
@@ -357,7 +359,7 @@ class Outbox:
         logged = False
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            logged = await deliver(queued, there, token, self._tell)
+            logged = await deliver(queued, there, queued.posted_at <= self._waited_until, token, self._tell)
         except TokenChanged:
             return
         except PreconditionFailed as refusal:  # it was erased meanwhile, for what was posted behind it too
@@ -378,7 +380,7 @@ class Outbox:
         await self._do(act)
         for (owner,) in changed:
             self._count(str(owner), -1, refused)
-        self._trouble = ""
+        self._recover()
         settled(queued, reason)
 
     def _wake(self, conversation: str) -> None:
@@ -421,6 +423,10 @@ class Outbox:
 
     def _tell(self, trouble: str) -> None:
         self._trouble = trouble
+
+    def _recover(self) -> None:
+        if self._trouble:
+            self._trouble, self._waited_until = "", time.time()
 
     async def _do(self, act: Callable[[apsw.Connection], T]) -> T:
         def run() -> T:
