@@ -506,7 +506,7 @@ async def test_a_run_that_goes_on_without_its_caller_is_waited_for(caplog: pytes
         nonlocal runs
         if turn.text == "slow":
             runs += 1
-            time.sleep(TIME_S * 0.8 if runs == 1 else 0)
+            time.sleep(TIME_S * 0.5 if runs == 1 else 0)
         return "ok"
 
     async with kept(bot) as keep:
