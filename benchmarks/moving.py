@@ -86,7 +86,9 @@ def main() -> None:
         urls = [f"sqlite:///{folder}/a.db"]
         for kind in through:
             (folder / kind).mkdir()
-            urls.append(servers.enter_context(SERVERS[kind](folder / kind)).url)
+            server = SERVERS[kind](folder / kind)
+            servers.enter_context(server)
+            urls.append(server.url)
         urls.append(f"sqlite:///{folder}/b.db")
         asyncio.run(fill(urls[0], count))
         print(f"{count:,} conversations are filled in", flush=True)

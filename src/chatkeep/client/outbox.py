@@ -368,10 +368,12 @@ class Outbox:
 
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
         def act(db: apsw.Connection) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = []
             with db:
                 if logged:
                     db.execute("insert or ignore into taken values (?, ?)", (owners[1], queued.conversation))
-                return db.execute(f"{sql} returning owner", values).fetchall()
+                found += db.execute(f"{sql} returning owner", values)
+            return found
 
         for (owner,) in await self._do(act):
             self._count(str(owner), -1, refused)
