@@ -416,6 +416,7 @@ export class Chat extends Emitter {
       }
       this._reign?.abort(); // perhaps stolen, by a tab that people look at
       this._reign = null;
+      this._later("insist", PATIENCE_MS, () => this._offline || this._insist());
       return 0;
     };
     return repeat(signal, this._sending, elect, (fault) => this._link(fault));
@@ -576,6 +577,11 @@ export class Chat extends Emitter {
     if (!this._answered && !this._reign && !document.hidden) this._steal();
   }
 
+  // What waits in this tab alone no other one could send.
+  _insist() {
+    if (this._shelf.isHeld && !this._reign) this._steal();
+  }
+
   _steal() {
     if (!hasLocks()) return;
     this._steals = true;
@@ -686,7 +692,9 @@ export class Chat extends Emitter {
     }
     this._offline = offline;
     this._problem = problem;
-    if (!offline && !problem) this._wake();
+    if (offline || problem) return;
+    this._wake();
+    this._insist();
   }
 
   // -- showing --------------------------------------------------------------------------------------------------------
@@ -709,7 +717,7 @@ export class Chat extends Emitter {
     this._update();
     try {
       await this._edit(change);
-      if (this._shelf.isHeld && !this._reign) this._steal(); // no other tab could send it
+      this._insist();
     } finally {
       this._adding--;
       this._update();
@@ -886,13 +894,13 @@ export async function repeat(signal, bell, act, fail) {
 
 // The queues and the last seen messages of all chats in this browser. A browser may take the database away (site data was removed; Safari
 // loses it), and is then asked for it again; what it has no room for this page holds.
-let isSilent; // some browsers never answer: that is waited for once
+let isSilent;
 export class Shelf {
-  #db; #held;
+  #db; #held; #finding;
 
   static async open() {
     const shelf = new Shelf();
-    isSilent = await Promise.race([shelf.#find().catch(() => {}), pause(isSilent ? 0 : 2 * PATIENCE_MS).then(() => true)]);
+    await shelf.#find().catch(() => {});
     return shelf.#db ? shelf : new (await import("./unkept.js")).MemoryShelf(tools);
   }
 
@@ -938,7 +946,18 @@ export class Shelf {
     },
   };
 
-  async #find() {
+  // Some browsers never answer, or not before another page has let go: that is waited for once, and then held for no database.
+  #find() {
+    return (this.#finding ??= this.#inTime(this.#open().finally(() => (this.#finding = null))));
+  }
+
+  async #inTime(opening) {
+    const silence = pause(isSilent ? 0 : 2 * PATIENCE_MS).then(() => true);
+    isSilent = await Promise.race([opening.then(() => false), silence]);
+    if (isSilent) throw new Error("no database");
+  }
+
+  async #open() {
     const request = indexedDB.open("chatkeep", 1);
     // The schema is that of older releases, so that their pages which are still open do not stand in the way.
     request.onupgradeneeded = () => {

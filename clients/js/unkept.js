@@ -3,12 +3,18 @@
 
 const FIRST = 2 ** 40; // what is held is numbered behind all that is kept
 
+const isWaiting = (item) => item && !item.error && !item.sent;
+
 export class MemoryShelf {
   _items = [];
   _next = 1;
 
   constructor({ same }) {
     this._same = same;
+  }
+
+  get isHeld() {
+    return this._items.some(isWaiting);
   }
 
   async edit(chat, change) {
@@ -46,7 +52,7 @@ export class HeldShelf {
   }
 
   get isHeld() {
-    return [...this._items.values()].some(Boolean);
+    return [...this._items.values()].some(isWaiting);
   }
 
   _over(items, isMeant) {

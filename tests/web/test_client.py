@@ -585,6 +585,48 @@ def test_a_database_that_never_opens_keeps_no_page_from_opening(shop: Shop, pers
     assert 1 == page.evaluate("pauses.filter((ms) => ms === 6000).length")
 
 
+def test_tabs_that_keep_nothing_each_send_what_is_theirs(shop: Shop, person: BrowserContext) -> None:
+    """Each has its own in memory, which no other could send: also what was written while there was no line."""
+    person.add_init_script("IDBFactory.prototype.open = () => new EventTarget();")
+    one = bare(person, shop.address)
+    send(one, "from one")
+    wait(one, "said.includes('1: from one') && chat.unsent === 0")
+    two = bare(person, shop.address)
+    send(two, "from two")
+    wait(two, "chat.unsent === 0 && said.includes('2: from two')")
+    send(one, "one again")
+    wait(one, "chat.unsent === 0 && said.includes('3: one again')")
+    person.set_offline(True)
+    send(one, "late one")
+    send(two, "late two")
+    person.set_offline(False)
+    for tab in (one, two):
+        tab.evaluate("dispatchEvent(new Event('online'))")
+        wait(tab, "chat.unsent === 0")
+
+    assert ["from one", "from two", "late one", "late two", "one again"] == sorted(from_user(two))
+
+
+def test_a_database_that_does_not_come_back_holds_no_message_up(shop: Shop, person: BrowserContext) -> None:
+    """A page of an older release stands in the way of its removal, and whoever opens it anew waits behind that."""
+    page = bare(person, shop.address)
+    send(page, "hello")
+    wait(page, "said.includes('1: hello') && chat.status === 'saved'")
+    older = person.new_page()
+    older.goto(f"{shop.address}client.js")
+    older.evaluate(
+        """new Promise((done) => {
+          const asked = indexedDB.open('chatkeep', 1);
+          asked.onsuccess = () => { window.db = asked.result; done(0); };
+        })"""
+    )
+    page.evaluate("new Promise((done) => { indexedDB.deleteDatabase('chatkeep').onblocked = () => done(0); })")
+    page.evaluate("void chat.send('again')")
+    wait(page, "said.includes('2: again') && chat.unsent === 0")
+    page.evaluate("void chat.send('and again')")
+    wait(page, "said.includes('3: and again') && chat.unsent === 0")
+
+
 def test_a_site_may_remove_the_database(shop: Shop, person: BrowserContext) -> None:
     """As its own sign-out may do: no open page stands in the way, and the chat goes on in a new one."""
     page = bare(person, shop.address)

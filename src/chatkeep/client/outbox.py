@@ -369,16 +369,15 @@ class Outbox:
             values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
 
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
-        changed: list[tuple[Any, ...]] = []
-
-        def act(db: apsw.Connection) -> None:
+        def act(db: apsw.Connection) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = []
             with db:
                 if logged:
                     db.execute("insert or ignore into taken values (?, ?)", (owners[1], queued.conversation))
-                changed.extend(db.execute(f"{sql} returning owner", values))
+                found += db.execute(f"{sql} returning owner", values)
+            return found
 
-        await self._do(act)
-        for (owner,) in changed:
+        for (owner,) in await self._do(act):
             self._count(str(owner), -1, refused)
         self._recover()
         settled(queued, reason)
