@@ -470,7 +470,7 @@ async def test_a_body_belongs_where_it_was_sealed() -> None:
 
 
 async def test_a_body_that_was_cut_off_is_refused_by_name() -> None:
-    """Wherever it was cut: of the record and of an entry, sealed by the key of the conversation or by one made of it. It holds up no scan."""
+    """Wherever it was cut: a record or an entry, sealed by the key of the conversation or by one made of it. It holds up no scan."""
     url = f"memory://{secrets.token_hex(8)}"
     driver = await opened(url)
     row = Row(key=ADA, revision="r1", incarnation="r1", body=b"state")
@@ -485,7 +485,9 @@ async def test_a_body_that_was_cut_off_is_refused_by_name() -> None:
             await driver.driver.erase(Erase(ADA, at=1.0))
             lengths.append(size)
             record, said = (body[:size], b"") if body is whole.body else (b"", body[:size])
-            cut = structs.replace(whole, revision=f"cut{len(lengths)}", body=record, updated_at=2.0 + len(lengths), head=0)
+            cut = structs.replace(
+                whole, revision=f"cut{len(lengths)}", body=record, updated_at=2.0 + len(lengths), head=0
+            )
             await driver.driver.write(Write(cut, None, [Entry(1, "a", "u", said)]))
             scanned += [one.key for one in await driver.scan(Scan("key", limit=9))]
             try:
