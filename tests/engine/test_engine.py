@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +57,43 @@ async def test_a_handler_that_hangs_is_stopped_and_the_conversation_goes_on(open
         await hanging
 
     assert "ok" == (await keep.receive("ada", "hi")).replies[0].text
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("how", ["at once", "waits", "fails"])
+async def test_a_task_that_a_handler_leaves_behind_keeps_nothing_of_its_turn(opened: Any, how: str) -> None:
+    """It may go on for hours, and there may be one for each turn: neither the state nor what was said stays with it (I10)."""
+    over, left = asyncio.Event(), list[asyncio.Task[Any]]()
+    failed = set[str]()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["long"] = turn.id * 20_000
+        left.append(asyncio.create_task(over.wait()))
+        if how == "waits":
+            await asyncio.sleep(0)
+        if how == "fails" and turn.id not in failed:
+            failed.add(turn.id)
+            raise ValueError("the first time")
+        return "ok"
+
+    keep = await opened(bot, retry_after="1ms", turn_timeout="60s")
+    for n in range(3):
+        await keep.receive("ada", "hi", id=f"before{n:04}")
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(30):
+            await keep.receive("ada", "hi", id=f"behind{n:04}")
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        over.set()
+    await asyncio.gather(*left)
+
+    assert len(left) >= 33
+    assert grown < 30 * 100_000
 
 
 @pytest.mark.parametrize("rubbish", [42, object(), {1, 2}, ["ok", 3.5], b"bytes"])
