@@ -130,6 +130,11 @@ class HookRun(Run):
         """Make of what the hook has returned what is to be kept."""
         return self._then(said)
 
+    def leave(self) -> None:
+        """Have what it does count for nothing, and let go of the turn, as `Attempt.let_go` does."""
+        super().leave()
+        del self._then
+
 
 class TurnFailed(HandlerFailed):
     """
