@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import secrets
+import tracemalloc
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +15,17 @@ import pytest
 from msgspec import Struct
 from pydantic import BaseModel
 
-from chatkeep import Chatkeep, HandlerFailed, Misconfigured, Overloaded, TooLarge, Turn, Uncertain, Unsupported
+from chatkeep import (
+    Chatkeep,
+    HandlerFailed,
+    Misconfigured,
+    Overloaded,
+    TooLarge,
+    Turn,
+    Uncertain,
+    Unsupported,
+    UsageError,
+)
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Read, Write
 from chatkeep.testing.crash import UncertainDriver, wrapped
@@ -55,6 +69,54 @@ async def test_a_handler_that_hangs_is_stopped_and_the_conversation_goes_on(open
         await hanging
 
     assert "ok" == (await keep.receive("ada", "hi")).replies[0].text
+
+
+@pytest.mark.parametrize("how", ["at once", "waits", "fails", "in a hook"])
+async def test_a_task_that_a_handler_leaves_behind_keeps_nothing_of_its_turn(how: str) -> None:
+    """It may go on for hours, and there may be one for each turn: neither the state nor what was said stays with it (I10)."""
+    over, left = asyncio.Event(), list[asyncio.Task[Any]]()
+    failed = set[str]()
+
+    async def leaves(turn: Turn[dict[str, Any]]) -> str:
+        turn.state["long"] = turn.id * 20_000
+        left.append(asyncio.create_task(over.wait()))
+        return "ok"
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        if how == "in a hook":
+            raise UsageError("at once the last time")
+        await leaves(turn)
+        if how == "waits":
+            await asyncio.sleep(0)
+        if how == "fails" and turn.id not in failed:
+            failed.add(turn.id)
+            raise ValueError("the first time")
+        return "ok"
+
+    async def talk(keep: Chatkeep[Any], ids: list[str]) -> None:
+        for id in ids:
+            with suppress(HandlerFailed):
+                await keep.receive("ada", "hi", id=id)
+
+    keep = Chatkeep(f"memory://{secrets.token_hex(8)}", retry_after="1ms", turn_timeout="60s")
+    keep.on_message(bot)
+    keep.on_failure(leaves)
+    async with keep:
+        await talk(keep, [f"before{n:04}" for n in range(3)])
+        tracemalloc.start()
+        try:
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            await talk(keep, [f"behind{n:04}" for n in range(30)])
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+            over.set()
+        await asyncio.gather(*left)
+
+    assert len(left) >= 33
+    assert grown < 30 * 100_000
 
 
 @pytest.mark.parametrize("rubbish", [42, object(), {1, 2}, ["ok", 3.5], b"bytes"])

@@ -469,6 +469,39 @@ async def test_a_body_belongs_where_it_was_sealed() -> None:
     assert [ADA, bob.key] == [one.key for one in scanned]
 
 
+async def test_a_body_that_was_cut_off_is_refused_by_name() -> None:
+    """Wherever it was cut: a record or an entry, sealed by the key of the conversation or by one made of it. It holds up no scan."""
+    url = f"memory://{secrets.token_hex(8)}"
+    driver = await opened(url)
+    row = Row(key=ADA, revision="r1", incarnation="r1", body=b"state")
+    await driver.write(Write(row, None, [entry("a", 1)]))
+    stored = await driver.write(Write(structs.replace(row, revision="r2", head=1), "r1", [entry("b", 2)]))
+    found = await driver.driver.read(Read(ADA, tail=2))
+    assert found is not None
+    whole, entries = found
+    refused, scanned, lengths = [], [], []
+    for body in (whole.body, entries[0].body, entries[1].body):
+        for size in range(1, len(body)):
+            await driver.driver.erase(Erase(ADA, at=1.0))
+            lengths.append(size)
+            record, said = (body[:size], b"") if body is whole.body else (b"", body[:size])
+            cut = structs.replace(
+                whole, revision=f"cut{len(lengths)}", body=record, updated_at=2.0 + len(lengths), head=0
+            )
+            await driver.driver.write(Write(cut, None, [Entry(1, "a", "u", said)]))
+            scanned += [one.key for one in await driver.scan(Scan("key", limit=9))]
+            try:
+                await driver.read(Read(ADA, tail=2))
+            except Corrupt as fault:
+                refused.append(f"{fault}")
+    await driver.close()
+
+    assert stored.head == 2
+    assert [ADA] * len(lengths) == scanned
+    assert len(lengths) == len(refused)
+    assert all("salon/ada" in said and "altered" in said for said in refused)
+
+
 async def test_the_journal_is_sealed(tmp_path: Path) -> None:
     """What waits on this host for a store that is away."""
     from chatkeep.storage.spool import Spool

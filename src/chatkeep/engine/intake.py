@@ -51,7 +51,7 @@ from .run import RUNNING, refuse_own_turn
 from .runner import Runner
 from .sender import Sender
 from .shared import Shared
-from .turn_processor import NoPlace, NotBegun, TurnFailed, TurnProcessor
+from .turn_processor import Answer, NoPlace, NotBegun, TurnFailed, TurnProcessor
 from .work import NotInLog
 from .worker import IDLE, Worker
 from .workers import Workers
@@ -353,8 +353,8 @@ class Intake:
                     seen = snapshot
                     if turns.lacks_history(snapshot, shared.policy):
                         seen = await self._store.reach_back(snapshot)
-                    attempt = processor.begin(seen, [arriving])
-                    answer = attempt.answer or await processor.wait(attempt)
+                    begun = processor.begin(seen, [arriving])
+                    answer = begun if isinstance(begun, Answer) else await processor.wait(begun)
                 except TurnFailed as raised:
                     failure = raised
                 try:

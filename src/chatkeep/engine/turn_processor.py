@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, cast
+from typing import Any, Generic, NoReturn, cast
 
 from msgspec import Raw, Struct
 
@@ -60,10 +60,9 @@ class Answer(Struct, frozen=True):
 
 
 class Attempt(Run):
-    """A run of the handler for *messages*, which follow *snapshot*. answer: what it made, once it has ended well."""
+    """A run of the handler for *messages*, which follow *snapshot*."""
 
     admitted = False
-    answer: Answer | None = None
 
     def __init__(
         self,
@@ -102,6 +101,10 @@ class Attempt(Run):
         raw = states.encode(key, turn.state, before)
         return Answer(raw, self._opens, replies, type(said) is Streamed, reminders)
 
+    def let_go(self) -> None:
+        """Let go of what the turn was made of: a task that the handler has left behind keeps the run, and must not keep that."""
+        del self.snapshot, self.messages, self._before, self._record_step
+
     def _make_work(self) -> Work:
         row, record, shared = self.snapshot.row, self.snapshot.record, self._shared
         return Work(
@@ -126,6 +129,11 @@ class HookRun(Run):
     def keep(self, said: Any) -> Any:
         """Make of what the hook has returned what is to be kept."""
         return self._then(said)
+
+    def leave(self) -> None:
+        """Have what it does count for nothing, and let go of the turn, as `Attempt.let_go` does."""
+        super().leave()
+        del self._then
 
 
 class TurnFailed(HandlerFailed):
@@ -203,40 +211,28 @@ class TurnProcessor(Generic[State]):
         attempt = Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
         attempt.admitted = admitted
         await self._runner.run(attempt, admitted=admitted)
-        self._take_answer(attempt)
-        return await self.wait(attempt)
+        return self._take_answer(attempt) or await self._end_unanswered(attempt)
 
-    def begin(self, snapshot: Snapshot, messages: list[Message]) -> Attempt:
+    def begin(self, snapshot: Snapshot, messages: list[Message]) -> Answer | Attempt:
         """Begin the same for messages that are not in the log, if there is a place. Most handlers wait for nothing, and the answer is
-        there already; else `wait` for it.
+        there already; else `wait` for that of the attempt.
 
         Raises `NoPlace`, `NotBegun`, and `NotInLog` for a handler that takes steps: it may not on messages that are not in the log.
         """
         attempt = Attempt(self._shared, self.handler, snapshot, messages, self._make_turn(snapshot, messages), None)
         if not self._runner.begin(attempt):
             raise NoPlace
-        if attempt.over:
-            self._take_answer(attempt)
-        return attempt
+        return (self._take_answer(attempt) if attempt.over else None) or attempt
 
     async def wait(self, attempt: Attempt) -> Answer:
         """Wait for the answer of what has begun. Raises what `run` and `begin` raise."""
-        if not attempt.over:
-            await self._runner.wait(attempt)
-            self._take_answer(attempt)
-        if attempt.answer is not None:
-            return attempt.answer
-        fault, attempt.fault = attempt.fault, None
-        if fault is None or attempt.fate is STOPPED or isinstance(fault, Ended):
-            raise Ended
-        if isinstance(fault, Unaware):
-            raise fault
-        self._shared.statistics.failures += 1
-        hangs, admitted = attempt.fate is ABANDONED, attempt.admitted
-        raise await self.fail_attempt(attempt.snapshot, attempt.messages, fault, still_runs=hangs, admitted=admitted)
+        if attempt.over:  # and there was none
+            return await self._end_unanswered(attempt)
+        await self._runner.wait(attempt)
+        return self._take_answer(attempt) or await self._end_unanswered(attempt)
 
-    def _take_answer(self, attempt: Attempt) -> None:
-        """Take what a run has given, and count it."""
+    def _take_answer(self, attempt: Attempt) -> Answer | None:
+        """Take what a run has given, and count it; None where it gave no answer."""
         if attempt.fate is NOT_BEGUN:
             raise _not_begun(attempt)
         self._shared.statistics.turns += 1
@@ -247,9 +243,25 @@ class TurnProcessor(Generic[State]):
         if work is not None and work.refused:  # whatever the handler made of being refused a step
             self.log_first = True
             raise NotInLog
-        if attempt.fate is ANSWERED:
-            # (A task that the handler has left behind keeps the run.)
-            attempt.answer, attempt.value = attempt.value, None
+        if attempt.fate is not ANSWERED:
+            return None
+        answer: Answer = attempt.value
+        attempt.value = None
+        attempt.let_go()
+        return answer
+
+    async def _end_unanswered(self, attempt: Attempt) -> NoReturn:
+        """Raise what has become of a turn that gave no answer."""
+        snapshot, messages, fault = attempt.snapshot, attempt.messages, attempt.fault
+        attempt.fault = None
+        attempt.let_go()
+        if fault is None or attempt.fate is STOPPED or isinstance(fault, Ended):
+            raise Ended
+        if isinstance(fault, Unaware):
+            raise fault
+        self._shared.statistics.failures += 1
+        hangs, admitted = attempt.fate is ABANDONED, attempt.admitted
+        raise await self.fail_attempt(snapshot, messages, fault, still_runs=hangs, admitted=admitted)
 
     async def fail_attempt(
         self,

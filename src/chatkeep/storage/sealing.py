@@ -322,7 +322,7 @@ class SealedDriver:
                 await self._open_body(
                     key,
                     entry.body,
-                    _of_entry(key, entry, entry.number if entry.body[KIND] & NUMBERED else 0),
+                    _of_entry(key, entry, entry.number if _kind_of(entry.body) & NUMBERED else 0),
                     f"log entry {entry.number}",
                     held,
                 ),
@@ -333,10 +333,12 @@ class SealedDriver:
         ]
 
     async def _open_body(self, key: Key, body: bytes, bound: bytes, what: str, held: HeldKeys | None = None) -> bytes:
-        derived = body[KIND] & DERIVED
+        derived = _kind_of(body) & DERIVED
         size = HEAD + ID_BYTES if derived else HEAD
         head, id = body[:size], body[HEAD - ID_BYTES : HEAD]
         ids = (id, body[HEAD:size]) if derived else (id,)
+        if len(body) < size:  # it was cut off, and names no key
+            raise _altered(key, what)
         if held is None or not any(one in held.ciphers for one in ids):
             held = await self._keys.find(key, *ids)
         cipher = None if held is None else held.derive(*ids) if derived else held.ciphers.get(id)
@@ -346,9 +348,7 @@ class SealedDriver:
             )
         found = open_with(cipher, body[size:], head + bound)
         if found is None:
-            raise Corrupt(
-                f"{key}: the {what} was altered, or moved from elsewhere, after it was sealed. Nothing was changed."
-            )
+            raise _altered(key, what)
         return found
 
     # -- after an act was done --------------------------------------------------------------------------------------------
@@ -391,6 +391,14 @@ def _seal_body(body: bytes, seal: Seal, bound: bytes, kind: int = 0) -> bytes:
     assert cipher is not None
     head = SEALED + VERSION + bytes((kind | (DERIVED if derived else 0),)) + held.first + derived
     return head + seal_with(cipher, body, head + bound)
+
+
+def _kind_of(body: bytes) -> int:
+    return body[KIND] if len(body) > KIND else 0
+
+
+def _altered(key: Key, what: str) -> Corrupt:
+    return Corrupt(f"{key}: the {what} was altered, or moved from elsewhere, after it was sealed. Nothing was changed.")
 
 
 def _id_of(revision: str) -> bytes:
