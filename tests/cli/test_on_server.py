@@ -175,7 +175,7 @@ def test_a_conversation_is_looked_after_through_a_server(place: Place) -> None:
     assert 1 == declined[0]
     assert (0, "kim is erased.\n") == erased[:2]
     assert 1 == gone
-    assert ["erase", "state", "redact", "stop", "resume", "say", "pause"] == [
+    assert ["erase", "state", "redact", "stop", "resume", "say", "pause", "create"] == [
         act["act"] for act in acts if act.get("conversation") == "kim"
     ]
     assert {"ops"} == {act["label"] for act in acts if act.get("conversation") == "kim"}
