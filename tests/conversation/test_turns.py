@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
@@ -345,6 +345,7 @@ def test_history_puts_a_reply_behind_what_it_answers() -> None:
     st.integers(0, 6),
     st.integers(0, 5),
 )
+@example([("system", 0, ""), ("assistant", 0, ""), ("user", 0, ""), ("user", 0, "")], 1, 0, 3)
 def test_the_quick_way_to_a_history_gives_the_same(
     log: list[tuple[Any, int, str]], since: int, cut: int, size: int
 ) -> None:

@@ -98,6 +98,10 @@ def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> l
     said = list(messages[start - messages[0].number : first.number - messages[0].number])
     if policy.history_bytes is None and len(said) > 1 and said[1].reply_from == start:
         return said  # it begins with a question and its answer, as nearly always
+    if start > since and start > messages[0].number:
+        before = messages[start - messages[0].number - 1]
+        if before.role not in TALK or before.redacted:
+            return []  # it may be that nothing was said before it
     return fit_history(said, policy, cut=start > since)
 
 
