@@ -247,7 +247,7 @@ async def test_a_warm_message_is_one_request(worker: DurableObjectServer, monkey
         return await post(connection, head, body)
 
     post = HttpConnection.post
-    keep: Chatkeep[dict[str, Any]] = Chatkeep(fresh(worker), background=False)
+    keep: Chatkeep[dict[str, Any]] = Chatkeep(fresh(worker), background=False, quick="5s")
     keep.on_message(lambda turn: "fine")
     async with keep:
         monkeypatch.setattr(HttpConnection, "post", counted)

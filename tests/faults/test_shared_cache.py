@@ -60,13 +60,14 @@ async def kept(keep: Chatkeep[Any]) -> dict[bytes, bytes]:
 
 async def two(stand: Stand, cache: RedisServer, opening: Any) -> tuple[Clients, Chatkeep[Any], Chatkeep[Any]]:
     """Two instances with the cache, both warmed up on another conversation; the first has talked with ada."""
-    keeps = [await opening(stand.url(), cache=cache.url, poll="30s") for _ in range(2)]
+    keeps = [await opening(stand.url(), cache=cache.url, poll="30s", quick="5s") for _ in range(2)]
     clients = Clients(keeps)
     for place in (0, 0, 0, 1, 1, 1):
         await clients.send(f"warm-{place}", to=place)
     for _ in range(3):
         await clients.send("ada", to=0)
-    await written(keeps[0])
+    for keep in keeps:
+        await written(keep)
     return clients, keeps[0], keeps[1]
 
 
@@ -145,10 +146,10 @@ async def test_it_can_be_switched_off_and_on_while_everything_runs(
 ) -> None:
     """Off, it is neither read nor written; on, it is used again; answers are the same."""
     clients, _, cold = await two(stand, cache, opening)
-    await written(cold)
     counted = []
     for on in (False, True):
         cold.use_shared_cache(on)
+        await until(lambda: not cold.statistics.engine.workers)  # while there is one, its message goes another way
         cold._engine.store._cache.clear()
         before = asked_of(cold)
         await clients.send("ada", to=1)

@@ -112,7 +112,8 @@ class Program:
     def send_signal(self, number: int) -> None:
         """Sends a signal, if it has not ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """kill -9."""
