@@ -1266,5 +1266,4 @@ async def test_acts_that_follow_one_another_take_one_connection_and_those_beside
             group.create_task(say(driver, f"{n} of many"))
             group.create_task(driver.read(Read(BOB, tail=1)))
 
-    assert 1 == alone
-    assert 3 <= driver.pool().open
+    assert 1 == alone < driver.pool().open
