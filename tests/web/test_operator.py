@@ -1133,6 +1133,7 @@ def test_canned_replies_are_kept_and_chosen(service: Service, person: BrowserCon
     choose(page, "bob")
     text.focus()
     page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Choose a canned reply")).to_be_focused()
     page.keyboard.press("Escape")
     expect(text).to_be_focused()
     expect(text).to_have_value("/")
