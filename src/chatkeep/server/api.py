@@ -223,10 +223,7 @@ async def conversation_matched(request: Request) -> Snapshot | None:
         return None
     if there is None:
         raise gone()
-    if match != {"*"} and f'"{there.row.revision}"' not in match:
-        raise Refused(
-            412, "precondition-failed", "The conversation has changed since it was read; the message was not taken."
-        )
+    wire.refuse_other_revision(match, there.row.revision, "the message was not taken")
     return there
 
 

@@ -82,12 +82,9 @@ async def look(core: Core[Any], row: Row, wanted: Wanted) -> Item | None:
     """Return what is shown of a conversation; None where the row alone says that it is not wanted."""
     try:
         record = record_of(row)
-    except (Corrupt, Unsupported) as fault:
-        return Item(id=row.key.id, tenant=row.key.tenant, owner=row.owner, updated_at=row.updated_at, fault=str(fault))
-    off_by = core.find_reasons(*row.key, record.paused)
-    if not may_fit(row, record, off_by, wanted):
-        return None
-    try:
+        off_by = core.find_reasons(*row.key, record.paused)
+        if not may_fit(row, record, off_by, wanted):
+            return None
         tail = await core.read_tail(row, limit=TAIL)
         item = item_from(row, record, off_by, tail)
         if wanted.text and wanted.in_logs and not is_said(item, wanted.text):

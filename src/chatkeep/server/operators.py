@@ -102,10 +102,7 @@ class OperatorMessages(wire.Resource):
         if match is not None:
             if into is None:
                 raise not_found()
-            if match != {"*"} and f'"{into.row.revision}"' not in match:
-                raise wire.Refused(
-                    412, "precondition-failed", "The conversation has changed since it was read; nothing was said."
-                )
+            wire.refuse_other_revision(match, into.row.revision, "nothing was said")
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
         principal = principal_of(request)

@@ -343,6 +343,12 @@ def tags(request: Request, name: str) -> set[str] | None:
     return {f'{tag[1]}"{tag[2] or tag[3] or ""}"' for tag in found if tag}
 
 
+def refuse_other_revision(match: set[str], revision: str, why: str) -> None:
+    """Refuse what is asked of a conversation at another *revision* than `If-Match` names; {"*"} means any. *why*: what was not done."""
+    if match != {"*"} and f'"{revision}"' not in match:
+        raise Refused(412, "precondition-failed", f"The conversation has changed since it was read; {why}.")
+
+
 async def read(request: Request, *, limit: int) -> bytes:
     """Return the request's body, refused as soon as it is known to be over *limit* bytes."""
     length = request.headers.get("content-length", "")
