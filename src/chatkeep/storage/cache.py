@@ -209,8 +209,8 @@ class SetBackWatch:
         """How often a conversation was found set back, or lost by that."""
         self._cache = cache
 
-    def goes_on(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
-        """Tell whether *news*, the last entries of the log now, overlap with what is *known* and say the same there.
+    def compare(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
+        """Compare *news*, the last entries of the log now, with what is *known*: tell whether they overlap and say the same there.
 
         If they say something else the store was set back, and went on from there. What was known before a redaction is not
         gone on with.
@@ -234,7 +234,7 @@ class SetBackWatch:
         self._tell_set_back(row.key, row.head, known.row.head)
         return False
 
-    def is_set_back(
+    def look_back(
         self,
         known: Place | None,
         found: Row,
@@ -243,8 +243,8 @@ class SetBackWatch:
         head: int | None = None,
         news: Sequence[Message] = (),
     ) -> bool:
-        """Tell whether what was *found*, with its *record*, is less than, or other than, what is *known*. *head*: where the log ended
-        before the act that found it; *news*: the last entries of the log now."""
+        """Compare what was *found*, with its *record*, with what is *known*: tell whether it is less, or something else. *head*: where
+        the log ended before the act that found it; *news*: the last entries of the log now."""
         head = found.head if head is None else head
         doubted = self._cache.end_doubt(found.key)
         if known is None:

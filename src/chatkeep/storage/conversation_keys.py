@@ -127,9 +127,8 @@ class ConversationKeys:
         name = self._row_key(key)
         while (found := await self._driver.read(Read(name, tail=0))) is not None:
             there, stored = found[0], _stored(found[0])
-            living = await self._driver.read(
-                Read(key, tail=0)
-            )  # behind the keys: one of another incarnation than this is of none
+            # Read behind the keys: one of another incarnation than this is of none.
+            living = await self._driver.read(Read(key, tail=0))
             of = None if living is None else living[0].incarnation
             keys = tuple(one for one in stored.keys if of is not None and (one.of or stored.of) in ("", of))
             if keys == stored.keys:

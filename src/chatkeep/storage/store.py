@@ -234,7 +234,7 @@ class Store:
             self._set_back.note_missing(key, known)
             return None
         snapshot = self._window.decode(*found)
-        self._set_back.is_set_back(known, found[0], snapshot.record, news=snapshot.messages)
+        self._set_back.look_back(known, found[0], snapshot.record, news=snapshot.messages)
         self._seen(key)
         return self._keep(await self._complete(snapshot, again=again))
 
@@ -313,12 +313,12 @@ class Store:
     ) -> tuple[Snapshot, int, bool]:
         before = row.head - (ours and entry.id not in known)  # without the entry of this act
         news, record = messages_from(key, row.incarnation, entries), record_from(key, row.body)
-        if self._set_back.is_set_back(place, row, record, head=before, news=news if cached is None else ()):
+        if self._set_back.look_back(place, row, record, head=before, news=news if cached is None else ()):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        if cached is not None and self._set_back.goes_on(cached, row, record, news):
+        if cached is not None and self._set_back.compare(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
             snapshot = self._window.grow(cached, row, record, news)
         elif cached is None:
@@ -423,8 +423,7 @@ class Store:
                 raise
             self._cache.end_doubt(key)  # it was there
             known = blanked(snapshot, act.blank) if act.blank else snapshot
-            after = self._window.grow(known, stored, record, said)
-            self._keep(after) if after.beyond else self._cache.put(after)
+            after = self._keep(self._window.grow(known, stored, record, said))
             self._changed(key)
             if self.shared is not None and act.blank:
                 await self.shared.drop(key)
@@ -603,14 +602,14 @@ class Store:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self._set_back.is_set_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
+                self._set_back.look_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
         record = record_from(key, row.body)
-        if self._set_back.is_set_back(place_of(snapshot), row, record):
+        if self._set_back.look_back(place_of(snapshot), row, record):
             return await self.reload(key)
         news = messages_from(key, row.incarnation, there.entries)
-        if self._set_back.goes_on(snapshot, row, record, news) and news[-1].number == row.head:
+        if self._set_back.compare(snapshot, row, record, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
             return self._keep(self._window.grow(snapshot, row, record, news))
         return await self.reload(key)
