@@ -370,16 +370,22 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
 
 
-@pytest.mark.journey
-def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
-    shop: Shop, person: BrowserContext, browser: Browser, user: str
-) -> None:
-    """It is shown as not sent, also what is written behind it; whoever sends it again begins a new conversation."""
+def ordering(person: BrowserContext, shop: Shop, user: str) -> Page:
+    """A page whose user has said "tea" in a conversation, which is answered."""
     page = account_of(person, shop.address, user)
     page.evaluate(
         """async () => { await account.create('Order', ids.c); window.chat = await account.chat(ids.c); await chat.send('tea'); }"""
     )
     until(page, "chat.messages.some((m) => m.text === '1: tea')")
+    return page
+
+
+@pytest.mark.journey
+def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """It is shown as not sent, also what is written behind it; whoever sends it again begins a new conversation."""
+    page = ordering(person, shop, user)
     with profile(browser) as telephone:
         there = account_of(telephone, shop.address, user)
         there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
@@ -410,11 +416,7 @@ def test_all_tabs_learn_that_a_conversation_was_deleted(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
     """Where one finds it gone with a message that waited: none shows any more what was said, nor a mix of that and the new one."""
-    page = account_of(person, shop.address, user)
-    page.evaluate(
-        """async () => { await account.create('Order', ids.c); window.chat = await account.chat(ids.c); await chat.send('tea'); }"""
-    )
-    until(page, "chat.messages.some((m) => m.text === '1: tea')")
+    page = ordering(person, shop, user)
     with profile(browser) as telephone:
         tabs = [account_of(telephone, shop.address, user), account_of(telephone, shop.address)]
         for tab in tabs:

@@ -49,17 +49,18 @@ class Aliases:
         might begin a second conversation. Raises `Unavailable`, and the platform posts it again.
         """
         names = item.names
+        mark = mark_of(Key(tenant, names[0]))
         try:
             held = await self._get(tenant, names[0])
         except Unavailable:
-            seen = self._seen.get(mark_of(Key(tenant, names[0])))
+            seen = self._seen.get(mark)
             if seen is None or not _fits(seen, item):
                 raise
             return seen.conversation
         if held is None and len(names) == 1 and not item.former:
             held = Alias(conversation=names[0], to=item.to)
         if held is not None and _fits(held, item):
-            self._seen[mark_of(Key(tenant, names[0]))] = held
+            self._seen[mark] = held
             return held.conversation
         found = {names[0]: held}
         for name in (*names[1:], *item.former):
@@ -70,7 +71,7 @@ class Aliases:
         for name in reversed(dict.fromkeys((*names, *item.former, conversation))):
             mine = item.former[0] if name in item.former else person
             await self._put(tenant, name, Alias(conversation=conversation, person=mine, to=item.to))
-        self._seen[mark_of(Key(tenant, names[0]))] = Alias(conversation=conversation, person=person, to=item.to)
+        self._seen[mark] = Alias(conversation=conversation, person=person, to=item.to)
         return conversation
 
     def _forget(self, mark: str) -> None:

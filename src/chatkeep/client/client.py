@@ -294,18 +294,15 @@ class Client:
         path = f"{conversation_at(queued.conversation)}/messages"
         asked = as_posted(queued.content, queued.id, queued.metadata)
         about = f"{queued.conversation}: message {queued.id!r}"
-        headers = dict(ASYNC)
-
-        def wait() -> None:
-            if there:  # it may be erased meanwhile, and is not begun anew then
-                headers["if-match"] = "*"
+        only_there = (
+            {"if-match": "*"} if there else {}
+        )  # what has waited begins nothing anew: it may be erased meanwhile
+        headers = {**ASYNC, **(only_there if waited else {})}
 
         def tell(trouble: str) -> None:
-            wait()
+            headers.update(only_there)
             told(trouble)
 
-        if waited:
-            wait()
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
             said = await self._link.ask("POST", path, asked, about=about, headers=headers, told=tell, only=token)
             return said.to(Receipt).number > 0  # else it is in the server's journal, and has begun nothing yet

@@ -362,11 +362,12 @@ class Outbox:
             logged = await deliver(queued, there, queued.posted_at <= self._waited_until, token, self._tell)
         except TokenChanged:
             return
-        except PreconditionFailed as refusal:  # it was erased meanwhile, for what was posted behind it too
-            await self._do(lambda db: _end(db, queued.conversation, owners))
-            values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
         except ChatkeepError as refusal:
-            values, sql, refused, reason = *_refusal(refusal, queued), 1, str(refusal)
+            if isinstance(refusal, PreconditionFailed):  # it was erased meanwhile, for what was posted behind it too
+                await self._do(lambda db: _end(db, queued.conversation, owners))
+            reason = str(refusal)
+            values = [reason, queued.number]
+            sql, refused = "update outbox set reason = ? where number = ?", 1
 
         # Under the owner that it has now: whose the credential is may have become known meanwhile.
         def act(db: apsw.Connection) -> list[tuple[Any, ...]]:
@@ -477,10 +478,6 @@ def _counted(db: apsw.Connection) -> list[tuple[str, str, int, int]]:
 
 def _known(db: apsw.Connection) -> list[tuple[str, str]]:
     return cast(list[tuple[str, str]], db.execute("select credential, subject from subjects").fetchall())
-
-
-def _refusal(refusal: ChatkeepError, queued: Queued) -> tuple[list[Any], str]:
-    return [str(refusal), queued.number], "update outbox set reason = ? where number = ?"
 
 
 def _give(db: apsw.Connection, target: str, *sources: str) -> None:

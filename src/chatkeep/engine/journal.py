@@ -49,9 +49,8 @@ class Journal:
             await self.spool.keep(key, draft.entry, at=draft.created_at, owner=owner)
         except StoreError as full:
             self.full = f"the journal cannot be written ({full})"
-            kind = (
-                Uncertain if isinstance(fault, Uncertain) else Unavailable
-            )  # what is said of the store: perhaps the message is in it
+            # What is said of the store stays true: perhaps the message is in it.
+            kind = Uncertain if isinstance(fault, Uncertain) else Unavailable
             raise kind(f"{fault} It is not in the journal either: {full}") from full
         self.full = ""
         self._count()
