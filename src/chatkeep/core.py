@@ -92,8 +92,8 @@ class Core(Generic[State]):
             since_s=max(now - self._made_at, 0.0),
             store=StoreStats(
                 engine=self.url.partition(":")[0],
-                trouble=store.trouble,
-                acts={verb.lower(): count for verb, count in sorted(store.acts.items())},
+                trouble=store.gateway.trouble,
+                acts={verb.lower(): count for verb, count in sorted(store.gateway.acts.items())},
                 connections=pool.open,
                 connections_most=pool.most,
                 acts_waiting=pool.waiting,
@@ -142,9 +142,9 @@ class Core(Generic[State]):
             return "too many handlers hang"
         if not engine.outage:
             return ""
-        if engine.store.replaced:
+        if engine.store.gateway.replaced:
             moved = "the store was moved to another one"
-            return moved if engine.store.moved else "the store was emptied, or another one has taken its place"
+            return moved if engine.store.gateway.moved else "the store was emptied, or another one has taken its place"
         if not engine.is_open:
             return "the Chatkeep is not open; the application has to open it in its lifespan"
         if not engine.reached:

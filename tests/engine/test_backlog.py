@@ -259,7 +259,7 @@ async def test_an_ended_session_costs_one_write_and_no_read(opened: Any) -> None
 
     keep = await opened(bot, clock=clock, session_ttl="30m")
     await asyncio.gather(*(keep.receive(f"c{number}", "hi") for number in range(sessions)))
-    acts = keep._engine.store.acts
+    acts = keep._engine.store.gateway.acts
     reads, writes = acts["Read"], acts["Write"]
     clock.now += 2000
     await until(lambda: none_due(keep, clock), within=30)
@@ -390,7 +390,7 @@ async def test_conversations_that_never_end_are_not_read_for_that(opened: Any) -
     keep = await opened(bot, clock=clock, session_ttl="30m")
     await until(lambda: keep._engine.sweeper._housekeeper.unscheduled is False)
 
-    assert keep._engine.store.acts["Read"] < 10  # (the mark of the clocks, pauses and releases)
+    assert keep._engine.store.gateway.acts["Read"] < 10  # (the mark of the clocks, pauses and releases)
 
 
 class SlowBeat(MemoryDriver):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from chatkeep import Delta, Instrument, Message, OtherOwner, Turn
 from chatkeep.drivers.base import Erase, Key
-from chatkeep.storage.store import Store
+from chatkeep.storage.reader import Reader
 
 from ..support.waiting import until
 
@@ -245,15 +245,15 @@ async def test_what_is_erased_while_it_is_cleared_is_not_begun_anew(
     """There is nothing to clear any more, and clearing creates nothing."""
     keep = await opened(counting)
     await keep.change("ada", lambda state: state.update(n=1), by="Kim")
-    load = Store.load
+    read = Reader.read
 
-    async def erased(store: Store, key: Key, **told: Any) -> Any:
-        found = await load(store, key, **told)
+    async def erased(reader: Reader, key: Key, **told: Any) -> Any:
+        found = await read(reader, key, **told)
         monkeypatch.undo()
-        await store.driver.erase(Erase(key, at=keep._engine.shared.clock()))
+        await reader.driver.erase(Erase(key, at=keep._engine.shared.clock()))
         return found
 
-    monkeypatch.setattr(Store, "load", erased)
+    monkeypatch.setattr(Reader, "read", erased)
     await keep.clear("ada")
 
     assert await keep.conversation("ada") is None

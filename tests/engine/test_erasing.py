@@ -15,7 +15,7 @@ from chatkeep import Chatkeep, HandlerFailed, OnHold, OtherOwner, Turn, Unavaila
 from chatkeep.app import core_of
 from chatkeep.conversation.snapshots import Commit
 from chatkeep.drivers.base import Append, Erase, Key, Write
-from chatkeep.storage.store import Store
+from chatkeep.storage.gateway import Gateway
 
 from ..support.damaged import Damaged
 
@@ -70,25 +70,25 @@ async def test_an_act_that_meets_an_erasure_begins_nothing(
         await keep.accept("ada", "waits")
 
     log = [(m.number, m.role, m.text, m.metadata.get("kind")) async for m in keep.history("ada")]
-    through = Store._act
+    through = Gateway.act
 
-    async def meeting(store: Store, verb: Any, told: Any) -> Any:
-        monkeypatch.setattr(Store, "_act", through)
-        await store.driver.erase(Erase(ADA, at=keep._engine.shared.clock()))
+    async def meeting(gateway: Gateway, verb: Any, told: Any) -> Any:
+        monkeypatch.setattr(Gateway, "act", through)
+        await gateway.driver.erase(Erase(ADA, at=keep._engine.shared.clock()))
         if anew:
             await keep.accept("ada", "another life", owner="ada")
             await keep.change("ada", lambda state: state.update(n=2))
-        return await through(store, verb, told)
+        return await through(gateway, verb, told)
 
-    def met(store: Store, verb: Any, told: Any) -> Any:
+    def met(gateway: Gateway, verb: Any, told: Any) -> Any:
         writes = isinstance(told, Append) or (isinstance(told, Write) and told.row.key == ADA)
-        return meeting(store, verb, told) if writes else through(store, verb, told)
+        return meeting(gateway, verb, told) if writes else through(gateway, verb, told)
 
-    monkeypatch.setattr(Store, "_act", met)
+    monkeypatch.setattr(Gateway, "act", met)
     with suppress(UsageError):
         await ACTS[act](keep)
-    erased = Store._act is through
-    monkeypatch.setattr(Store, "_act", through)
+    erased = Gateway.act is through
+    monkeypatch.setattr(Gateway, "act", through)
     found = await keep.conversation("ada")
 
     assert erased, log
@@ -109,19 +109,19 @@ async def test_the_journal_keeps_nothing_for_a_conversation_that_may_be_gone(
     outage: dict[str, Any] = {"on_outage": "journal", "journal": f"{tmp_path}/journal.db"}
     keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{tmp_path}/chat.db", attempts=1, background=False, **outage)
     keep.on_message(Bot())
-    through = Store._act
+    through = Gateway.act
 
-    def act(store: Store, verb: Any, told: Any) -> Any:
+    def act(gateway: Gateway, verb: Any, told: Any) -> Any:
         if isinstance(told, Write):
             raise Unavailable("The store went away.")
-        return through(store, verb, told)
+        return through(gateway, verb, told)
 
     async with keep:
         with pytest.raises(HandlerFailed):
             await keep.receive("ada", "bad")
         number = (await keep.dead_letters("ada"))[0].number
         with monkeypatch.context() as away:
-            away.setattr(Store, "_act", act)
+            away.setattr(Gateway, "act", act)
             with pytest.raises(Unavailable):
                 await keep.replay("ada", number)
 
@@ -148,7 +148,7 @@ async def test_what_cannot_be_read_is_erased_and_said(opened: Any, caplog: pytes
     await keep.create("ada", owner="u1")
     await keep.receive("ada", "hi")
     store = keep._engine.store
-    store.driver = Damaged(store.driver, ADA)
+    store.gateway.driver = Damaged(store.driver, ADA)
     with pytest.raises(OtherOwner, match="the user has no such conversation"):
         await keep.user("u2").delete("ada")
     await core_of(keep).hold("", "", "u2", reason="a lawsuit")

@@ -182,7 +182,7 @@ async def test_whoever_waits_behind_hundreds_costs_no_look_at_the_log(opened: An
         return f"r{turn.text}"
 
     keep = await opened(bot)
-    acts, callers = keep._engine.store.acts, MANY
+    acts, callers = keep._engine.store.gateway.acts, MANY
     before = acts["Entries"]
     receipts = await asyncio.gather(*(keep.receive("ada", f"{number}", id=f"{number}") for number in range(callers)))
     pages = acts["Entries"] - before

@@ -29,7 +29,7 @@ async def damaged(opened: Any, *, log: bool = False) -> Chatkeep[Any]:
         await keep.receive(name, "hello", owner="ada")
     store = keep._engine.store
     store.forget(TRIP)
-    store.driver = Damaged(store.driver, TRIP, log)
+    store.gateway.driver = Damaged(store.driver, TRIP, log)
     return keep
 
 
@@ -118,7 +118,7 @@ async def test_a_damaged_claim_is_in_nobodys_way(opened: Any, caplog: pytest.Log
         await keep.receive(f"of {guest}", "hello", owner=guest)
         await ada.claim(guest)
     store = keep._engine.store
-    store.driver = Damaged(store.driver, Key(f"{RESERVED}people:", "guest:1"))
+    store.gateway.driver = Damaged(store.driver, Key(f"{RESERVED}people:", "guest:1"))
     listed = [await ids(ada) for _ in range(2)]
     handed_out = await core_of(keep).hand_out("", "ada", target)
 
@@ -138,7 +138,7 @@ async def test_a_damaged_token_is_in_nobodys_way(opened: Any) -> None:
     await keep.receive("trip", "hello", owner="ada")
     made = [await credentials.issue_token(keep, "", "trip", scopes=["read"]) for _ in range(3)]
     store = keep._engine.store
-    store.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
+    store.gateway.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
 
     assert [made[0].id, made[2].id] == [one.id for one in await credentials.list_tokens(keep, "", "trip")]
     assert await credentials.revoke(keep, "", "trip", made[0].id)
@@ -156,7 +156,7 @@ async def test_a_damaged_token_of_a_family_is_in_nobodys_way(opened: Any) -> Non
         assert rotated is not None
         made.append(rotated)
     store = keep._engine.store
-    store.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
+    store.gateway.driver = Damaged(store.driver, Key(f"{RESERVED}access", str(credentials.name_of(made[1].token))))
     held = await credentials.stored_credentials(keep).get(str(credentials.name_of(made[3].token)))
     assert held is not None
     related = [one.id for one in await credentials.list_related(keep, held)]
@@ -174,7 +174,7 @@ async def test_a_damaged_hold_is_listed_and_may_be_about_anything(opened: Any) -
     for name in ("shop", "zoo"):
         await core_of(keep).hold("", name, "", reason="a lawsuit")
     store = keep._engine.store
-    store.driver = Damaged(store.driver, Key(f"{RESERVED}holds:", mark_of(Key("conversation", "shop"))))
+    store.gateway.driver = Damaged(store.driver, Key(f"{RESERVED}holds:", mark_of(Key("conversation", "shop"))))
     listed = [held.subject async for held in core_of(keep).holds("").all()]
 
     assert ["conversation 'zoo'", "something that nobody can tell"] == sorted(listed)

@@ -431,7 +431,7 @@ async def test_what_cannot_be_read_is_shown_as_that_and_deleted_by_its_owner(hou
     for name in ("a", "b"):
         await house.ask("PUT", f"/v1/conversations/{name}", {"title": name}, token=token)
     store = house.keep._engine.store
-    store.driver = Damaged(store.driver, Key("", "a"))
+    store.gateway.driver = Damaged(store.driver, Key("", "a"))
     listed = (await house.list(token))["conversations"]
     desk = (await house.ask("GET", "/v1/desk/conversations")).json["conversations"]
     gone = await house.ask("DELETE", "/v1/conversations/a", token=token)
@@ -480,7 +480,7 @@ async def test_a_stranger_is_answered_of_it_as_of_any_other(url: str) -> None:
             await house.ask("POST", f"/v1/conversations/{name}/messages", {"content": "hi"}, token=ada)
         store = house.keep._engine.store
         store.forget(Key("", "trip"))
-        store.driver = Damaged(store.driver, Key("", "trip"))
+        store.gateway.driver = Damaged(store.driver, Key("", "trip"))
         for method, path, body in STRANGE:
             found = []
             for name in ANSWERED:

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
-from chatkeep.storage.store import fresh_token
+from chatkeep.storage.tokens import fresh_token
 
 
 def draw(_: object = None) -> list[str]:

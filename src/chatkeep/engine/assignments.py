@@ -10,7 +10,7 @@ from ..conversation.commits import commit_note, make_note
 from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..model import State
-from ..storage.store import fresh_token
+from ..storage.tokens import fresh_token
 from .shared import Shared
 
 

@@ -23,7 +23,7 @@ from ..errors import NotWaiting, StoreError, UsageError
 from ..model import ASKING, Content, Message, Receipt, State, Stopped
 from ..storage.holds import refuse_held
 from ..storage.paging import walk_log
-from ..storage.store import fresh_token
+from ..storage.tokens import fresh_token
 from .notifier import Notifier
 from .outcomes import read_outcome
 from .pauses import Pauses

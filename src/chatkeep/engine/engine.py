@@ -159,7 +159,7 @@ class Engine(Generic[State]):
     @property
     def reached(self) -> bool:
         """Whether the store is open, and has answered the last act."""
-        return not (self.shared.unopened or self.store.trouble)
+        return not (self.shared.unopened or self.store.gateway.trouble)
 
     @property
     def trouble(self) -> str:
@@ -173,7 +173,7 @@ class Engine(Generic[State]):
             return "this Chatkeep is not open"
         stuck = self.runner.trouble if self.runner.full else ""
         full, waits = (self.journal.full, self.journal.trouble) if self.journal is not None else ("", "")
-        away = self.shared.unopened or self.store.trouble
+        away = self.shared.unopened or self.store.gateway.trouble
         return (f"{away}; {full}" if away and full else away) or waits or stuck
 
     async def open(self) -> None:
@@ -247,10 +247,10 @@ class Engine(Generic[State]):
         """Begin with what is there now, in the place of the store that was opened (`on_replaced="reopen"`)."""
         log.critical(
             "%s The store is opened anew and what it holds now is begun with, as on_replaced='reopen' says.",
-            self.store.trouble,
+            self.store.gateway.trouble,
         )
         self.shared.unopened = (
-            f"the store is being opened anew, because another one is in its place ({self.store.trouble})"
+            f"the store is being opened anew, because another one is in its place ({self.store.gateway.trouble})"
         )
         await self.notifier.close()
         await self.store.close()

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from ..durations import in_words
 from ..storage.records import Records
-from ..storage.store import Store, fresh_token
+from ..storage.store import Store
+from ..storage.tokens import fresh_token
 
 log = logging.getLogger("chatkeep")
 

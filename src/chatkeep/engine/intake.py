@@ -39,7 +39,9 @@ from ..errors import (
     Unsupported,
 )
 from ..model import ASKING, Content, Message, Receipt, Role
-from ..storage.store import InLog, blank, fresh_token
+from ..storage.snapshots import blank
+from ..storage.store import InLog
+from ..storage.tokens import fresh_token
 from .instruments import Instrument, surround_arrival
 from .journal import Journal
 from .lease_keeper import LeaseKeeper

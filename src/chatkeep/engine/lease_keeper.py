@@ -16,7 +16,8 @@ from ..conversation import leases
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key, Row
 from ..errors import StoreError
-from ..storage.store import Store, fresh_token
+from ..storage.store import Store
+from ..storage.tokens import fresh_token
 
 
 @cache

@@ -15,7 +15,8 @@ from ..drivers.base import Key, settle
 from ..model import Answering, DeadLetter, Message
 from ..storage.paging import outline, walk_log
 from ..storage.selection import select_page
-from ..storage.store import Store, blank
+from ..storage.snapshots import blank
+from ..storage.store import Store
 from .lease_keeper import LeaseKeeper
 from .pauses import Pauses
 

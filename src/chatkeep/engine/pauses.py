@@ -25,7 +25,8 @@ from ..drivers.base import Key, Row
 from ..errors import Corrupt, StoreError, Unsupported
 from ..model import OffBy
 from ..storage.selection import select_page
-from ..storage.store import Store, fresh_token
+from ..storage.store import Store
+from ..storage.tokens import fresh_token
 
 log = logging.getLogger("chatkeep")
 

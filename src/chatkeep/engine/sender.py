@@ -18,7 +18,9 @@ from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
 from ..errors import describe_fault
 from ..model import Message
-from ..storage.store import PAGE, Store, fresh_token
+from ..storage.reader import PAGE
+from ..storage.store import Store
+from ..storage.tokens import fresh_token
 from .instruments import Instrument
 from .lease_keeper import LeaseKeeper
 

@@ -207,7 +207,8 @@ class Sweeper:
 
     async def _beat(self) -> None:
         """Do what is done once a poll, before the work."""
-        if self._reopens and self._shared.store.replaced and not (self._shared.store.moved or self._shared.unopened):
+        gateway = self._shared.store.gateway
+        if self._reopens and gateway.replaced and not (gateway.moved or self._shared.unopened):
             await self._reopen_store()
         if self._shared.unopened:
             await self._open_store()

@@ -20,7 +20,8 @@ from ..drivers.base import Key
 from ..errors import ChatkeepError, Corrupt, Unsupported
 from ..model import ASKING, Content, Delta, Erased, Event, Failing, PartSaid, Redacted, SetAside, StateChanged, Typing
 from ..storage.paging import fitting, read_page
-from ..storage.store import Store, blank
+from ..storage.snapshots import blank
+from ..storage.store import Store
 from .notifier import Notifier
 
 LOOK_S = 1.0  # where no news is heard, a conversation with a message unread is looked at so often

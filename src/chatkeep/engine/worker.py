@@ -17,7 +17,8 @@ from ..conversation.snapshots import Outcome, Policy, Snapshot
 from ..drivers.base import Key
 from ..errors import HandlerFailed, Unavailable, Uncertain, describe_fault
 from ..model import Message
-from ..storage.store import Store, fresh_token
+from ..storage.store import Store
+from ..storage.tokens import fresh_token
 from .outcomes import Waiter, read_outcome
 from .running_turn import RunningTurn
 from .turn_processor import TurnFailed

@@ -19,8 +19,9 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
 from ..storage.audit import Act, AuditLog
+from ..storage.reader import PAGE
 from ..storage.records import CLAIMS, Records
-from ..storage.store import PAGE, Store
+from ..storage.store import Store
 
 log = logging.getLogger("chatkeep")
 

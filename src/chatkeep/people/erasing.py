@@ -12,8 +12,8 @@ from ..engine.engine import Engine
 from ..errors import OnHold, OtherOwner
 from ..storage.audit import Act, AuditLog
 from ..storage.erasures import SPACE as ERASURES
+from ..storage.reader import PAGE
 from ..storage.records import CLAIMS, erase_owned, owner_of_user
-from ..storage.store import PAGE
 
 
 class ErasedUser(Struct, frozen=True, kw_only=True):

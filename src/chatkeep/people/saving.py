@@ -15,7 +15,7 @@ from ..engine.engine import Engine
 from ..engine.run import refuse_own_turn
 from ..errors import Duplicate
 from ..model import Message
-from ..storage.store import fresh_token
+from ..storage.tokens import fresh_token
 from .claims import Claims
 
 ADDED_AT_ONCE = 200

@@ -17,8 +17,9 @@ from ..engine.engine import Engine, describe
 from ..errors import Corrupt, OtherOwner, Unsupported, UsageError
 from ..model import State
 from ..storage.erasures import KEPT_S, find_erasures
+from ..storage.reader import PAGE
 from ..storage.selection import find_row
-from ..storage.store import PAGE, fresh_token
+from ..storage.tokens import fresh_token
 from .claims import Claim, Claims
 from .erasing import ErasedUser, erase_user
 from .lists import (

@@ -18,7 +18,10 @@ from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key, Row, mark_of
 from ..errors import Corrupt, Duplicate, Unsupported
 from ..model import Message
-from .store import PAGE, Store, blank, fresh_token
+from .reader import PAGE
+from .snapshots import blank
+from .store import Store
+from .tokens import fresh_token
 
 log = logging.getLogger("chatkeep")
 

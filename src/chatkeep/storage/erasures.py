@@ -9,7 +9,8 @@ from msgspec import Struct
 from ..conversation.keys import RESERVED
 from ..drivers.base import Row
 from .records import Records
-from .store import Store, fresh_token
+from .store import Store
+from .tokens import fresh_token
 
 SPACE = "erased:"
 """Begins the space of a tenant's erasures."""

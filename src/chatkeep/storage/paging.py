@@ -12,7 +12,8 @@ from msgspec import structs
 
 from ..drivers.base import Key
 from ..model import Message
-from .store import PAGE, Store
+from .reader import PAGE
+from .store import Store
 
 FIRST_READ = 20
 """So many entries are read first: how large they are is not known before, and a hundred may be 25 MB."""

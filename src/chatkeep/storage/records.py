@@ -23,7 +23,9 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.state import Before, StateCodec
 from ..drivers.base import Key, mark_of, row_at
 from ..errors import Corrupt, Duplicate, Unsupported
-from .store import PAGE, Store, fresh_token
+from .reader import PAGE
+from .store import Store
+from .tokens import fresh_token
 
 Kind = TypeVar("Kind", bound=Struct)
 

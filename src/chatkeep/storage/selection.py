@@ -12,7 +12,8 @@ from ..conversation.keys import RESERVED
 from ..conversation.record import Record
 from ..drivers.base import Key, Row, row_at
 from ..errors import Corrupt, Unsupported
-from .store import PAGE, Store
+from .reader import PAGE
+from .store import Store
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from ..drivers import driver_for
 from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan, behind_erasure
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
 from .seal_note import refuse_sealed
-from .store import fresh_token
+from .tokens import fresh_token
 
 PAGE = 100
 WHOSE = Key(RESERVED + "chatkeep", "journal")

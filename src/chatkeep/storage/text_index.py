@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..drivers.base import Hits, Indexed, IndexText, Search, Term, Unindexed, searching
+from ..drivers.base import Ability, Hits, Indexed, IndexText, Search, Searching, Term, Unindexed, searching
+from ..errors import Unsupported
 from .store import Store
 
 AT_ONCE = 100
@@ -16,7 +17,8 @@ AT_ONCE = 100
 
 
 class TextIndex:
-    """The index of the store *store*, in whichever process; there may be none."""
+    """The index of the store *store*, in whichever process; there may be none. Raises `Unsupported` where the store can have
+    none."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,7 +36,7 @@ class TextIndex:
         lacking, self._lacking = self._lacking, ()
         # (In a thread: a hundred long texts are work for seconds.)
         words = await asyncio.to_thread(lambda: [entry_words(one) for one in lacking]) if lacking else []
-        answer = await self._store.index_text(IndexText(limit, words, keep))
+        answer = await self._store.gateway.act(self._driver.index_text, IndexText(limit, words, keep))
         self._lacking = answer.entries
         return answer
 
@@ -50,8 +52,18 @@ class TextIndex:
         and the id."""
         from ..conversation.words import terms_in
 
-        return await self._store.search(Search(terms_in(text), limit, tenant, before))
+        return await self._search(Search(terms_in(text), limit, tenant, before))
 
     async def find_marked(self, tenant: str | None, mark: str, *, rows: bool, before: int | None, limit: int) -> Hits:
         """Return a page of the entries, or of the *rows* alone, that have a mark, the newest first."""
-        return await self._store.search(Search([Term(mark)], limit, tenant, before, rows))
+        return await self._search(Search([Term(mark)], limit, tenant, before, rows))
+
+    async def _search(self, act: Search) -> Hits:
+        return await self._store.gateway.act(self._driver.search, act)
+
+    @property
+    def _driver(self) -> Searching:
+        found = searching(self._store.driver)
+        if found is None:
+            raise Unsupported(f"The store lacks {Ability.SEARCH.name} ({Ability.SEARCH}); nothing was done.")
+        return found
