@@ -408,7 +408,7 @@ OWN = {"bisect", "copy", "dataclasses", "gc", "hashlib", "hmac", "queue", "rando
 MODULES = 112
 """So many modules of chatkeep an import brings at most; each takes a third of a millisecond, whatever is in it."""
 
-CALLS = 34_600
+CALLS = 35_200
 """Importing calls fewer functions than this: exact where a time is not, and hardly another number from one Python to the next."""
 
 TURN = """
@@ -496,7 +496,9 @@ def test_importing_chatkeep_is_light() -> None:
     assert [] == [
         name
         for name in loaded
-        if re.match(r"chatkeep\.(drivers\.(?!base|openable)|server|cli|client|channels|testing)", name)
+        if re.match(
+            r"chatkeep\.(drivers\.(?!base|rows|acts|full_text|openable)|server|cli|client|channels|testing)", name
+        )
     ]
 
 
