@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import IO, TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import LONGEST_ID, RESERVED, check_user, key_for, refuse_reserved
-from .conversation.outbox import Outlet, is_of_another, number_of
+from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
+from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
-from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row, mark_of
+from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row
 from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
@@ -32,6 +32,7 @@ from .storage.selection import find_listed
 from .storage.text_index import TextIndex
 
 if TYPE_CHECKING:
+    from .engine.inlet import Inlet
     from .people.handing_out import HandedOut
     from .storage.archive import Exported
 
@@ -79,6 +80,13 @@ class Core(Generic[State]):
     def outlet(self) -> Outlet | None:
         """Where replies go out, if anywhere."""
         return self._engine.sender.outlet
+
+    @property
+    def inlet(self) -> Inlet:
+        """Where channels hand in what came through them."""
+        from .engine.inlet import Inlet  # nobody else needs it
+
+        return Inlet(self._opened.intake, self._opened.store)
 
     def read_stats(self) -> Stats:
         """Tell what each part of this process has done, and how it is now; asks nobody."""
@@ -423,65 +431,6 @@ class Core(Generic[State]):
         """Switch the shared cache off, or on again, on all instances: the others notice within `poll`. Durable."""
         await self._opened.pauses.switch_cache(on)
         await self._engine.sweeper.look_at_pauses()
-
-    async def accept_from(
-        self,
-        channel: str,
-        tenant: str,
-        conversation: str,
-        content: Content,
-        *,
-        id: str,
-        role: Role,
-        metadata: dict[str, Any],
-    ) -> Receipt:
-        """Record a message that came in through *channel*, as `Tenant.accept` does; what is answered goes out through it, from
-        whichever process sends there. "": it came through one that only listens."""
-        key = key_for(tenant, conversation)
-        refuse_reserved(key, id)
-        return await self._opened.intake.accept(
-            key, content, id=id, role=role, metadata=metadata, owner="", channel=channel
-        )
-
-    async def note_status(
-        self,
-        tenant: str,
-        conversation: str,
-        status: Literal["sent", "delivered", "read", "failed"],
-        *,
-        id: str = "",
-        key: str = "",
-        until: float | None = None,
-        reason: str = "",
-        at: float | None = None,
-    ) -> None:
-        """
-        Record what a channel's platform says of a reply that was sent: the one it knows as *id* or, where no sending is known by
-        that id, the one that was sent under *key*, or all *until* a time.
-
-        The same again has no second effect, and what is told of a conversation that was erased has none at all.
-        `Tenant.deliveries` shows it.
-        """
-        place, store = key_for(tenant, conversation), self._opened.store
-        there = store.cached(place) or await store.load(place)
-        while there is not None and not is_of_another(key, there.row.incarnation):
-            number = number_of(key, there.row.incarnation)
-            told = {"id": id, "number": number, "until": until, "reason": reason, "at": at}
-            metadata = {"kind": "status", "status": status} | {name: value for name, value in told.items() if value}
-            which = id or (f"until:{until}" if number is None else f"{number}:{at}")
-            name = f"status:{status}:{which}"[: LONGEST_ID - 1]
-            if await self._opened.intake.note(place, name, metadata, into=there):
-                return
-            there = await store.load(place)  # it was erased; the customer may have written again since
-
-    async def note_unknown(self, tenant: str, conversation: str, id: str, *, reason: str, raw: Any) -> None:
-        """Keep something that came in through a channel and cannot be answered: shown with the log, and not dropped.
-
-        The same *id* again has no second effect.
-        """
-        metadata = {"kind": "unknown", "reason": reason[:500], "raw": raw}
-        mark = mark_of(Key(tenant, id or "-"))
-        await self._opened.intake.note(key_for(tenant, conversation), f"unknown:{mark}", metadata)
 
     async def examine(self) -> list[Finding]:
         """Return what is to be said about the store, and about the shared cache."""

@@ -48,7 +48,7 @@ ACTS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "clear": lambda keep: keep.clear("ada"),
     "send again": lambda keep: keep._engine.changes.resend(ADA, 2),
     "note": lambda keep: core_of(keep).note("", "ada", "call her", author="kim", id="n1"),
-    "status": lambda keep: core_of(keep).note_status("", "ada", "read", id="p1"),
+    "status": lambda keep: core_of(keep).inlet.note_status("", "ada", "read", id="p1"),
 }
 
 

@@ -154,7 +154,7 @@ async def test_a_reply_that_nobody_sends_keeps_its_conversation_for_a_day(opened
     like any other."""
     clock = Clock()
     keep = await opened(echo, clock=clock, forget_after="2h", retention="1h")
-    await core_of(keep).accept_from("whatsapp", "", "ada", "hello", id="m1", role="user", metadata={})
+    await core_of(keep).inlet.accept("whatsapp", "", "ada", "hello", id="m1", role="user", metadata={})
     await until(lambda: said(keep, 2))
     clock.now += 3 * 3600
     revisions = set()
@@ -235,7 +235,7 @@ async def test_what_began_with_something_that_nobody_answers_is_erased_too(opene
     await keep.receive("ada", "hello")
     await nothing_happens_for(0.2)
     if begun_by == "a note":
-        await core_of(keep).note_unknown("", "bob", "1", reason="not a message", raw={})
+        await core_of(keep).inlet.note_unknown("", "bob", "1", reason="not a message", raw={})
     else:
         await keep.accept("bob", "by hand", role="operator", metadata={"sent": True})
     assert not await is_gone(keep, "bob")

@@ -357,9 +357,9 @@ async def test_a_reply_that_waits_is_not_sent_and_reasons_of_failures_go(url: st
     async with keep:
         await keep.receive("ada", "hello")
         await until(lambda: delivered(keep, "failed"))
-        await core_of(keep).note_status("", "ada", "sent", id="p4", key=loft.key)
+        await core_of(keep).inlet.note_status("", "ada", "sent", id="p4", key=loft.key)
         for told in ({"id": "p1"}, {"id": "p0", "key": loft.key}, {"key": loft.key}, {"id": "p4"}):
-            await core_of(keep).note_status("", "ada", "failed", reason=f"no such number: {CARD}", **told)
+            await core_of(keep).inlet.note_status("", "ada", "failed", reason=f"no such number: {CARD}", **told)
         loft.answer = Sent(status="retry", reason="later")
         waits = await keep.accept("ada", f"charged {CARD}", role="operator")
         await until(lambda: len(loft.sent) == 2)

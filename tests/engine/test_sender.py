@@ -275,9 +275,9 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
 
     await until(settled)
     for status in ("read", "delivered", "sent", "read"):
-        await core_of(keep).note_status("", ADA, status, id="p1")
-    await core_of(keep).note_status("", ADA, "failed", id="p2", reason="blocked")
-    await core_of(keep).note_status("", ADA, "read", id="p9")
+        await core_of(keep).inlet.note_status("", ADA, status, id="p1")
+    await core_of(keep).inlet.note_status("", ADA, "failed", id="p2", reason="blocked")
+    await core_of(keep).inlet.note_status("", ADA, "read", id="p9")
     found = await keep.deliveries(ADA)
 
     assert [("read", ""), ("failed", "blocked")] == [(sending.status, sending.reason) for sending in found]
@@ -288,7 +288,7 @@ async def test_statuses_find_their_replies(sending: Any) -> None:
         return len([s for s in await keep.deliveries(ADA) if s.status == "delivered"]) == 2
 
     await until(all_out)
-    await core_of(keep).note_status("", ADA, "read", until=4e9)
+    await core_of(keep).inlet.note_status("", ADA, "read", until=4e9)
 
     assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
 
@@ -305,9 +305,9 @@ async def test_a_status_under_the_key_alone_finds_its_reply(sending: Any) -> Non
     await until(settled)
     first, second = (key for key, _, _ in loft.sent)
     for _ in range(2):
-        await core_of(keep).note_status("", ADA, "failed", key=first, reason="mailbox full", at=5.0)
-    await core_of(keep).note_status("", ADA, "read", key=second + "/1")
-    await core_of(keep).note_status("", ADA, "failed", key="another.2@" + ADA)
+        await core_of(keep).inlet.note_status("", ADA, "failed", key=first, reason="mailbox full", at=5.0)
+    await core_of(keep).inlet.note_status("", ADA, "read", key=second + "/1")
+    await core_of(keep).inlet.note_status("", ADA, "failed", key="another.2@" + ADA)
 
     assert ["failed", "read"] == [status for _, status in await statuses(keep)]
     assert 2 == len([m async for m in keep.history(ADA) if m.metadata.get("kind") == "status"])
@@ -324,8 +324,8 @@ async def test_the_platform_s_status_settles_a_reply_of_which_no_id_came_back(se
 
     await until(settled)
     first, second = (key for key, _, _ in loft.sent)
-    await core_of(keep).note_status("", ADA, "read", id="seen1", key=first)
-    await core_of(keep).note_status("", ADA, "failed", id="seen2", key=second, reason="blocked")
+    await core_of(keep).inlet.note_status("", ADA, "read", id="seen1", key=first)
+    await core_of(keep).inlet.note_status("", ADA, "failed", id="seen2", key=second, reason="blocked")
 
     assert ["read", "failed"] == [status for _, status in await statuses(keep)]
 
@@ -504,10 +504,10 @@ async def test_what_a_channel_brought_goes_out_whoever_answers(
     desk = await opened(twice, url=url)
     core = core_of(desk)
     for who in (ADA, "pigeon:loft"):
-        await core.accept_from("pigeon", "", who, "hi", id="m1", role="user", metadata={})
+        await core.inlet.accept("pigeon", "", who, "hi", id="m1", role="user", metadata={})
         await until_answered(desk, who, 1)
         await desk.pause(who)
-        await core.accept_from("pigeon", "", who, "and?", id="m2", role="user", metadata={"name": "Ada"})
+        await core.inlet.accept("pigeon", "", who, "and?", id="m2", role="user", metadata={"name": "Ada"})
         await desk.resume(who, unread="skip")
         await desk.accept(who, "a person here", role="operator")
         await desk.change(who, lambda state: state.update(seen=True))
@@ -585,7 +585,7 @@ async def test_a_status_does_not_bring_an_erased_conversation_back(sending: Any)
     await keep.accept(ADA, "hi", id="m1")
     await all_delivered(keep, 2)
     await keep.erase(ADA)
-    await core_of(keep).note_status("", ADA, "read", id="p2")
+    await core_of(keep).inlet.note_status("", ADA, "read", id="p2")
 
     assert None is await keep.conversation(ADA)
 

@@ -46,7 +46,7 @@ async def test_many_are_tried_again_dismissed_sent_again_and_handed_back(url: st
             await keep.pause(name)
             await keep.accept(name, "is anybody there?")
         await keep.accept("w3", "I am", role="operator")
-        await core.accept_from("whatsapp", "", "whatsapp:490", "hello", id="m", role="user", metadata={})
+        await core.inlet.accept("whatsapp", "", "whatsapp:490", "hello", id="m", role="user", metadata={})
         await until(lambda: shown(client, "undelivered"), within=20, every=0.1)
         failing = {"filter": {"show": "failing"}}
         dismissed = await outcomes(kim, "dismiss", ["f1", "f2", "fine", "gone"], **failing)

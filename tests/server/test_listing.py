@@ -58,7 +58,7 @@ async def test_the_list_shows_and_finds_what_is_there(url: str) -> None:
         await keep.pause("eve")
         await keep.accept("eve", "is anybody there?")
         for number in (490, 491):
-            await core.accept_from(
+            await core.inlet.accept(
                 "whatsapp", "", f"whatsapp:{number}", "hello", id=f"m{number}", role="user", metadata={"name": "Grace"}
             )
 
@@ -340,7 +340,7 @@ async def test_an_index_answers_filters_at_once(searchable: str, monkeypatch: py
     core = core_of(keep)
     async with served(keep) as client:
         for number in (490, 491):
-            await core.accept_from(
+            await core.inlet.accept(
                 "whatsapp", "", f"whatsapp:{number}", "hello", id=f"m{number}", role="user", metadata={}
             )
         for name in ("bob", "bee"):

@@ -202,7 +202,7 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
     core = core_of(keep)
     if isinstance(item, Status):
         reason = item.error.reason if item.error is not None else ""
-        await core.note_status(
+        await core.inlet.note_status(
             tenant, conversation, item.status, id=item.id, key=item.key, until=item.until, reason=reason, at=item.at
         )
         return
@@ -210,7 +210,7 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
         if isinstance(item, Received):
             metadata = item.metadata | ({"sent": True} if item.role == "operator" else {})
             metadata |= {"sent_at": item.at} if item.at is not None else {}
-            receipt = await core.accept_from(
+            receipt = await core.inlet.accept(
                 "" if channel.one_way else channel.name,
                 tenant,
                 conversation,
@@ -222,14 +222,14 @@ async def keep_one(keep: Chatkeep[Any], channel: Channel, tenant: str, conversat
             answering = receipt.status == "accepted" and not receipt.duplicate and item.role == "user"
             show(core.outlet, channel, item, answering=answering and not core.is_paused(tenant, conversation))
             return
-        await core.note_unknown(tenant, conversation, item.id, reason=item.reason, raw=item.raw)
+        await core.inlet.note_unknown(tenant, conversation, item.id, reason=item.reason, raw=item.raw)
         show(core.outlet, channel, item)
     except (BadKey, BadMessage, TooLarge) as fault:
         log.warning("An item of a webhook cannot be stored as it is; a note of it is: %s", type(fault).__name__)
         raw = item.raw if isinstance(item, Unknown) else {"id": item.id}
         if isinstance(fault, KeyReused):
             raw = plain_of(item)
-        await core.note_unknown(
+        await core.inlet.note_unknown(
             tenant, conversation, item.id, reason=f"it cannot be stored: {fault}", raw=str(raw)[:1000]
         )
         show(core.outlet, channel, item)
