@@ -1,22 +1,16 @@
-"""Puts the application together: the API, the chat page, the operators' desk, and what every answer carries."""
+"""Puts the application together: the API, the chat page, the operators' desk, and what stands around all of them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import errors
 from ..app import Chatkeep, core_of
@@ -37,13 +31,14 @@ from . import (
     wire,
 )
 from .access import IDLE_S, LONGEST_S, VISITOR_SCOPES, Access, allows
-from .appearance import Appearance, appearance_of
-from .assets import CLIENT, OPERATOR, PAGE, SHOWN, WIDGET, static, static_bytes, version_of
+from .appearance import appearance_of
 from .audit import Trail
 from .events import Events
+from .guards import Hosts, SecurityHeaders, on_crash
 from .health import get_ready
 from .openapi import document, get_openapi
 from .operators import ROUTES as OPERATING
+from .page_routes import page_routes
 from .presence import Presence
 from .principals import Users
 from .protocols import routes_of
@@ -58,39 +53,6 @@ if TYPE_CHECKING:
     from .oidc import OpenIDProvider
 
 HERE = ("localhost", "127.0.0.1", "[::1]")
-
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
-"""Of every answer but JSON."""
-
-HEADERS_OF_DATA = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "cross-origin-resource-policy": "same-origin",
-}
-"""Of JSON, which is no page. (Uvicorn looks each header over at 1.4 us apiece.)"""
-
-GUARDS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-GUARDS_OF_DATA = [(name.encode(), value.encode()) for name, value in HEADERS_OF_DATA.items()]
-UNKEPT = (b"cache-control", b"no-store")
-DATA = {b"application/json", b"application/problem+json"}
-
-HOST_HELP = (
-    "Name it in the setting `hosts` (CHATKEEP_HOSTS), or have the proxy in front pass on the host that was asked for (nginx: "
-    "`proxy_set_header Host $http_host;`).\n"
-)
-PROBES = (b"/healthz", b"/readyz", b"/metrics")
-ABOUT = (
-    "This is the HTTP API of a chatbot, served by chatkeep. /openapi.json describes it; /operator is the page for operators. There is no "
-    "chat page here: it needs a title (`title`, CHATKEEP_TITLE).\n"
-)
 
 # The order decides what a suffix means: /v1/conversations/a/state/messages is the slot "messages" of "a".
 ROUTES: list[BaseRoute] = [
@@ -244,9 +206,6 @@ def create_app(
         pictures=pictures,
         frame_ancestors=frame_ancestors,
     )
-    shown = CLIENT | SHOWN | OPERATOR | (PAGE if title is not None else {})
-    words = look.words | {"users": " ".join(sample_users), "offline": "yes" if offline else ""}
-    words["kept"] = version_of(words, look.logo) if offline and title is not None else ""
     app = Starlette(
         routes=[
             *ROUTES,
@@ -254,9 +213,7 @@ def create_app(
             *routes_of(keep, protocols),
             *sample_user_routes(sample_users),
             *routes,
-            *([Route("/", get_about)] if title is None else []),
-            *[Route(path, static(*found, words, page_headers(look, path))) for path, found in shown.items()],
-            *(framed_routes(look, words) if title is not None else []),
+            *page_routes(look, has_page=title is not None, sample_users=sample_users, offline=offline),
         ],
         middleware=[
             Middleware(SecurityHeaders),
@@ -270,114 +227,23 @@ def create_app(
         },
         lifespan=lifespan_of(keep, access),
     )
-    app.state.keep, app.state.access, app.state.streams, app.state.limits = keep, access, Streams(), None
-    app.state.told_not_open, app.state.trail, app.state.sample_users = False, Trail(keep), frozenset(sample_users)
-    app.state.samples, app.state.settings, app.state.provider = Samples(keep), None, provider
-    app.state.presence = Presence(keep)
-    app.state.webhooks = webhooks or webhooks_of(keep)
-    app.state.openapi = document(app.routes)
+    share(app, keep, access, webhooks=webhooks or webhooks_of(keep), provider=provider, sample_users=sample_users)
     app.router.redirect_slashes = False
     return app
 
 
-def page_headers(look: Appearance, path: str) -> dict[str, str]:
-    """Return what a file of the page says besides HEADERS, or instead of them: the chat page may load more pictures."""
-    return HEADERS | {"content-security-policy": look.policy()} if path == "/" and look.pictures else {}
-
-
-def framed_routes(look: Appearance, words: Mapping[str, str]) -> list[BaseRoute]:
-    """Return the routes of the widget, where sites are named that may show it, and that of the logo."""
-    routes: list[BaseRoute] = []
-    if look.logo is not None:
-        routes.append(Route("/logo", static_bytes(*look.logo)))
-    if look.frame_ancestors:
-        inside = {**words, "frame": " ".join(look.frame_ancestors), "autofocus": "", "offline": "", "users": ""}
-        headers = {name: value for name, value in HEADERS.items() if name != "x-frame-options"}
-        headers["content-security-policy"] = look.policy(look.frame_ancestors)
-        headers["cross-origin-resource-policy"] = "cross-origin"
-        routes += [Route(path, static(*found, inside, headers)) for path, found in WIDGET.items()]
-    return routes
-
-
-async def on_crash(request: Request, fault: Exception) -> Response:
-    """Return what a bug is answered with; Starlette does that outside of all middleware."""
-    answer = await problems.on_crash(request, fault)
-    answer.headers.update(HEADERS | {"cache-control": "no-store"})
-    return answer
-
-
-def is_number(host: str) -> bool:
-    """Tell whether a Host header names no host: a network address, or nothing."""
-    try:
-        return not host or bool(ip_address(urlsplit(f"//{host}").hostname or ""))
-    except ValueError:
-        return False
-
-
-async def refuse_host(scope: Scope, receive: Receive, send: Send, detail: str) -> None:
-    """Answer a request that is for another server, as every other error is told."""
-    await problems.problem(Request(scope), "bad-request", 400, detail)(scope, receive, send)
-
-
-class Hosts(TrustedHostMiddleware):
-    """Refuses requests that name another server, or two; probes, which call a server by its number, are let through."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http":
-            given = [value for name, value in scope["headers"] if name == b"host"]
-            if len(given) > 1:
-                await refuse_host(scope, receive, send, "There is more than one Host header; nothing was done.")
-                return
-            host = b"".join(given).decode("latin-1")
-            if is_number(host) and wire.raw_path(scope) in PROBES:
-                await self.app(scope, receive, send)
-                return
-
-            if not self._knows(host):
-                said = f"This server is not called {host[:100]!a}; nothing was done. {HOST_HELP}"
-                await refuse_host(scope, receive, send, said)
-                return
-        await self.app(scope, receive, send)
-
-    def _knows(self, host: str) -> bool:
-        """Tell whether a request that names *host* is for this server."""
-        try:
-            name = "" if set(host) & set("@/?#\\ ") else urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False  # what is no host at all is none where any is let in, too
-        name = f"[{name}]" if ":" in name else name
-        return self.allow_any or any(
-            name == known or (known.startswith("*") and name.endswith(known[1:])) for known in self.allowed_hosts
-        )
-
-
-@allows(anyone=True)
-async def get_about(request: Request) -> Response:
-    """Say what is here, where there is no page."""
-    return Response(ABOUT, media_type="text/plain")
-
-
-class SecurityHeaders:
-    """Puts HEADERS or HEADERS_OF_DATA on every answer without a policy of its own, and lets nobody on the way keep it unless it says so."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                told, guards, kept = message["headers"], GUARDS, False
-                for name, value in told:
-                    if name == b"content-type" and value in DATA:
-                        guards = GUARDS_OF_DATA
-                    elif name == b"cache-control":
-                        kept = True
-                    elif name == b"content-security-policy":
-                        guards = []
-                message["headers"] = [*told, *guards] if kept else [*told, *guards, UNKEPT]
-            await send(message)
-
-        await self.app(scope, receive, send_guarded if scope["type"] == "http" else send)
+def share(
+    app: Starlette,
+    keep: Chatkeep[Any],
+    access: Access,
+    *,
+    webhooks: Webhooks,
+    provider: OpenIDProvider | None,
+    sample_users: Sequence[str],
+) -> None:
+    """Put what the endpoints of *app* share where they look for it. What a process of its own adds, `application` puts there."""
+    state = app.state
+    state.keep, state.access, state.webhooks, state.provider = keep, access, webhooks, provider
+    state.streams, state.trail, state.presence, state.samples = Streams(), Trail(keep), Presence(keep), Samples(keep)
+    state.sample_users, state.openapi, state.told_not_open = frozenset(sample_users), document(app.routes), False
+    state.limits = state.settings = None
