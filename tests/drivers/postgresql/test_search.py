@@ -20,9 +20,9 @@ from chatkeep.errors import Unavailable
 from chatkeep.testing.programs import postgres_binary
 from chatkeep.testing.servers import PostgresServer
 
-from ..support.indexing import act_at_random, body, check_found, hits, index, say, search_pages
-from ..support.soaking import few_or_many
-from ..support.waiting import nothing_happens_for, until
+from ...support.indexing import act_at_random, body, check_found, hits, index, say, search_pages
+from ...support.soaking import few_or_many
+from ...support.waiting import nothing_happens_for, until
 
 pytestmark = pytest.mark.server
 

@@ -19,8 +19,8 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.testing.programs import postgres_binary
 from chatkeep.testing.servers import PostgresServer
 
-from ..support import npm
-from ..support.sql_people import SAVES, grants, shown
+from ...support import npm
+from ...support.sql_people import SAVES, grants, shown
 
 pytestmark = pytest.mark.server
 

@@ -12,8 +12,8 @@ from chatkeep.drivers.base import Erase, IndexText, Key, Read, Search, Term, Wri
 from chatkeep.drivers.sqlite import SqliteDriver
 from chatkeep.drivers.sqlite import search as searching
 
-from ..support.indexing import act_at_random, body, changed, check_found, hits, index, say, search_pages
-from ..support.soaking import few_or_many
+from ...support.indexing import act_at_random, body, changed, check_found, hits, index, say, search_pages
+from ...support.soaking import few_or_many
 
 NEIGHBOURS = [f"4111111111111{n:03}" for n in range(300)]
 

@@ -28,8 +28,8 @@ from chatkeep.engine import watch
 from chatkeep.errors import ChatkeepError
 from chatkeep.testing.servers import PostgresServer
 
-from ..support.sql_people import DOCS, SAVES, grants, said, shown
-from ..support.waiting import until
+from ...support.sql_people import DOCS, SAVES, grants, said, shown
+from ...support.waiting import until
 
 pytestmark = pytest.mark.server
 
