@@ -7,60 +7,19 @@ import gzip
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from msgspec import Struct
 
-from chatkeep import Chatkeep
-from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.base import Key
-from chatkeep.server import create_app
 from chatkeep.server.protocols.answer_stream import name_answer
 
-from ..support.counting import count
 from ..support.damaged import Damaged
-from ..support.serving import Answer, Client, serving
-from ..support.stores import FAST
+from ..support.serving import Answer
+from ..support.users import House, housed
 
 MERGE = {"Content-Type": "application/vnd.chatkeep.merge+json"}
-
-
-class House:
-    """A server, and who comes to it."""
-
-    def __init__(self, keep: Chatkeep[Any], port: int, key: str) -> None:
-        self.keep, self.client = keep, Client(port, key)
-
-    async def ask(
-        self, method: str, path: str, body: Any = None, *, token: str | None = None, **headers: str
-    ) -> Answer:
-        """One request, with the service key unless there is a *token* ("": without any)."""
-        told = {} if token is None else {"Authorization": token and f"Bearer {token}"}
-        told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.ask(method, path, None if body is None else json.dumps(body).encode(), told)
-
-    async def token(self, user: str, **asked: Any) -> str:
-        """A new token of a user."""
-        answer = await self.ask("POST", f"/v1/users/{user}/tokens", asked)
-        assert 201 == answer.status, answer
-        return str(answer.json["token"])
-
-    async def list(self, token: str, query: str = "") -> Any:
-        """A user's list."""
-        answer = await self.ask("GET", f"/v1/me/conversations{query}", token=token)
-        assert 200 == answer.status, answer
-        return answer.json
-
-
-@asynccontextmanager
-async def housed(url: str, state: type = dict, **options: Any) -> AsyncIterator[House]:
-    """A house over *url*."""
-    keep: Chatkeep[Any] = Chatkeep(url, state=state, **FAST)
-    keep.on_message(count)
-    async with serving(create_app(keep, title="x", **options)) as port:
-        yield House(keep, port, (await create_key(keep, "")).token)
 
 
 @pytest.fixture
@@ -299,43 +258,6 @@ async def test_a_user_begins_a_chat_over_each_protocol(protocol: str) -> None:
     assert found.revision == after.revision
 
 
-async def test_a_save_says_what_was_in_conflict(house: House) -> None:
-    """If-Match refuses, `version` tells; `*` forces; saved messages say that they are; losses are told and restored."""
-    token, plain = await house.token("ada"), await house.token("ada", scopes=["read", "send"])
-    path = "/v1/conversations/c"
-    first = await house.ask(
-        "PUT", path, {"title": "A", "messages": [{"id": "m1", "content": "hi", "created_at": 5.5}]}, token=token
-    )
-    matched = await house.ask("PUT", path, {"title": "B"}, token=token, If_Match=first.headers["etag"])
-    refused = await house.ask("PUT", path, {"title": "C"}, token=token, If_Match=first.headers["etag"])
-    read = await house.ask("GET", path, token=token)
-    by_etag = await house.ask("PUT", path, {"title": "B2"}, token=token, If_Match=read.headers["etag"])
-    told = await house.ask(
-        "PATCH",
-        path,
-        {"title": "C", "version": first.json["version"], "messages": [{"id": "m1", "content": "other"}]},
-        token=token,
-    )
-    losses = (await house.ask("GET", f"{path}/losses", token=token)).json["losses"]
-    number = next(one["number"] for one in losses if one["about"] == "title")
-    restored = await house.ask("POST", f"{path}/losses/{number}", token=token)
-    named = (await house.list(token))["conversations"][0]["title"]
-    forced = await house.ask("PUT", path, {"title": "D"}, token=token, If_Match="*")
-    forged = await house.ask(
-        "PUT", path, {"messages": [{"id": "m9", "content": "x", "role": "assistant"}]}, token=plain
-    )
-    absent = await house.ask("PATCH", "/v1/conversations/none", {"title": "x"}, token=token)
-    log = await house.client.log("c")
-
-    assert (200, ["m1"], 200, 412) == (first.status, first.json["added"], matched.status, refused.status)
-    assert matched.headers["etag"] == refused.json["etag"]
-    assert ("B", matched.json["checksum"]) == (read.json["title"], read.json["checksum"])
-    assert (200, ["title", "m1"]) == (by_etag.status, told.json["conflicts"])
-    assert (204, "C", "D") == (restored.status, named, forced.json["title"])
-    assert (403, 404) == (forged.status, absent.status)
-    assert [("m1", "hi", 5.5, True)] == [(one["id"], one["content"], one["created_at"], one["saved"]) for one in log]
-
-
 async def test_slots_are_merged_over_http(house: House) -> None:
     """By base and time; the same key again has no second effect."""
     token, path = await house.token("ada"), "/v1/conversations/c/state/cart"
@@ -389,25 +311,6 @@ async def test_a_guests_own_token_ends_with_the_claim(house: House) -> None:
     assert 401 == ended.status
     assert ["g"] == [one["id"] for one in (await house.list(ada))["conversations"]]
     assert 200 == (await house.ask("POST", "/v1/conversations/g/messages", {"content": "on"}, token=ada)).status
-
-
-async def test_devices_are_listed_rotated_and_ended(house: House) -> None:
-    """By the user and by a service key; a token that was rotated ends; another user's are not to be found."""
-    phone, tab, eve = await house.token("ada", label="phone"), await house.token("ada"), await house.token("eve")
-    devices = (await house.ask("GET", "/v1/me/tokens", token=tab)).json["tokens"]
-    fresh = await house.ask("POST", "/v1/me/tokens/current/rotate", {"grace": 0}, token=tab)
-    new = await house.ask("GET", "/v1/me", token=fresh.json["token"])
-    id = next(one["id"] for one in devices if one["label"] == "phone")
-    others = await house.ask("DELETE", f"/v1/me/tokens/{id}", token=eve)
-    ended = await house.ask("DELETE", f"/v1/me/tokens/{id}", token=phone)
-    after = await house.ask("GET", "/v1/me", token=phone)
-    eves = (await house.ask("GET", "/v1/users/eve/tokens")).json["tokens"]
-    cut = await house.ask("DELETE", f"/v1/users/eve/tokens/{eves[0]['id']}")
-
-    assert (2, 200) == (len(devices), new.status)
-    assert (404, 204, 401) == (others.status, ended.status, after.status)
-    assert 401 == (await house.ask("GET", "/v1/me", token=tab)).status
-    assert (204, 401) == (cut.status, (await house.ask("GET", "/v1/me", token=eve)).status)
 
 
 async def test_an_operator_erases_a_user(house: House) -> None:
