@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -20,82 +19,13 @@ from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.counting import count
+from ..support.pigeons import ADA, Loft, all_delivered, statuses, twice
 from ..support.waiting import nothing_happens_for, takes, time_passes, until
-
-ADA = "pigeon:loft-1:ada"
-
-
-class Loft:
-    """An outlet that writes down what it is given and answers as it is told; `then` gives the next answers."""
-
-    def __init__(self, *then: Sent) -> None:
-        self.sent: list[tuple[str, str, int]] = []
-        self.then = list(then)
-        self.gate: asyncio.Event | None = None
-        self.busy = 0
-        self.most = 0
-
-    def takes(self, tenant: str, conversation: str) -> bool:
-        """Pigeons only, and not those of the evil."""
-        return conversation.startswith("pigeon:") and tenant != "evil"
-
-    async def open(self) -> None:
-        """Nothing to do."""
-
-    async def close(self) -> None:
-        """Nothing to do."""
-
-    async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
-        """Sends one."""
-        self.busy += 1
-        self.most = max(self.most, self.busy)
-        self.sent.append((key, content, skip))
-        if self.gate is not None:
-            await self.gate.wait()
-        await takes(0.002)
-        self.busy -= 1
-        return self.then.pop(0) if self.then else Sent(status="delivered", ids=(f"p{len(self.sent)}",))
-
-    @property
-    def texts(self) -> list[str]:
-        """What was sent."""
-        return [content for _, content, _ in self.sent]
-
-
-async def twice(turn: Turn[Any]) -> list[str]:
-    """Two replies to everything."""
-    return [f"{turn.text}-a", f"{turn.text}-b"]
-
-
-async def statuses(keep: Any) -> list[tuple[int, str]]:
-    """How each delivery of Ada's stands."""
-    return [(sending.number, sending.status) for sending in await keep.deliveries(ADA)]
 
 
 async def has_failed(keep: Any) -> bool:
     """Whether it is noted that the account is not in order."""
     return "account" in [sending.reason for sending in await keep.deliveries(ADA)]
-
-
-@pytest.fixture
-def sending(opened: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """`await sending(handler, loft)` gives an open Chatkeep that delivers through it."""
-    from chatkeep import Chatkeep
-
-    async def make(handler: Any, loft: Loft, **options: Any) -> Any:
-        begin = Chatkeep.open
-
-        async def with_outlet(self: Any) -> None:
-            self.deliver(loft)
-            await begin(self)
-
-        monkeypatch.setattr(Chatkeep, "open", with_outlet)
-        try:
-            return await opened(handler, **options)
-        finally:
-            monkeypatch.setattr(Chatkeep, "open", begin)
-
-    return make
 
 
 async def test_I6_replies_go_out_in_order_once_and_only_through_their_channel(sending: Any) -> None:
@@ -264,72 +194,6 @@ async def test_a_turn_that_ran_when_the_bot_was_paused_does_not_send(sending: An
     assert ["hi"] == [m.text async for m in keep.history(ADA) if m.role != "system"]
 
 
-async def test_statuses_find_their_replies(sending: Any) -> None:
-    """In any order, again and again; "until" means all that were sent by then."""
-    loft = Loft()
-    keep = await sending(twice, loft)
-    await keep.accept(ADA, "hi", id="m1")
-
-    async def settled() -> bool:
-        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
-
-    await until(settled)
-    for status in ("read", "delivered", "sent", "read"):
-        await core_of(keep).inlet.note_status("", ADA, status, id="p1")
-    await core_of(keep).inlet.note_status("", ADA, "failed", id="p2", reason="blocked")
-    await core_of(keep).inlet.note_status("", ADA, "read", id="p9")
-    found = await keep.deliveries(ADA)
-
-    assert [("read", ""), ("failed", "blocked")] == [(sending.status, sending.reason) for sending in found]
-    await keep.accept(ADA, "more", id="m2")
-    await until(lambda: len(loft.sent) == 4)
-
-    async def all_out() -> bool:
-        return len([s for s in await keep.deliveries(ADA) if s.status == "delivered"]) == 2
-
-    await until(all_out)
-    await core_of(keep).inlet.note_status("", ADA, "read", until=4e9)
-
-    assert ["read", "failed", "read", "read"] == [status for _, status in await statuses(keep)]
-
-
-async def test_a_status_under_the_key_alone_finds_its_reply(sending: Any) -> None:
-    """A platform that gives no ids of its own repeats the key; one of a conversation that was erased since is nobody's."""
-    loft = Loft()
-    keep = await sending(twice, loft)
-    await keep.accept(ADA, "hi", id="m1")
-
-    async def settled() -> bool:
-        return [status for _, status in await statuses(keep)] == ["delivered", "delivered"]
-
-    await until(settled)
-    first, second = (key for key, _, _ in loft.sent)
-    for _ in range(2):
-        await core_of(keep).inlet.note_status("", ADA, "failed", key=first, reason="mailbox full", at=5.0)
-    await core_of(keep).inlet.note_status("", ADA, "read", key=second + "/1")
-    await core_of(keep).inlet.note_status("", ADA, "failed", key="another.2@" + ADA)
-
-    assert ["failed", "read"] == [status for _, status in await statuses(keep)]
-    assert 2 == len([m async for m in keep.history(ADA) if m.metadata.get("kind") == "status"])
-
-
-async def test_the_platform_s_status_settles_a_reply_of_which_no_id_came_back(sending: Any) -> None:
-    """Its answer was lost; the status has an id that nothing here has seen, and the key."""
-    loft = Loft(Sent(status="uncertain", reason="no answer"), Sent(status="uncertain", reason="no answer"))
-    keep = await sending(twice, loft)
-    await keep.accept(ADA, "hi", id="m1")
-
-    async def settled() -> bool:
-        return [status for _, status in await statuses(keep)] == ["uncertain", "uncertain"]
-
-    await until(settled)
-    first, second = (key for key, _, _ in loft.sent)
-    await core_of(keep).inlet.note_status("", ADA, "read", id="seen1", key=first)
-    await core_of(keep).inlet.note_status("", ADA, "failed", id="seen2", key=second, reason="blocked")
-
-    assert ["read", "failed"] == [status for _, status in await statuses(keep)]
-
-
 async def test_an_instrument_is_told_how_long_a_reply_took(sending: Any) -> None:
     """With what became of the attempt; one that was delivered has no cause."""
 
@@ -409,15 +273,6 @@ class Clock:
 
     def __call__(self) -> float:
         return time.time() + self.ahead
-
-
-async def all_delivered(keep: Any, count: int) -> None:
-    """Waits until so many replies of Ada's are delivered."""
-
-    async def settled() -> bool:
-        return [status for _, status in await statuses(keep)] == ["delivered"] * count
-
-    await until(settled, within=10.0)
 
 
 async def test_I9_nobody_sends_from_another_tenants_account(sending: Any) -> None:
@@ -576,18 +431,6 @@ async def test_what_a_platform_says_is_kept_whatever_it_is(sending: Any) -> None
 
     assert ("a\ufffdb",) == (await keep.deliveries(ADA))[0].ids
     assert 4 == len(loft.sent)
-
-
-async def test_a_status_does_not_bring_an_erased_conversation_back(sending: Any) -> None:
-    """Platforms tell of what was sent for days."""
-    loft = Loft()
-    keep = await sending(twice, loft)
-    await keep.accept(ADA, "hi", id="m1")
-    await all_delivered(keep, 2)
-    await keep.erase(ADA)
-    await core_of(keep).inlet.note_status("", ADA, "read", id="p2")
-
-    assert None is await keep.conversation(ADA)
 
 
 async def test_skipping_leaves_the_senders_claim_alone(sending: Any) -> None:
