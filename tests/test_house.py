@@ -617,6 +617,35 @@ def test_every_driver_of_the_table_is_documented() -> None:
     assert [] == [scheme for scheme in DRIVERS if f"`{scheme}://" not in docs]
 
 
+def methods_of(tree: ast.Module, name: str) -> list[str]:
+    """The methods of a class, in their order; two of one name, such as of a property, are one."""
+    found = [one for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name for one in node.body]
+    return list(dict.fromkeys(one.name for one in found if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)))
+
+
+@pytest.mark.parametrize("place", sorted(set(DRIVERS.values())))
+def test_drivers_look_alike(place: str) -> None:
+    """Each has the verbs in the order of the contract, and its transport what the seam asks for in the order of the seam: who reads one
+    beside another finds the same in the same place."""
+    engine, _, name = place.partition(":")
+    order = [*methods_of(running(modules()["drivers.base"]), "Driver"), "search", "index_text"]
+    opened = {"open": "_start", "close": "_stop"}
+    module = "drivers.memory" if engine == "memory" else f"drivers.{engine}.driver"
+    own = methods_of(running(modules()[module]), name)
+
+    assert [one for one in (opened.get(one, one) for one in order) if one in own] == [
+        one for one in own if one in {*order, *opened.values()}
+    ]
+    if transport := modules().get(f"drivers.{engine}.transport"):
+        seam = modules().get(f"drivers.{engine}.seam", modules()["drivers.redis.seam"])
+        asked, classes = methods_of(running(seam), "Transport"), running(transport).body
+        made = [methods_of(running(transport), node.name) for node in classes if isinstance(node, ast.ClassDef)]
+        kept = max(([one for one in found if one in asked] for found in made), key=len)
+
+        assert len(kept) > 3
+        assert [one for one in asked if one in kept] == kept
+
+
 def modules_imported(source: str) -> set[str]:
     """The last names of all modules that *source* may import, `from package import module` among them."""
     found: set[str] = set()

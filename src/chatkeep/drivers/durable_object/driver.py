@@ -100,10 +100,14 @@ class DurableObjectDriver(Openable):
         finally:
             await worker.close()
 
-    async def _scheme_fault(self) -> str:
-        from .transport import scheme_fault_of
+    async def announce(self, marks: Collection[str]) -> None:
+        worker = self._opened("announced")
+        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
+            await worker.act("rings", announcement_of(self.epoch, marks))
 
-        return await scheme_fault_of(self._site)
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        worker = self._opened("watched")
+        self._ear = asyncio.create_task(worker.listen(listener_for(self, heard)), name="chatkeep durable object watch")
 
     async def _stop(self) -> None:
         worker, self._worker = self._worker, None
@@ -178,14 +182,10 @@ class DurableObjectDriver(Openable):
         await worker.act("fences", msgspec.json.encode([act.epoch]), writes=True)
         worker.epoch = self.epoch = act.epoch
 
-    async def announce(self, marks: Collection[str]) -> None:
-        worker = self._opened("announced")
-        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
-            await worker.act("rings", announcement_of(self.epoch, marks))
+    async def _scheme_fault(self) -> str:
+        from .transport import scheme_fault_of
 
-    def watch(self, heard: Callable[[list[str]], None]) -> None:
-        worker = self._opened("watched")
-        self._ear = asyncio.create_task(worker.listen(listener_for(self, heard)), name="chatkeep durable object watch")
+        return await scheme_fault_of(self._site)
 
     async def _act(self, done: str, key: Key, said: bytes, *, writes: bool = False) -> Any:
         return await self._opened(done).act("acts", said, lane=hash(key), writes=writes)

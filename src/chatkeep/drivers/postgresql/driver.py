@@ -125,6 +125,20 @@ class PostgresqlDriver(Openable):
             log.warning("%s is not durable: %s.", self.store, lost)
         return connections.epoch
 
+    async def examine(self) -> list[Finding]:
+        return await examined(Opener(self._site))
+
+    async def announce(self, marks: Collection[str]) -> None:
+        if Ability.WATCH in self.abilities:
+            connections = self._opened("announced")
+            with contextlib.suppress(Unavailable):
+                await connections.announce(self._notify, Announcement(self._site.schema, list(_payloads(marks))))
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        connections = self._opened("watched")
+        if Ability.WATCH in self.abilities:
+            connections.listen(heard)
+
     async def _stop(self) -> None:
         connections, self._connections = self._connections, None
         if connections is not None:
@@ -193,20 +207,6 @@ class PostgresqlDriver(Openable):
         carried = (connections.write if writes else connections.read)(self._index_text[writes], act)
         indexed: Indexed = await carried
         return indexed
-
-    async def announce(self, marks: Collection[str]) -> None:
-        if Ability.WATCH in self.abilities:
-            connections = self._opened("announced")
-            with contextlib.suppress(Unavailable):
-                await connections.announce(self._notify, Announcement(self._site.schema, list(_payloads(marks))))
-
-    def watch(self, heard: Callable[[list[str]], None]) -> None:
-        connections = self._opened("watched")
-        if Ability.WATCH in self.abilities:
-            connections.listen(heard)
-
-    async def examine(self) -> list[Finding]:
-        return await examined(Opener(self._site))
 
     def _opened(self, done: str) -> Transport:
         self.refuse_closed(done)

@@ -52,6 +52,20 @@ class Connections:
         self._combiners = [self.writer, self.readers, self.announcer, self.counter]
         return greeting
 
+    async def close(self) -> None:
+        """Have what is under way answered, then give everything back."""
+        combiners, self._combiners = self._combiners, []
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await end(listener)
+        await asyncio.gather(*(combiner.close() for combiner in combiners))
+        self._opener.epoch = ""
+
+    def pool(self) -> Pool:
+        """Return the connections that acts use."""
+        pools = [combiner.pool() for combiner in self._combiners]
+        return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
+
     def read(self, statement: Statement, act: Any) -> asyncio.Future[Any]:
         """Run *statement* on *act*, and on what else waits for it."""
         # Where one act follows another, or comes with others like it, as in a function that is started for one message, one connection
@@ -74,20 +88,6 @@ class Connections:
     def listen(self, heard: Callable[[list[str]], None]) -> None:
         """Have *heard* called with what is announced, on a connection of its own that comes back by itself."""
         self._listener = asyncio.create_task(self._listen(heard), name="chatkeep postgresql listener")
-
-    def pool(self) -> Pool:
-        """Return the connections that acts use."""
-        pools = [combiner.pool() for combiner in self._combiners]
-        return Pool(*map(sum, zip(*pools, strict=True))) if pools else Pool()
-
-    async def close(self) -> None:
-        """Have what is under way answered, then give everything back."""
-        combiners, self._combiners = self._combiners, []
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            await end(listener)
-        await asyncio.gather(*(combiner.close() for combiner in combiners))
-        self._opener.epoch = ""
 
     async def _listen(self, heard: Callable[[list[str]], None]) -> None:
         while True:

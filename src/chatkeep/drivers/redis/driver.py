@@ -148,6 +148,17 @@ class RedisDriver(Openable):
         finally:
             await servers.close()
 
+    async def announce(self, marks: Collection[str]) -> None:
+        servers = self._opened("announced")
+        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
+            await servers.ask(b"PUBLISH", self._acts.channel, announcement_of(self.epoch, marks))
+
+    def watch(self, heard: Callable[[list[str]], None]) -> None:
+        servers = self._opened("watched")
+        self._ear = asyncio.create_task(
+            servers.listen(self._acts.channel, listener_for(self, heard)), name="chatkeep redis watch"
+        )
+
     async def _stop(self) -> None:
         servers, self._servers = self._servers, None
         ear, self._ear = self._ear, None
@@ -241,17 +252,6 @@ class RedisDriver(Openable):
                 f"{self._site.name} has its new epoch only in part: {fault} Run the same act again."
             ) from fault
         self.epoch = self._acts.epoch = act.epoch
-
-    async def announce(self, marks: Collection[str]) -> None:
-        servers = self._opened("announced")
-        with contextlib.suppress(StoreError):  # best effort: whoever missed it looks by itself in the end
-            await servers.ask(b"PUBLISH", self._acts.channel, announcement_of(self.epoch, marks))
-
-    def watch(self, heard: Callable[[list[str]], None]) -> None:
-        servers = self._opened("watched")
-        self._ear = asyncio.create_task(
-            servers.listen(self._acts.channel, listener_for(self, heard)), name="chatkeep redis watch"
-        )
 
     async def _known(self, servers: Transport) -> tuple[acts.Meta, set[str]]:
         """Return what the store says of itself, and the epochs that are in its buckets."""

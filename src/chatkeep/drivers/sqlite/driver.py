@@ -122,6 +122,17 @@ class SqliteDriver(Openable):
         if connections is not None:
             await connections.close()
 
+    def pool(self) -> Pool:
+        return self._connections.pool() if self._connections is not None else Pool()
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        connections = self._opened("done")
+        await connections.look(lambda slot: back_up(connections, slot, path, replace))
+
+    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connections = self._opened("done")
+        return await connections.look(lambda slot: run_query(connections, slot, sql, parameters))
+
     async def read(self, act: Read) -> tuple[Row, list[Entry]] | None:
         return await self._opened("read").read(self._read, act)
 
@@ -157,86 +168,9 @@ class SqliteDriver(Openable):
         # A machine that stops may take with it what was put in last: it lacks again then, for that is noted in the same transaction.
         return await connections.write(self._index_text, act, durable=act.keep is not None)
 
-    def pool(self) -> Pool:
-        return self._connections.pool() if self._connections is not None else Pool()
-
-    async def backup(self, path: str, *, replace: bool = False) -> None:
-        connections = self._opened("done")
-        await connections.look(lambda slot: back_up(connections, slot, path, replace))
-
-    async def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        connections = self._opened("done")
-        return await connections.look(lambda slot: run_query(connections, slot, sql, parameters))
-
     def _read(self, db: apsw.Connection, act: Read) -> tuple[Row, list[Entry]] | None:
         found = self._find(db, act.key)
         return None if found is None else (found[1], _tail(db, found[0], found[1].head, act.tail))
-
-    def _entries(self, db: apsw.Connection, act: Entries) -> list[Entry]:
-        above = {
-            "tenant": act.key.tenant,
-            "id": act.key.id,
-            "limit": act.limit,
-            "before": FAR if act.before is None else min(act.before, FAR),
-        }
-        self._find(db, act.key)
-        if act.ids is not None:
-            asked = list(act.ids)
-            return _entries(db.execute(sql("with_ids", ids=len(asked)), above | _numbered(asked)))
-        if act.after is None and act.before is not None:
-            return _entries(db.execute(sql("before"), above))[::-1]
-        return _entries(db.execute(sql("between"), {**above, "after": min(act.after or 0, FAR)}))
-
-    def _scan(self, db: apsw.Connection, act: Scan) -> list[Row]:
-        name, after = f"scan_{act.index}", act.after
-        if act.tenant is None and act.index != "due":
-            name += "_all"
-        place = {
-            "within": act.tenant,
-            "owner": act.owner,
-            "until": act.until if act.until is not None else 1e300,
-            "limit": act.limit,
-            "tenant": after.key.tenant if after else "",
-            "id": after.key.id if after else "",
-            "wake": -1e300 if after is None else after.wake,
-            "recent": after.recent if after else FAR,
-            "updated_at": after.updated_at if after else 0.0,
-        }
-        self._refuse_replaced(db)
-        return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
-
-    def _erase(self, db: apsw.Connection, act: Erase) -> None:
-        self._refuse_replaced(db)
-        key, at = act.key, act.at
-        found = self._find(db, key)
-        if found and act.revision not in (None, found[1].revision):
-            raise Conflict(f"{key}: revision {act.revision} is not the stored one", row=found[1])
-        mark = max(at, found[1].updated_at) if found else at
-        if act.revision is None or not found or found[1].updated_at >= at - TOMBSTONE_KEPT_S:
-            db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
-        db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
-        if found:
-            db.execute(sql("erase_entries"), {"conversation": found[0]})
-            db.execute(sql("erase"), {"conversation": found[0]})
-
-    def _count(self, db: apsw.Connection, act: Count) -> Counted:
-        db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
-        values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
-        return Counted(*db.execute(sql("count"), values).get)
-
-    def _fence(self, db: apsw.Connection, act: Fence) -> None:
-        if db.execute(sql("epoch")).fetchone() != (act.epoch,):
-            self._refuse_replaced(db)
-            db.execute(sql("fence"), {"epoch": act.epoch})
-        db.execute(named("sqlite", "closing.sql")["close" if act.closes else "reopen"])
-
-    def _search(self, db: apsw.Connection, act: Search) -> Hits:
-        self._refuse_replaced(db)
-        return search(db, act)
-
-    def _index_text(self, db: apsw.Connection, act: IndexText) -> Indexed:
-        self._refuse_replaced(db)
-        return index_text(db, act)
 
     def _append(self, db: apsw.Connection, act: Append) -> Appended:
         return self._added(db, act.make_row(), act.entries, act.tail)
@@ -315,6 +249,72 @@ class SqliteDriver(Openable):
         if known := _known(db, number, ids):
             raise Duplicate(f"{key}: {', '.join(known)} is in the log", row=stored, numbers=known, entries=news)
         raise Conflict(f"{key}: revision {replaces} is not the stored one", row=stored, entries=news)
+
+    def _entries(self, db: apsw.Connection, act: Entries) -> list[Entry]:
+        above = {
+            "tenant": act.key.tenant,
+            "id": act.key.id,
+            "limit": act.limit,
+            "before": FAR if act.before is None else min(act.before, FAR),
+        }
+        self._find(db, act.key)
+        if act.ids is not None:
+            asked = list(act.ids)
+            return _entries(db.execute(sql("with_ids", ids=len(asked)), above | _numbered(asked)))
+        if act.after is None and act.before is not None:
+            return _entries(db.execute(sql("before"), above))[::-1]
+        return _entries(db.execute(sql("between"), {**above, "after": min(act.after or 0, FAR)}))
+
+    def _scan(self, db: apsw.Connection, act: Scan) -> list[Row]:
+        name, after = f"scan_{act.index}", act.after
+        if act.tenant is None and act.index != "due":
+            name += "_all"
+        place = {
+            "within": act.tenant,
+            "owner": act.owner,
+            "until": act.until if act.until is not None else 1e300,
+            "limit": act.limit,
+            "tenant": after.key.tenant if after else "",
+            "id": after.key.id if after else "",
+            "wake": -1e300 if after is None else after.wake,
+            "recent": after.recent if after else FAR,
+            "updated_at": after.updated_at if after else 0.0,
+        }
+        self._refuse_replaced(db)
+        return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]
+
+    def _erase(self, db: apsw.Connection, act: Erase) -> None:
+        self._refuse_replaced(db)
+        key, at = act.key, act.at
+        found = self._find(db, key)
+        if found and act.revision not in (None, found[1].revision):
+            raise Conflict(f"{key}: revision {act.revision} is not the stored one", row=found[1])
+        mark = max(at, found[1].updated_at) if found else at
+        if act.revision is None or not found or found[1].updated_at >= at - TOMBSTONE_KEPT_S:
+            db.execute(sql("bury"), {"mark": _mark(key), "at": mark})
+        db.execute(sql("forget_marks"), {"before": at - TOMBSTONE_KEPT_S})
+        if found:
+            db.execute(sql("erase_entries"), {"conversation": found[0]})
+            db.execute(sql("erase"), {"conversation": found[0]})
+
+    def _count(self, db: apsw.Connection, act: Count) -> Counted:
+        db.execute(sql("forget_counters"), {"before": act.at - COUNTERS_KEPT_S})
+        values = {"name": act.name, "at": act.at, "window": act.window_s, "cost": act.cost}
+        return Counted(*db.execute(sql("count"), values).get)
+
+    def _fence(self, db: apsw.Connection, act: Fence) -> None:
+        if db.execute(sql("epoch")).fetchone() != (act.epoch,):
+            self._refuse_replaced(db)
+            db.execute(sql("fence"), {"epoch": act.epoch})
+        db.execute(named("sqlite", "closing.sql")["close" if act.closes else "reopen"])
+
+    def _search(self, db: apsw.Connection, act: Search) -> Hits:
+        self._refuse_replaced(db)
+        return search(db, act)
+
+    def _index_text(self, db: apsw.Connection, act: IndexText) -> Indexed:
+        self._refuse_replaced(db)
+        return index_text(db, act)
 
     def _find(self, db: apsw.Connection, key: Key) -> tuple[int, Row] | None:
         found = db.execute(sql("find"), {"tenant": key.tenant, "id": key.id}).fetchone()

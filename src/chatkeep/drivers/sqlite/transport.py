@@ -40,22 +40,6 @@ class Connections:
         self.writer = ConnectionThreads(file, self._opener.open_connection, self._committed, threads=1, gathers=True)
         self.readers = ConnectionThreads(file, self._opener.open_connection, self._answered, threads=READERS)
 
-    def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
-        """Have *do* called with *act* on one instant of the store, beside others."""
-        return self.readers.call(do, act)
-
-    def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> asyncio.Future[T]:
-        """Have *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
-        nothing in the transaction is *durable*."""
-        return self.writer.call(do, act, durable)
-
-    def pool(self) -> Pool:
-        """Return the connections that acts use."""
-        both = (self.readers, self.writer)
-        slots = [slot for threads in both for slot in threads.slots]
-        opened = sum(slot.db is not None for slot in slots)
-        return Pool(opened, len(slots), sum(threads.waiting for threads in both))
-
     async def close(self) -> None:
         """Have what is under way answered, break off who looks for long, and give the file back."""
         self._closed = True
@@ -66,6 +50,22 @@ class Connections:
         for threads in (self.readers, self.writer):
             await threads.close()
         await asyncio.to_thread(give_back, self.file, [*self.readers.slots, *self.writer.slots])
+
+    def pool(self) -> Pool:
+        """Return the connections that acts use."""
+        both = (self.readers, self.writer)
+        slots = [slot for threads in both for slot in threads.slots]
+        opened = sum(slot.db is not None for slot in slots)
+        return Pool(opened, len(slots), sum(threads.waiting for threads in both))
+
+    def read(self, do: Callable[[apsw.Connection, A], T], act: A) -> asyncio.Future[T]:
+        """Have *do* called with *act* on one instant of the store, beside others."""
+        return self.readers.call(do, act)
+
+    def write(self, do: Callable[[apsw.Connection, A], T], act: A, *, durable: bool = True) -> asyncio.Future[T]:
+        """Have *do* called with *act* in a transaction, shared with what else waits; answered before it is on the disk where
+        nothing in the transaction is *durable*."""
+        return self.writer.call(do, act, durable)
 
     async def look(self, act: Callable[[Slot], T]) -> T:
         """Run what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed, and a

@@ -78,11 +78,6 @@ class UpstashDriver(RedisDriver):
         finally:
             await servers.close()
 
-    async def backup(self, path: str, *, replace: bool = False) -> None:
-        raise Unsupported(
-            f"The service copies an upstash:// store; {path} was not written. Use the backups of its console."
-        )
-
     async def announce(self, marks: Collection[str]) -> None:
         self.refuse_closed("announced")
         if Ability.WATCH in self.abilities:
@@ -92,6 +87,11 @@ class UpstashDriver(RedisDriver):
         self.refuse_closed("watched")
         if Ability.WATCH in self.abilities:
             super().watch(heard)
+
+    async def backup(self, path: str, *, replace: bool = False) -> None:
+        raise Unsupported(
+            f"The service copies an upstash:// store; {path} was not written. Use the backups of its console."
+        )
 
 
 def site_of(url: str) -> tuple[Site, str, bool]:
