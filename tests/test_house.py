@@ -359,18 +359,33 @@ def attributes(kind: ast.ClassDef) -> set[str]:
     }
 
 
-def test_no_class_of_the_engine_does_everything() -> None:
+def lines_of(kind: ast.ClassDef) -> int:
+    """How many lines a class has, beside what it says to its users."""
+    said = 0
+    for node in ast.walk(kind):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            said += 1 + (node.body[0].end_lineno or 0) - node.body[0].lineno
+    return 1 + (kind.end_lineno or 0) - kind.lineno - said
+
+
+ATTRIBUTES = {"client.outbox.Outbox": 19, "drivers.redis.batches.Link": 17, "testing.loadtest.Simulation": 17}
+"""The classes that have more attributes than others: each is one duty with a long memory. The numbers only fall."""
+
+
+def test_no_class_does_everything() -> None:
     """At most 400 lines and 15 attributes: what takes more is several parts."""
     found = {
-        f"{name}.{node.name}": (1 + (node.end_lineno or 0) - node.lineno, len(attributes(node)))
+        f"{name}.{node.name}": (lines_of(node), len(attributes(node)))
         for name, path in modules().items()
-        if package(name) == "engine"
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef)
     }
 
-    assert {} == {name: size for name, size in found.items() if size[0] > 400 or size[1] > 15}
+    assert {} == {
+        name: (lines, held) for name, (lines, held) in found.items() if lines > 400 or held > ATTRIBUTES.get(name, 15)
+    }
     assert found["engine.engine.Engine"][1] > 5, "attributes are not seen"
+    assert 300 < found["storage.store.Store"][0] + found["engine.work_loop.WorkLoop"][0], "lines are not seen"
 
 
 def test_parts_of_the_engine_know_nothing_private_of_each_other() -> None:

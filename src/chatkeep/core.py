@@ -17,7 +17,7 @@ from .engine.assignments import Assignments
 from .engine.engine import Engine
 from .engine.once import Ledger
 from .engine.outcomes import page_dead_letters, read_outcome
-from .engine.parts import OutboxStats, SharedCacheStats, Stats, StoreStats, StreamStats, SweeperStats
+from .engine.parts import Stats, read_parts
 from .engine.watch import ShownReply, Watch
 from .errors import Corrupt
 from .model import Content, DeadLetter, Message, OffBy, Receipt, Role, State
@@ -90,40 +90,7 @@ class Core(Generic[State]):
 
     def read_stats(self) -> Stats:
         """Tell what each part of this process has done, and how it is now; asks nobody."""
-        engine, now = self._engine, self._engine.shared.clock()
-        store, sender, sweeper, pool = engine.store, engine.sender, engine.sweeper, engine.store.driver.pool()
-        attempts: dict[str, dict[str, int]] = {}
-        for (channel, status), count in sorted(sender.attempts.items()):
-            attempts.setdefault(channel, {})[status] = count
-        shared = store.shared
-        return Stats(
-            since_s=max(now - self._made_at, 0.0),
-            store=StoreStats(
-                engine=self.url.partition(":")[0],
-                trouble=store.gateway.trouble,
-                acts={verb.lower(): count for verb, count in sorted(store.gateway.acts.items())},
-                connections=pool.open,
-                connections_most=pool.most,
-                acts_waiting=pool.waiting,
-                rolled_back=store.rolled_back,
-            ),
-            cache=structs.replace(store.statistics),
-            shared_cache=None
-            if shared is None
-            else SharedCacheStats(on=shared.on, **structs.asdict(shared.statistics)),
-            engine=structs.replace(engine.statistics),
-            outbox=OutboxStats(
-                sends=sender.outlet is not None,
-                attempts=attempts,
-                last_sent_s=None if sender.sent_at is None else max(now - sender.sent_at, 0.0),
-            ),
-            sweeper=SweeperStats(
-                running=sweeper.task is not None,
-                started=sweeper.started,
-                behind_s=None if sweeper.looked_at is None else max(now - sweeper.looked_at, 0.0),
-            ),
-            streams=StreamStats(watching=engine.watches.watching, live=engine.watches.is_live),
-        )
+        return read_parts(self._engine, self.url.partition(":")[0], since=self._made_at)
 
     @property
     def is_open(self) -> bool:
