@@ -1194,6 +1194,39 @@ async def test_a_folder_whose_time_may_stay_is_not_believed(
         await driver.close()
 
 
+async def test_a_folder_in_which_something_has_just_happened_is_not_looked_at_each_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing of its files yet, so these are looked at, and what happens to them is noticed as before."""
+    hour = 3_600_000_000_000
+    monkeypatch.setattr(sqlite_file, "SETTLED_NS", hour)
+    monkeypatch.setattr(sqlite_file, "LOOK_AGAIN_NS", hour)
+    looks = 0
+    look = sqlite_file.Folder.look
+
+    def counted(folder: sqlite_file.Folder) -> Any:
+        nonlocal looks
+        looks += 1
+        return look(folder)
+
+    monkeypatch.setattr(sqlite_file.Folder, "look", counted)
+    driver = await opened_on(path)
+    try:
+        await say(driver, "a")
+        looks = 0
+        for text in "bcd":
+            await say(driver, text)
+
+        assert 0 == looks
+        os.unlink(f"{path}-wal")
+        await say(driver, "e")
+
+        assert list("abcde") == await log_of(driver)
+        assert os.path.exists(f"{path}-wal"), "the files were not opened anew"
+    finally:
+        await driver.close()
+
+
 async def test_closing_saves_what_a_removed_wal_held(path: str) -> None:
     """Also when nothing has been asked of the store since."""
     driver = await opened_on(path)

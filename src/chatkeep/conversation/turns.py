@@ -92,14 +92,15 @@ def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> l
     messages, since = snapshot.messages, snapshot.record.since
     if not messages or first.number < snapshot.row.head:
         return []
-    start = max(since, messages[0].number, first.number - policy.history)
+    oldest = messages[0].number
+    start = max(since, oldest, first.number - policy.history)
     if snapshot.plain > start:
         return []
-    said = list(messages[start - messages[0].number : first.number - messages[0].number])
+    said = list(messages[start - oldest : first.number - oldest])
     if policy.history_bytes is None and len(said) > 1 and said[1].reply_from == start:
         return said  # it begins with a question and its answer, as nearly always
-    if start > since and start > messages[0].number:
-        before = messages[start - messages[0].number - 1]
+    if start > since and start > oldest:
+        before = messages[start - oldest - 1]
         if before.role not in TALK or before.redacted:
             return []  # it may be that nothing was said before it
     return fit_history(said, policy, cut=start > since)
@@ -282,7 +283,7 @@ def finish_turn(
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
-        paced=old.paced if policy.channel_turns is None else pace(old, answered[0], policy, at=at),
+        paced=pace(old, answered[0], policy, at=at) if answered[0].channel else old.paced,
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
     )
     if out:

@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import Unavailable
@@ -123,17 +124,21 @@ class BatchingQueue(Generic[C]):
         later: list[C] = []
         room, changing = self._room, self._changing
         kind = calls[0].kind if left else None
-        while left and len(batch) < most and calls[0].kind is kind:
-            room -= calls[0].size
+        taken = 0
+        for call in islice(calls, left):
+            if len(batch) >= most or call.kind is not kind:
+                break
+            room -= call.size
             if room < 0 and batch:
                 break
-            left -= 1
-            call = calls.popleft()
+            taken += 1
             if changing and call.key in changing:
                 room += call.size
                 later.append(call)
             else:
                 batch.append(call)
+        for _ in range(taken):
+            calls.popleft()
         if later:
             calls.extendleft(reversed(later))
         return batch

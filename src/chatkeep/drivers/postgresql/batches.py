@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -153,7 +154,7 @@ class Combiner:
         if batch and self._queue.calls:
             self._queue.wake()
         if len(batch) > 1 and batch[0].kind.writes:
-            batch.sort(key=lambda call: call.act.key)  # so that no two batches lock crosswise
+            batch.sort(key=attrgetter("key"))  # so that no two batches lock crosswise
         return batch
 
     async def _run(self, connection: asyncpg.Connection, batch: list[Call]) -> None:

@@ -292,13 +292,12 @@ def _act_answers(acts: list[Append | Write | Erase], found: list[Any]) -> list[A
 
 
 def _act_answer(act: Append | Write | Erase, found: Any) -> Any:
-    key, verdict = act.key, found[0]
-    if verdict == "done" and isinstance(act, Write):
+    verdict = found[0]
+    if verdict == "done" and isinstance(act, Write):  # as nearly always
         return structs.replace(act.row, head=found[3])
-    if verdict == "done" and isinstance(act, Append):
-        return Appended(_row(key, found), _entries(found), _known(found))
+    key = act.key
     if verdict == "done":
-        return None
+        return Appended(_row(key, found), _entries(found), _known(found)) if isinstance(act, Append) else None
     row = None if found[1] is None else _row(key, found)
     match verdict:
         case "found":

@@ -6,7 +6,6 @@ Acts that write share one BEGIN IMMEDIATE .. COMMIT; each is checked, answered a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -122,12 +121,15 @@ class ConnectionThreads:
     def _work(self, slot: Slot) -> None:
         while (job := self._jobs.get()) is not None:
             batch = [job]
-            with contextlib.suppress(Empty):
-                while len(batch) < BATCH:
-                    if (job := self._jobs.get_nowait()) is None:
-                        self._jobs.put(None)
-                        break
-                    batch.append(job)
+            while len(batch) < BATCH and not self._jobs.empty():
+                try:
+                    job = self._jobs.get_nowait()
+                except Empty:  # another thread was quicker
+                    break
+                if job is None:
+                    self._jobs.put(None)
+                    break
+                batch.append(job)
             try:
                 answers = self._answers(slot, batch)
             except BaseException as fault:
@@ -187,8 +189,9 @@ def answer(db: apsw.Connection, batch: list[Job]) -> list[Any]:
 
 def commit(db: apsw.Connection, batch: list[Job]) -> list[Any]:
     """Run acts in one transaction; each is checked and answered, or refused, on its own."""
-    if any([job.durable for job in batch]):
-        return _committed(db, batch)
+    for job in batch:
+        if job.durable:
+            return _committed(db, batch)
     # In a WAL "normal" writes the same pages, and leaves the flush to the next commit that is durable.
     db.execute("pragma synchronous = normal")
     try:

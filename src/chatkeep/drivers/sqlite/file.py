@@ -37,6 +37,7 @@ SUFFIXES = ("", "-wal", "-shm")
 ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
 SETTLED_NS = 3_000_000_000  # file systems tell times apart that are so far from each other, the coarsest by two seconds
+LOOK_AGAIN_NS = 100_000_000  # a folder in which something has just happened is no help for so long, whatever its time
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
 IN_USE = 128  # of the -shm, while it is mapped
@@ -83,15 +84,11 @@ class WriteLock:
         self._here = Lock()
 
     def __enter__(self) -> None:
-        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
-        if not self._here.acquire(timeout=BUSY_MS / 1000):
+        if not self._here.acquire(blocking=False) and not self._here.acquire(timeout=BUSY_MS / 1000):
             raise self._busy()
         try:
-            while not _lock(self.database, "write", WRITER):
-                if time.monotonic() > deadline:
-                    raise self._busy()
-                time.sleep(pause)
-                pause = min(pause * 2, 0.005)
+            if not _lock(self.database, "write", WRITER):
+                self._wait()
         except BaseException:
             self._here.release()
             raise
@@ -101,6 +98,15 @@ class WriteLock:
             _lock(self.database, "free", WRITER)
         finally:
             self._here.release()
+
+    def _wait(self) -> None:
+        """Wait until no other process has it."""
+        deadline, pause = time.monotonic() + BUSY_MS / 1000, 0.0002
+        while not _lock(self.database, "write", WRITER):
+            if time.monotonic() > deadline:
+                raise self._busy()
+            time.sleep(pause)
+            pause = min(pause * 2, 0.005)
 
     def _busy(self) -> Unavailable:
         return Unavailable(
@@ -118,6 +124,8 @@ class Folder:
         self._first = self.look()
         self.settled: tuple[object, Look] | None = None
         """Which files were found in place, and at which look."""
+        self.look_from = 0
+        """When a look at it may be worth something again, by the clock that files have their times of."""
 
     def look(self) -> Look | None:
         """Return which folder is at the path, and when names in it changed; None where the system does not say so."""
@@ -129,12 +137,14 @@ class Folder:
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
 
-    def settle(self, files: object, look: Look | None, began: int) -> None:
-        """Note that *files* were found in place, by who *began* to look for them after *look*."""
+    def settle(self, files: object, look: Look, began: int) -> None:
+        """Note that *files* were found in place after *look*, by who *began* with that look."""
         # What changes in the moment of the change before may leave the same time. And a time that was never seen to change, as the files
         # were made, perhaps never does.
-        sure = look is not None and look != self._first and began - look[2] > SETTLED_NS
-        self.settled = (files, look) if look is not None and sure else None
+        if look != self._first and began - look[2] > SETTLED_NS:
+            self.settled, self.look_from = (files, look), 0
+        else:
+            self.settled, self.look_from = None, began + LOOK_AGAIN_NS
 
 
 class OpenFile:
@@ -211,14 +221,16 @@ class OpenFile:
 
     def moved(self) -> bool:
         """Tell whether any of the three files at the path is not the one that is open."""
-        held, look = self.held, self._folder.look()  # the folder first: what changes from here on is seen the next time
-        if look is not None and self._folder.settled == (held, look):
+        held, folder, began = self.held, self._folder, time.time_ns()
+        # The folder first: what changes from here on is seen the next time.
+        look = folder.look() if began >= folder.look_from else None
+        if look is not None and folder.settled == (held, look):
             return False
-        began = time.time_ns()
         database, wal, shm = self._paths
         if (_found(database), _found(wal), _found(shm)) != held:
             return True
-        self._folder.settle(held, look, began)
+        if look is not None:
+            folder.settle(held, look, began)
         return False
 
     def renew(self) -> None:
