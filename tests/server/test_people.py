@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +16,11 @@ from msgspec import Struct
 
 from chatkeep import Chatkeep
 from chatkeep.auth.credentials import create_key
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Act, Append, Erase, Key, Read, Write
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app
 from chatkeep.server.protocols.answer_stream import name_answer
+from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.counting import count
 from ..support.damaged import Damaged
@@ -55,7 +58,7 @@ class House:
 
 
 @asynccontextmanager
-async def housed(url: str, state: type = dict, **options: Any) -> AsyncIterator[House]:
+async def housed(url: Any, state: type = dict, **options: Any) -> AsyncIterator[House]:
     """A house over *url*."""
     keep: Chatkeep[Any] = Chatkeep(url, state=state, **FAST)
     keep.on_message(count)
@@ -209,6 +212,52 @@ async def test_a_message_that_waited_on_a_device_begins_nothing_anew(house: Hous
     assert "was erased" in late[0].json["detail"]
     assert [404, False, True, False] == [there.status, *(answer.json["duplicate"] for answer in (known, again, anew))]
     assert begun.status in (200, 202)
+
+
+class Erasing(Wrapped):
+    """A driver under which somebody else erases "trip" right after it was looked at, or before it is written to, once from `armed` on."""
+
+    armed = False
+
+    async def read(self, act: Read) -> Any:
+        """Reads, and then it is gone."""
+        found = await self.inner.read(act)
+        await self._erased(act)
+        return found
+
+    async def write(self, act: Write) -> Any:
+        """It is gone by then."""
+        await self._erased(act)
+        return await self.inner.write(act)
+
+    async def append(self, act: Append) -> Any:
+        """It is gone by then."""
+        await self._erased(act)
+        return await self.inner.append(act)
+
+    async def _erased(self, act: Act) -> None:
+        if self.armed and act.key == Key("", "trip"):
+            self.armed = False
+            await self.inner.erase(Erase(act.key, at=time.time()))
+
+
+@pytest.mark.parametrize("match", ["*", "revision"])
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5"])
+async def test_what_is_erased_while_a_message_is_looked_at_is_not_begun_anew(match: str, prefer: str) -> None:
+    """The condition is a part of the act that writes the message, whichever way it is answered."""
+    erasing = Erasing(MemoryDriver())
+    async with housed(wrapped(erasing)) as house:
+        ada, at = await house.token("ada"), "/v1/conversations/trip/messages"
+        for number in range(4):  # its bot is known to be quick by then
+            await house.ask("POST", at, {"content": "hello", "id": f"m{number}"}, token=ada)
+        read = await house.ask("GET", "/v1/conversations/trip", token=ada)
+        erasing.armed = True
+        told = {"Prefer": prefer, "If_Match": "*" if match == "*" else read.headers["etag"]}
+        late = await house.ask("POST", at, {"content": "late", "id": "late"}, token=ada, **told)
+        there = await house.keep.conversation("trip")
+
+    assert (412, "urn:chatkeep:precondition-failed") == (late.status, late.json["type"])
+    assert there is None
 
 
 async def test_an_operator_whose_words_are_refused_pauses_nothing(house: House) -> None:

@@ -29,6 +29,7 @@ from ..conversation.record import Record
 from ..conversation.snapshots import (
     HELD,
     Commit,
+    Condition,
     Draft,
     Place,
     Snapshot,
@@ -46,6 +47,7 @@ from ..drivers.base import (
     AT_ONCE,
     Ability,
     Append,
+    Appended,
     Driver,
     Entries,
     Entry,
@@ -256,10 +258,19 @@ class Store:
         return grown
 
     async def append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
+        self,
+        key: Key,
+        entry: Entry,
+        *,
+        at: float,
+        due_at: float | None,
+        lease: Lease | None = None,
+        owner: str = "",
+        there: bool = False,
     ) -> tuple[Snapshot, int, bool]:
         """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
+        was known. *there*: only to a conversation that is there; raises `Conflict` where none is. Raises `InLog` when it is in the log,
+        and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
         # (The window lies before the cursor, so before what is added.)
         tail = self._window.size + 1 if cached is None else 4
@@ -267,24 +278,52 @@ class Store:
             revision = fresh_token()
             append = Append(key, [entry], revision, at, due_at, lease, tail, owner)
             try:
-                row, entries, known = await self._act(self.driver.append, append)
+                if there:
+                    row, entries, known = await self._append_there(append)
+                else:
+                    row, entries, known = await self._act(self.driver.append, append)
                 break
-            except Conflict as there:
-                at = behind_erasure(at, there.erased_at)
+            except Conflict as erased:
+                if there:
+                    raise
+                at = behind_erasure(at, erased.erased_at)
         try:
             return await self._appended(key, entry, row, entries, known, cached, place, ours=row.revision == revision)
         except Unsupported as newer:
             self._cache.drop(key)
             raise InLog(known.get(entry.id, row.head), entry.id in known and row.revision != revision, newer) from newer
 
-    async def append_into(
-        self, there: Snapshot, draft: Draft, *, at: float, due_at: float | None
-    ) -> tuple[Snapshot, int, bool]:
-        """As `append`, to the conversation that *there* shows: a driver's `append` would begin it anew. Raises `Conflict` where it was
-        erased."""
-        key = there.row.key
+    async def _append_there(self, act: Append) -> Appended:
+        """Do *act*, where its conversation is there: a driver's `append` would begin it anew. Its record need not be readable. Raises
+        `Conflict` where none is there."""
+        known: dict[str, int] = {}
+        while True:
+            found = await self._act(self.driver.read, Read(act.key, tail=0))
+            if found is None:
+                raise Conflict(f"{act.key} is not there; nothing was written.")
+            row, entries = found[0], [entry for entry in act.entries if entry.id not in known]
+            if not entries:
+                return Appended(row, [], known)
+            due_at = min([due for due in (row.due_at, act.due_at) if due is not None], default=None)
+            written = structs.replace(row, revision=act.revision, updated_at=act.at, due_at=due_at)
+            try:
+                stored = await self._act(self.driver.write, Write(written, row.revision, entries, since=row.head))
+                return Appended(stored, [], known)
+            except Duplicate as there:
+                known.update(there.numbers)
+            except Conflict:
+                continue  # others have written to it, or erased it
 
-        def decide(now: Snapshot) -> Commit:
+    async def append_into(
+        self, only: Condition, draft: Draft, *, at: float, due_at: float | None
+    ) -> tuple[Snapshot, int, bool]:
+        """As `append`, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not hold."""
+        assert only.seen is not None
+        there, key = only.seen, only.seen.row.key
+
+        def decide(now: Snapshot) -> Commit | None:
+            if not only.holds(now):
+                return None
             row = now.row
             due = min([time for time in (due_at, row.due_at) if time is not None], default=None)
             return Commit(
@@ -296,7 +335,7 @@ class Store:
         except Duplicate as known:
             return await self.reload(key), known.numbers[draft.id], True
         if added is None:
-            raise Conflict(f"{key} was erased before message {draft.id} was written.")
+            raise Conflict(f"{key} was erased, or changed, before message {draft.id} was written.")
         return after, added[0].number, False
 
     async def _appended(
@@ -354,17 +393,21 @@ class Store:
                 self._changed(key)
                 return row.revision
 
-    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
-        """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
+    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str = "", there: bool = False) -> bool:
+        """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again. *there*: only to a
+        conversation that is there; False: none is, and nothing was written."""
         while True:
             append = Append(key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner)
             try:
-                await self._act(self.driver.append, append)
+                await (self._append_there(append) if there else self._act(self.driver.append, append))
                 break
-            except Conflict as there:
-                at = behind_erasure(at, there.erased_at)
+            except Conflict as erased:
+                if there:
+                    return False
+                at = behind_erasure(at, erased.erased_at)
         self._cache.drop(key)
         self._changed(key)
+        return True
 
     async def adopt(self, row: Row, entries: list[Entry]) -> bool:
         """Put in a conversation that was kept elsewhere before, as it is: with its incarnation, numbers and ids.
