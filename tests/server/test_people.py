@@ -214,6 +214,30 @@ async def test_a_message_that_waited_on_a_device_begins_nothing_anew(house: Hous
     assert begun.status in (200, 202)
 
 
+async def test_what_is_saved_for_a_conversation_that_is_there_begins_none(house: House) -> None:
+    """With `If-Match`, whatever it names: a save and a merge, by a user and by a key. A merge looks at the version too."""
+    ada, at = await house.token("ada"), "/v1/conversations/trip"
+
+    async def tried(match: str, token: str | None = ada) -> list[int]:
+        save = await house.ask("PUT", at, {"title": "Rome"}, token=token, If_Match=match)
+        merge = await house.ask("PATCH", f"{at}/state/x", {"value": 1}, token=token, If_Match=match, **MERGE)
+        return [save.status, merge.status]
+
+    early = [await tried(match, token) for match in ("*", '"other"') for token in (ada, None)]
+    there = [await house.keep.conversation("trip")]
+    begun = await house.ask("PATCH", f"{at}/state/x", {"value": 0}, token=ada, **MERGE)
+    known, other = await tried("*"), await tried('"other"')
+    read = await house.ask("GET", at, token=ada)
+    by_etag = await house.ask("PATCH", f"{at}/state/x", {"value": 2}, token=ada, If_Match=read.headers["etag"], **MERGE)
+    await house.ask("DELETE", at, token=ada)
+    late = await tried("*")
+    there.append(await house.keep.conversation("trip"))
+
+    assert [[412, 412]] * 4 == early
+    assert (200, [200, 200], [412, 412], 200) == (begun.status, known, other, by_etag.status)
+    assert ([412, 412], [None, None]) == (late, there)
+
+
 class Erasing(Wrapped):
     """A driver under which somebody else erases "trip" right after it was looked at, or before it is written to, once from `armed` on."""
 

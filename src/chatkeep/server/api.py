@@ -27,7 +27,7 @@ from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .audit import audited
 from .cookies import COOKIE, clear_cookie, refuse_other_pages, set_cookie
 from .problems import RETRY_AFTER_S
-from .refusals import forbidden, not_found
+from .refusals import forbidden, gone, not_found
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -38,12 +38,8 @@ SMALL = 64 * 1024
 LOOKED_AT = 8
 """So many of its last entries are looked at for the last words of a conversation in a list."""
 
+NOT_TAKEN = "The message was not taken; sent again without `If-Match` it begins a new one."
 MERGE_PATCH = "application/merge-patch+json"
-
-GONE = (
-    "The conversation is not there any more: it was erased. The message was not taken; sent again without `If-Match` it begins "
-    "a new one."
-)
 
 
 class Conversations(Resource):
@@ -178,7 +174,7 @@ class Messages(Resource):
             core = core_of(keep_of(request))
             receipt = await core.take_in(tenant.name, id, incoming.content, wait_if_duplicate=not keyed, **told)
             if not receipt.number and receipt.status == "dropped":
-                raise wire.changed("the message was not taken") if only.unchanged else gone()
+                raise wire.changed("the message was not taken") if only.unchanged else gone(NOT_TAKEN)
         elif later:
             receipt = await tenant.accept(id, incoming.content, **told)
         else:
@@ -213,19 +209,14 @@ async def condition_asked(request: Request) -> Condition | None:
     if match is None:
         return None
     if request.state.absent:
-        raise gone()
+        raise gone(NOT_TAKEN)
     if match == {"*"}:
         return Condition()  # what writes it looks, and the journal does so when the store is back
     there = await core_of(keep_of(request)).load(tenant_of(request).name, conversation_asked(request))
     if there is None:
-        raise gone()
+        raise gone(NOT_TAKEN)
     wire.refuse_other_revision(match, there.row.revision, "the message was not taken")
     return Condition(there, unchanged=True)
-
-
-def gone() -> Refused:
-    """Return the refusal of a message for a conversation that was there when it was written."""
-    return Refused(412, "precondition-failed", GONE)
 
 
 def refuse_identity(metadata: dict[str, Any]) -> None:
