@@ -215,7 +215,7 @@ class Intake:
     ) -> None:
         """Refuse a message as `accept` would, or, if its sender *waits*, `receive`, before anything is done for it."""
         if waits:
-            self._refuse_unanswered()
+            _refuse_unanswered(self._turns)
         self._draft(key, content, id, role, metadata)
 
     async def finish(self) -> None:
@@ -241,7 +241,7 @@ class Intake:
         if RUNNING.get() is not None:
             refuse_own_turn(key, "would wait for itself; use accept")
         if self._turns.handler is None:
-            self._refuse_unanswered()
+            _refuse_unanswered(self._turns)
         if self._fresh_s is None:
             snapshot = self._one_trip.find_cached(key, draft, only)
             if snapshot is not None:
@@ -294,10 +294,6 @@ class Intake:
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
 
-    def _refuse_unanswered(self) -> None:
-        if self._turns.handler is None:
-            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
-
     def _draft(
         self,
         key: Key,
@@ -332,13 +328,7 @@ class Intake:
             return None  # an append waits for a store that comes back, and what can't be read waits in the log
 
     async def _receive_in_one_trip(
-        self,
-        key: Key,
-        snapshot: Snapshot,
-        draft: Draft,
-        owner: str,
-        wait_if_duplicate: bool,
-        only: Condition | None,
+        self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
     ) -> Receipt:
         """Run the handler on a snapshot and write message, replies and state at once; go the long way where that cannot be."""
         shared, processor, worker = self._shared, self._turns, self._workers.hold(key)
@@ -558,6 +548,11 @@ async def _observe(
     with stack:
         arrival.receipt = await take(draft(arrival.metadata or None))
         return arrival.receipt
+
+
+def _refuse_unanswered(processor: TurnProcessor[Any]) -> None:
+    if processor.handler is None:
+        raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
 
 
 def _refuse_other_content(key: Key, draft: Draft, snapshot: Snapshot, number: int) -> None:
