@@ -18,7 +18,7 @@ from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key, Row, mark_of
 from ..errors import Corrupt, Duplicate, Unsupported
 from ..model import Message
-from .store import PAGE, Store, blank, fresh_token
+from .store import PAGE, Store, blank, fresh_token, step_back
 
 log = logging.getLogger("chatkeep")
 
@@ -81,7 +81,10 @@ class AuditLog:
 
         try:
             # Without a look at the log: acts that cannot be read are in no other's way.
+            conflicts = 0
             while row is not None and not await self._store.commit_row(row, decide, at=now):
+                conflicts += 1
+                await step_back(conflicts)
                 row = await self._store.row(key)
             if row is None:
                 await self._store.commit(blank(key), decide, at=now, begins=True)

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import structs
@@ -297,7 +298,9 @@ class Store:
         """Do *act*, where its conversation is there: a driver's `append` would begin it anew. Its record need not be readable. Raises
         `Conflict` where none is there."""
         known: dict[str, int] = {}
+        conflicts = 0
         while True:
+            await step_back(conflicts)
             found = await self._act(self.driver.read, Read(act.key, tail=0))
             if found is None:
                 raise Conflict(f"{act.key} is not there; nothing was written.")
@@ -311,8 +314,8 @@ class Store:
                 return Appended(stored, [], known)
             except Duplicate as there:
                 known.update(there.numbers)
-            except Conflict:
-                continue  # others have written to it, or erased it
+            except Conflict:  # others have written to it, or erased it
+                conflicts += 1
 
     async def append_into(
         self, only: Condition, draft: Draft, *, at: float, due_at: float | None
@@ -382,16 +385,18 @@ class Store:
     async def release(self, key: Key, lease: str) -> str:
         """Give *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
         that this leaves, "" where the lease is somebody else's."""
-        while True:
+        for conflicts in count():
+            await step_back(conflicts)
             found = await self._act(self.driver.read, Read(key, tail=0))
             if found is None or found[0].lease != lease:
-                return ""
+                break
             row = structs.replace(found[0], revision=fresh_token(), lease=None, leased_until=0.0)
             with suppress(Conflict):  # somebody has written to it meanwhile, and has left the lease
                 await self._act(self.driver.write, Write(row, replaces=found[0].revision, since=row.head))
                 self._cache.drop(key)
                 self._changed(key)
                 return row.revision
+        return ""
 
     async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str = "", there: bool = False) -> bool:
         """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again. *there*: only to a
@@ -455,8 +460,7 @@ class Store:
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:
                 conflicts += 1
-                if conflicts > PATIENCE:
-                    await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
+                await step_back(conflicts)
                 at = behind_erasure(at, there.erased_at)
                 snapshot = await self._moved(snapshot, there)
                 continue
@@ -663,6 +667,13 @@ class Store:
         else:
             self._cache.put(snapshot)
         return snapshot
+
+
+async def step_back(conflicts: int) -> None:
+    """Wait a moment, at random and a quarter of a second at most, after more than a few *conflicts* in a row: of many that write to one
+    row at the same time somebody gets through then."""
+    if conflicts > PATIENCE:
+        await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
 
 
 def blank(key: Key, owner: str = "") -> Snapshot:
