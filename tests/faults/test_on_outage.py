@@ -152,7 +152,12 @@ async def test_the_journal_begins_nothing_anew_for_a_message_that_waited(
     again = await opening(url_of(stand), **options)
     await stand.start()
     await until(lambda: again.statistics.engine.journaled == 0 and not again.trouble)
-    await until(lambda: again.statistics.engine.turns >= 2)
+
+    async def answered() -> bool:
+        return ["1", "2", "3"] == (await again.conversation("bob")).state["seen"]
+
+    await until(answered)
+    await until(lambda: not len(again._engine.journal.spool))
     there, bob = await again.conversation("ada"), await again.conversation("bob")
     told = [await say(again, name, "2", Condition()) for name in ("ada", "bob")]
 
