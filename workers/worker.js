@@ -453,9 +453,12 @@ const API = {
     return json(200, `{"messages":[${shown.join(",")}]${truncated ? ',"truncated":true' : ""}}`);
   },
 
-  send(where, { id, content, metadata, there, now }) {
+  send(where, { id, content, metadata, match, now }) {
     const row = this.row();
-    if (there && !row) throw new Refusal(412, "precondition-failed", GONE);
+    if (match !== null && !row) throw new Refusal(412, "precondition-failed", GONE);
+    if (match !== null && !match.includes("*") && !match.includes(`"${row.revision}"`)) {
+      throw new Refusal(412, "precondition-failed", "The conversation has changed since it was read; the message was not taken.");
+    }
     const body = lineText(where, { at: now, content, metadata });
     if (bytesOf(body).length > MESSAGE_MOST) throw new Refusal(413, "too-large", `The message is over ${MESSAGE_MOST} bytes; nothing was touched.`);
     const at = Math.max(now, (this.mark ?? -1) + 0.001);
@@ -1627,14 +1630,14 @@ async function send(asked) {
     throw new Refusal(422, "bad-message", said);
   }
   const later = (request.headers.get("prefer") ?? "").split(",").some((one) => one.split(";")[0].trim().toLowerCase() === "respond-async");
-  const there = tagsAsked(request, "if-match") !== null;
-  const message = { id: whole, content, metadata: shownMetadata({ metadata }), there, offBy: await pausesOf(asked), now };
+  const match = tagsAsked(request, "if-match");
+  const message = { id: whole, content, metadata: shownMetadata({ metadata }), match, offBy: await pausesOf(asked), now };
   // The message is in the log before anybody is waited for, so that a bot hears of it.
   let told = await served(env, store, tenant, asked.id, "send", { ...message, waits: false });
   const { duplicate, epoch, status } = told;
   if (status === 202 || !duplicate) await ring(asked, epoch, status === 202);
   if (status === 202 && !later) {
-    told = await served(env, store, tenant, asked.id, "send", { ...message, waits: true });
+    told = await served(env, store, tenant, asked.id, "send", { ...message, match: match && ["*"], waits: true }); // it has changed the revision itself
     told.body = told.body.replace(/"duplicate":true}$/, `"duplicate":${duplicate}}`);
   }
   const headers = { "content-type": "application/json", ...(later && { "preference-applied": "respond-async" }), ...(duplicate && { "idempotent-replayed": "true" }) };

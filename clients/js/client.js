@@ -435,12 +435,12 @@ export class Chat extends Emitter {
   _drain(signal) {
     const drain = async () => {
       const place = this._place;
-      const [next, another] = this._queue.filter((item) => !item.error && !item.sent);
+      const [next, another] = this._queue.filter(({ error, sent, asks }) => !error && (!sent || (asks && since(sent) > POLL_MS)));
       const settling = next?.slot !== undefined && !another ? SOON_MS - since(next.at) : 0;
       if (!next && !this._me.share) {
         // What could not be sent may have been taken all the same: then there is nothing left to tell that the line is back.
         if (this._offline && this._me.id) await this._catchUp();
-        return undefined;
+        return this._queue.some(({ error, asks }) => !error && asks) ? POLL_MS : undefined;
       }
       if (settling > 0) return settling;
       try {
@@ -452,7 +452,7 @@ export class Chat extends Emitter {
         // Without the right to it, or the conversation, sending on is no use; a slot may be closed for itself.
         const closed = !next || [401, 404].includes(fault.status) || (fault.status === 403 && next.slot === undefined);
         if (fault !== MOVED && (!fault.final || closed)) throw fault;
-        if (fault.status === 412 && next.slot === undefined) this._tell("erased");
+        if (fault.status === 412) this._tell("erased");
         if (fault !== MOVED) await this._edit((items, store) => store.put({ ...next, error: fault.message }));
       }
       return 0;
@@ -462,20 +462,26 @@ export class Chat extends Emitter {
 
   async _post(item, place) {
     const { id, content, at } = item;
-    const late = Date.now() - at > LATE_MS;
+    const late = Date.now() - at > LATE_MS && !item.asks; // what is asked again is the same message
     const metadata = late ? { ...item.metadata, written_at: serverTime(at) } : item.metadata;
     const body = { id, content, ...(metadata && { metadata }) };
-    // What waited is not to begin anew what was there: it was erased meanwhile, perhaps by this person, on another device.
-    const waited = late || at <= this._backAt || this._offline || this._problem;
-    const headers = { prefer: "respond-async", ...(waited && (item.there || this._isThere) && { "if-match": "*" }) };
+    const only = this._only(item);
+    const headers = { prefer: "respond-async", ...only };
     const receipt = await this._json("/messages", { method: "POST", body, headers, place });
     this._begun();
     if (receipt.status === "answered") this._handled = Math.max(this._handled, receipt.number);
     if (receipt.status === "failed") this._take("set-aside", receipt);
-    if (!receipt.number) return this._edit((items, store) => store.put({ ...item, sent: true })); // in the server's journal
+    // In the server's journal: what became of a message that is only for what is there is asked until it is known.
+    if (!receipt.number) return this._edit((items, store) => store.put({ ...item, metadata, sent: Date.now(), asks: only }));
     const taken = { id, content, metadata, number: receipt.number, role: "user", created_at: Date.now() / 1000 };
     this._tell("message", this._log.get(id) ? receipt.replies : [taken, ...receipt.replies]);
     await this.discard(id);
+  }
+
+  // What waited is not to begin anew what was there: it was erased meanwhile, perhaps by this person, on another device.
+  _only({ at, there, asks }) {
+    const waited = Date.now() - at > LATE_MS || at <= this._backAt || this._offline || this._problem;
+    return asks ?? (waited && (there || this._isThere) ? { "if-match": "*" } : undefined);
   }
 
   // What was there was erased meanwhile: no tab shows it any more, and what was written for it is not sent.
@@ -705,7 +711,7 @@ export class Chat extends Emitter {
       const last = items.at(-1);
       items.filter((item) => item.slot === slot && item.error && item !== last).forEach((item) => store.delete(item.n));
       const value = overlaid(this._state, items)?.[slot];
-      const made = { slot, base: value, set: change(value), at: Date.now(), rev: random(), v: FORMAT };
+      const made = { slot, base: value, set: change(value), at: Date.now(), there: this._isThere, rev: random(), v: FORMAT };
       const goesOn = last?.slot === slot && "base" in last && (!last.tried || last.error);
       store.put(goesOn ? { ...made, base: last.base, n: last.n } : made);
     });

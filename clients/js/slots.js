@@ -21,7 +21,7 @@ export async function putSlot(chat, tools, item, place) {
   let value = set;
   if (!same(base, set))
     try {
-      const found = await chat._json(path, { method: "PATCH", body, headers: { ...MERGE, "idempotency-key": rev }, place });
+      const found = await chat._json(path, { method: "PATCH", body, headers: { ...MERGE, "idempotency-key": rev, ...chat._only(sent) }, place });
       value = found.value;
       for (const loss of found.losses) chat._tell("loss", { slot, ...loss });
     } catch (fault) {

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
-from .conversation.snapshots import Outcome, Snapshot, find_failing
+from .conversation.snapshots import Condition, Outcome, Snapshot, find_failing
 from .conversation.state import StateCodec
 from .drivers.base import Ability, Driver, Entry, Finding, Index, Key, Row
 from .engine.assignments import Assignments
@@ -232,15 +232,29 @@ class Core(Generic[State]):
         told = {"kind": "note", "text": text, "author": author}
         return await self._opened.intake.note(key, f"note:{id}", told, into=there)
 
-    async def accept_into(
-        self, snapshot: Snapshot, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None
+    async def take_in(
+        self,
+        tenant: str,
+        conversation: str,
+        content: Content,
+        *,
+        only: Condition,
+        waits: bool = False,
+        id: str | None,
+        role: Role = "user",
+        metadata: dict[str, Any] | None,
+        owner: str = "",
+        wait_if_duplicate: bool = True,
     ) -> Receipt:
-        """Accept as `Tenant.accept` does, in the conversation that *snapshot* shows and no later one: "dropped" where that was erased."""
-        key = snapshot.row.key
+        """Accept as `Tenant.accept` does, or, if the sender *waits*, receive, where *only* holds when it is written; else it is "dropped",
+        without a number."""
+        key = key_for(tenant, conversation)
         refuse_reserved(key, id)
-        return await self._opened.intake.accept(
-            key, content, id=id, role=role, metadata=metadata, owner="", into=snapshot
-        )
+        intake = self._opened.intake
+        told: dict[str, Any] = {"id": id, "role": role, "metadata": metadata, "owner": owner, "only": only}
+        if waits:
+            return await intake.receive(key, content, wait_if_duplicate=wait_if_duplicate, **told)
+        return await intake.accept(key, content, **told)
 
     async def take_over(self, tenant: str, conversation: str, by: str, *, into: Snapshot | None = None) -> None:
         """Pause as `Tenant.pause` does; the conversation is then assigned to *by*, unless a person has it already. *into*: only the one

@@ -11,7 +11,7 @@ from .conversation.edits import StateAsOf
 from .conversation.keys import check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
-from .conversation.snapshots import is_outbound
+from .conversation.snapshots import Condition, is_outbound
 from .drivers.base import Index, Key
 from .engine.engine import Engine, describe
 from .engine.once import Ledger
@@ -402,7 +402,7 @@ class Surface(PeopleSurface[State]):
             )
         metadata = there[0].metadata | {"replay_of": number}
         return await self._opened.intake.accept(
-            key, there[0].content, id=id, role=there[0].role, metadata=metadata, owner="", into=snapshot
+            key, there[0].content, id=id, role=there[0].role, metadata=metadata, owner="", only=Condition(snapshot)
         )
 
     async def dismiss(self, conversation: str, number: int) -> None:

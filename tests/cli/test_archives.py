@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,27 @@ def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> 
             raise KeyError
 
     assert (b"the second", b"the first", ["all.jsonl"]) == (kept, made.read_bytes(), os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_an_export_that_is_ended_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """Also while it works in an event loop; the next one may have another name, as with a date in it."""
+    script = (
+        "import asyncio, sys; from chatkeep.cli.archives import whole_file\n"
+        "async def work(file):\n"
+        "    file.write(b'half'); file.flush(); print('begun', flush=True); await asyncio.sleep(60)\n"
+        "with whole_file(sys.argv[1], replace=False) as file:\n"
+        "    asyncio.run(work(file))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "monday.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "begun\n" == process.stdout.readline()
+        there = len(os.listdir(tmp_path))
+        process.send_signal(getattr(signal, name))
+        ended = process.wait(60)
+
+    assert (1, 128 + getattr(signal, name), []) == (there, ended, os.listdir(tmp_path))
 
 
 def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:

@@ -7,20 +7,27 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
-from chatkeep import BadMessage, Misconfigured, UsageError
-from chatkeep.auth.credentials import forget, issue_token
-from chatkeep.client import Client, NotFound, Pending, Queued, SyncClient
+from chatkeep import BadMessage, Misconfigured, Unavailable, UsageError
+from chatkeep.auth.credentials import create_key, forget, issue_token
+from chatkeep.client import Client, NotFound, Pending, PreconditionFailed, Queued, SyncClient
 from chatkeep.client.link import TokenChanged
 from chatkeep.client.outbox import Outbox
+from chatkeep.drivers.base import Act, Append, Erase, Key, Read, Write
+from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.server import create_app
+from chatkeep.testing.crash import Wrapped, wrapped
 from chatkeep.testing.proxy import Loss, Proxy
 
-from ..support.client_server import Place, Running, answering_pages
+from ..support.client_server import Place, Running, answering_pages, counting
 from ..support.program import free_port
+from ..support.serving import serving
 from ..support.waiting import time_passes, until
 
 CONVERSATIONS = ("ada", "bob", "eve")
@@ -234,6 +241,82 @@ async def test_what_waits_does_not_bring_back_what_was_erased(place: Place, tmp_
     assert gone is None
     assert ["anew", "late"] == began
     assert ["on purpose"] == said(await place_log(place, "ada"))
+
+
+class Away(Wrapped):
+    """A driver whose store is away for the conversation "ada", while `away`."""
+
+    away = False
+
+    async def read(self, act: Read) -> Any:
+        """Read any other."""
+        self._refuse(act)
+        return await self.inner.read(act)
+
+    async def append(self, act: Append) -> Any:
+        """Append to any other."""
+        self._refuse(act)
+        return await self.inner.append(act)
+
+    async def write(self, act: Write) -> Any:
+        """Write any other."""
+        self._refuse(act)
+        return await self.inner.write(act)
+
+    def _refuse(self, act: Act) -> None:
+        if self.away and act.key == Key("", "ada"):
+            raise Unavailable("away")
+
+
+async def test_what_a_server_keeps_in_its_journal_brings_back_nothing(tmp_path: Path) -> None:
+    """What became of a message that waited is asked until the server's store is back: it is refused where the conversation was erased."""
+    away = Away(MemoryDriver())
+    keep = counting(wrapped(away), on_outage="journal", journal=f"{tmp_path}/j.db", store_timeout="50ms", poll="50ms")
+    async with (
+        serving(create_app(keep)) as port,
+        Proxy(port) as proxy,
+        Place(port, (await create_key(keep, "")).token, keep).client(
+            port=proxy.port, queue=str(tmp_path / "q.db")
+        ) as client,
+    ):
+        ada = client.conversation("ada")
+        await ada.post("before")
+        await asyncio.wait_for(client.drained(), 10)
+        proxy.lose = lambda _: "request"
+        await ada.post("late")
+        await until(lambda: client.pending.trouble)
+        away.away = True
+        proxy.lose = lambda _: None
+        await until(lambda: "journal" in client.pending.trouble)
+        await away.inner.erase(Erase(Key("", "ada"), at=time.time()))
+        away.away = False
+        await asyncio.wait_for(client.drained(), 30)
+        refused = await client.refused()
+        gone = await keep.conversation("ada")
+
+    assert ["late"] == [queued.content for queued in refused]
+    assert "was erased" in refused[0].reason
+    assert gone is None
+
+
+async def test_a_change_and_a_save_that_waited_bring_back_nothing(place: Place) -> None:
+    """Whoever says that the conversation was there is refused where it was erased, and nothing is begun; others begin it."""
+    async with place.client() as client:
+        ada, account = client.conversation("ada"), client.account
+        await ada.send("before")
+        await ada.slot("form").merge("a", there=True)
+        await account.save("ada", title="Rome", there=True)
+        await ada.erase()
+        with pytest.raises(PreconditionFailed, match="was erased"):
+            await ada.slot("form").merge("b", there=True)
+        with pytest.raises(NotFound):
+            await account.save("ada", title="Paris", there=True)
+        gone = await place.keep.conversation("ada")
+        await ada.slot("form").merge("c")
+        anew = await place.keep.conversation("ada")
+
+    assert gone is None
+    assert {"form": "c"} == anew.state
 
 
 async def test_what_is_posted_after_a_conversation_has_ended_begins_it_anew(place: Place, tmp_path: Path) -> None:

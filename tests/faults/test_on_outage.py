@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from chatkeep import Unavailable, Uncertain
+from chatkeep import Receipt, Unavailable, Uncertain
+from chatkeep.app import core_of
+from chatkeep.conversation.snapshots import Condition
 from chatkeep.drivers.base import Key
 from chatkeep.server.protocols import responses
 from chatkeep.testing.history import DeliveryReport, check, collect
@@ -124,6 +126,47 @@ async def test_journal_takes_messages_and_hands_them_over_in_order(stand: Stand,
     assert ["1", "2", "3"] == held["ada"].state["seen"]
     assert [str(number) for number in range(20)] == held["bob"].state["seen"]
     assert [] == check(told, await collect(keep)).faults
+
+
+async def test_the_journal_begins_nothing_anew_for_a_message_that_waited(
+    stand: Stand, opening: Any, tmp_path: Path
+) -> None:
+    """What it asks is kept beside it, over a restart, and judged when it is handed over. Who sends it again is told."""
+    options = {"on_outage": "journal", "journal": f"{tmp_path}/journal.db", **QUICK}
+    first = await opening(url_of(stand), **QUICK)
+    keep = await opening(url_of(stand), **options)
+    for name in ("ada", "bob"):
+        await Clients([keep]).insist(name, "1")
+    await first.erase("ada")
+    seen = await core_of(keep).load("", "bob")
+
+    async def say(keep: Any, name: str, id: str, only: Condition, *, waits: bool = False) -> Receipt:
+        return await core_of(keep).take_in("", name, id, id=id, metadata=None, only=only, waits=waits)
+
+    await kill(stand, keep)
+    asked = [(name, id, waits) for name in ("ada", "bob") for id, waits in (("2", False), ("3", True))]
+    said = [await say(keep, name, id, Condition(), waits=waits) for name, id, waits in asked]
+    with pytest.raises(Unavailable):
+        await say(keep, "bob", "4", Condition(seen, unchanged=True))
+    await keep.close()
+    again = await opening(url_of(stand), **options)
+    await stand.start()
+    await until(lambda: again.statistics.engine.journaled == 0 and not again.trouble)
+
+    async def answered() -> bool:
+        return ["1", "2", "3"] == (await again.conversation("bob")).state["seen"]
+
+    await until(answered)
+    await until(lambda: not len(again._engine.journal.spool))
+    there, bob = await again.conversation("ada"), await again.conversation("bob")
+    told = [await say(again, name, "2", Condition()) for name in ("ada", "bob")]
+
+    assert [("journaled", 0)] * 4 == [(receipt.status, receipt.number) for receipt in said]
+    assert there is None
+    assert ["1", "2", "3"] == bob.state["seen"]
+    assert [("dropped", 0, False), ("answered", told[1].number, True)] == [
+        (r.status, r.number, r.duplicate) for r in told
+    ]
 
 
 LOCKING = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sqlite3
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Chatkeep
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
-from chatkeep.storage import audit
+from chatkeep.drivers.base import Entry, Read, Write
+from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.storage import audit, store
 from chatkeep.storage.audit import Act
+from chatkeep.storage.store import fresh_token
+from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.service import run, service
 from ..support.serving import Answer, Client, served
@@ -174,3 +180,43 @@ async def test_commands_are_noted_and_the_access_log_names_the_key(tmp_path: Pat
     assert "resume  ada  by" in plain
     [posted] = [line for line in lines if line["message"].startswith("POST /v1/conversations/{id}/messages")]
     assert made["id"] == posted["credential"]
+
+
+class Contended(Wrapped):
+    """A driver under which somebody else writes to the audit log right before each of the next *left* writes there."""
+
+    left = 0
+
+    async def write(self, act: Write) -> Any:
+        """Write, too late while somebody is left."""
+        if self.left and act.key.tenant == "~audit":
+            self.left -= 1
+            found = await self.inner.read(Read(act.key, tail=0))
+            now = structs.replace(found[0], revision=fresh_token())
+            await self.inner.write(Write(now, found[0].revision, [Entry(0, "", "s", b"")]))
+        return await self.inner.write(act)
+
+
+async def test_who_writes_where_many_do_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment at random that grows to a quarter of a second and no further: they would keep each other from it."""
+    contended = Contended(MemoryDriver())
+    async with Chatkeep[Any](wrapped(contended), **FAST) as keep:
+        log = core_of(keep).audit
+        await log.write("salon", [Act(act="one", by="key")])
+        contended.left = 40
+        waits: list[float] = []
+        sleep = asyncio.sleep
+
+        async def spy(delay: float, *rest: Any) -> None:
+            waits.append(delay)
+            await sleep(0)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store.asyncio, "sleep", spy)  # type: ignore[attr-defined]
+            await log.write("salon", [Act(act="two", by="key")])
+        acts = await log.read("salon")
+
+    assert "two" == acts[0].act
+    assert 37 <= len(waits)
+    assert 0.1 < max(waits) < 0.256
+    assert len(set(waits)) > 20

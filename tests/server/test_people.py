@@ -6,14 +6,17 @@ import asyncio
 import gzip
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from msgspec import Struct
 
-from chatkeep.drivers.base import Key
+from chatkeep.drivers.base import Act, Append, Erase, Key, Read, Write
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server.protocols.answer_stream import name_answer
+from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.damaged import Damaged
 from ..support.serving import Answer
@@ -168,6 +171,76 @@ async def test_a_message_that_waited_on_a_device_begins_nothing_anew(house: Hous
     assert "was erased" in late[0].json["detail"]
     assert [404, False, True, False] == [there.status, *(answer.json["duplicate"] for answer in (known, again, anew))]
     assert begun.status in (200, 202)
+
+
+async def test_what_is_saved_for_a_conversation_that_is_there_begins_none(house: House) -> None:
+    """With `If-Match`, whatever it names: a save and a merge, by a user and by a key. A merge looks at the version too."""
+    ada, at = await house.token("ada"), "/v1/conversations/trip"
+
+    async def tried(match: str, token: str | None = ada) -> list[int]:
+        save = await house.ask("PUT", at, {"title": "Rome"}, token=token, If_Match=match)
+        merge = await house.ask("PATCH", f"{at}/state/x", {"value": 1}, token=token, If_Match=match, **MERGE)
+        return [save.status, merge.status]
+
+    early = [await tried(match, token) for match in ("*", '"other"') for token in (ada, None)]
+    there = [await house.keep.conversation("trip")]
+    begun = await house.ask("PATCH", f"{at}/state/x", {"value": 0}, token=ada, **MERGE)
+    known, other = await tried("*"), await tried('"other"')
+    read = await house.ask("GET", at, token=ada)
+    by_etag = await house.ask("PATCH", f"{at}/state/x", {"value": 2}, token=ada, If_Match=read.headers["etag"], **MERGE)
+    await house.ask("DELETE", at, token=ada)
+    late = await tried("*")
+    there.append(await house.keep.conversation("trip"))
+
+    assert [[412, 412]] * 4 == early
+    assert (200, [200, 200], [412, 412], 200) == (begun.status, known, other, by_etag.status)
+    assert ([412, 412], [None, None]) == (late, there)
+
+
+class Erasing(Wrapped):
+    """A driver under which somebody else erases "trip" right after it was looked at, or before it is written to, once from `armed` on."""
+
+    armed = False
+
+    async def read(self, act: Read) -> Any:
+        """Reads, and then it is gone."""
+        found = await self.inner.read(act)
+        await self._erased(act)
+        return found
+
+    async def write(self, act: Write) -> Any:
+        """It is gone by then."""
+        await self._erased(act)
+        return await self.inner.write(act)
+
+    async def append(self, act: Append) -> Any:
+        """It is gone by then."""
+        await self._erased(act)
+        return await self.inner.append(act)
+
+    async def _erased(self, act: Act) -> None:
+        if self.armed and act.key == Key("", "trip"):
+            self.armed = False
+            await self.inner.erase(Erase(act.key, at=time.time()))
+
+
+@pytest.mark.parametrize("match", ["*", "revision"])
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5"])
+async def test_what_is_erased_while_a_message_is_looked_at_is_not_begun_anew(match: str, prefer: str) -> None:
+    """The condition is a part of the act that writes the message, whichever way it is answered."""
+    erasing = Erasing(MemoryDriver())
+    async with housed(wrapped(erasing)) as house:
+        ada, at = await house.token("ada"), "/v1/conversations/trip/messages"
+        for number in range(4):  # its bot is known to be quick by then
+            await house.ask("POST", at, {"content": "hello", "id": f"m{number}"}, token=ada)
+        read = await house.ask("GET", "/v1/conversations/trip", token=ada)
+        erasing.armed = True
+        told = {"Prefer": prefer, "If_Match": "*" if match == "*" else read.headers["etag"]}
+        late = await house.ask("POST", at, {"content": "late", "id": "late"}, token=ada, **told)
+        there = await house.keep.conversation("trip")
+
+    assert (412, "urn:chatkeep:precondition-failed") == (late.status, late.json["type"])
+    assert there is None
 
 
 async def test_an_operator_whose_words_are_refused_pauses_nothing(house: House) -> None:

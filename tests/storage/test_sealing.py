@@ -432,6 +432,50 @@ async def test_a_conversation_that_comes_anew_keeps_its_key(url: str) -> None:
     assert ["m2"] == [one.id for one in found[1]]
 
 
+@pytest.mark.parametrize("damage", ["another ring", "altered", "no keys at all"])
+@pytest.mark.parametrize("begins", ["append", "write"])
+async def test_keys_that_are_left_of_what_was_erased_are_in_no_way(damage: str, begins: str) -> None:
+    """A row of them came back, as out of a copy, and cannot be used: it goes when the conversation is begun anew. Where one is there it
+    stays, and is named."""
+    url = f"memory://{secrets.token_hex(8)}"
+    plain, first = driver_for(url), await opened(url)
+    await plain.open()
+    await first.append(Append(ADA, [entry()], revision="r1", at=1.0))
+    name = Key(SPACE, mark_of(ADA))
+    [kept, _] = await plain.read(Read(name, tail=0)) or (None, None)
+    assert kept is not None
+    body = kept.body.replace(b'"', b"!", 1) if damage == "altered" else kept.body
+    if damage == "no keys at all":
+        body = b"{}"
+    await first.erase(Erase(ADA, at=2.0))
+    await reseal_store(plain, [NEW, OLD], at=3.0)
+    spare = structs.replace(kept, revision="s", incarnation="s", body=body, updated_at=4.0)
+    await plain.write(Write(spare, replaces=None))
+    second = await opened(url, NEW)
+    if begins == "append":
+        await second.append(Append(ADA, [entry("m2")], revision="r2", at=5.0))
+    else:
+        await second.write(Write(Row(key=ADA, revision="r2", incarnation="r2", updated_at=5.0), None, [entry("m2")]))
+    third = await opened(url, NEW)
+    log = await third.entries(Entries(ADA, after=0))
+    now = await plain.read(Read(name, tail=0))
+    other = structs.replace(spare, key=Key(SPACE, mark_of(Key("salon", "bob"))))
+    await plain.write(Write(other, replaces=None))
+    await reseal_store(plain, [NEW], at=6.0)  # nor in the way of new keys for all
+    assert await plain.read(Read(other.key, tail=0)) is None
+    await plain.write(Write(structs.replace(spare, revision="t", incarnation=now[0].incarnation), now[0].revision))
+    with pytest.raises(Corrupt, match="key"):
+        await reseal_store(plain, [NEW], at=6.0)
+    fourth = await opened(url, NEW)
+    with pytest.raises(Corrupt, match="key"):
+        await fourth.append(Append(ADA, [entry("m3")], revision="r3", at=6.0))
+    for driver in (plain, first, second, third, fourth):
+        await driver.close()
+
+    assert [("m2", MARKER.encode())] == [(one.id, one.body) for one in log]
+    assert kept.body not in (now[0].body, b"")
+
+
 async def test_a_body_belongs_where_it_was_sealed() -> None:
     """Put under another id, number, role or conversation, or changed by a bit, it is refused by name."""
     url = f"memory://{secrets.token_hex(8)}"
@@ -509,11 +553,12 @@ async def test_the_journal_is_sealed(tmp_path: Path) -> None:
     path = f"{tmp_path}/journal.db"
     spool = Spool(path, [OLD])
     await spool.open()
-    await spool.keep(ADA, entry(), at=1.0, owner="")
+    await spool.keep(ADA, entry(), at=1.0, owner="", there=True)
     taken = list[bytes]()
 
-    async def take(key: Key, entries: list[Entry], owner: str) -> None:
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
         taken.extend(one.body for one in entries)
+        return there
 
     held = subprocess.check_output(["cat", *tmp_path.iterdir()])  # (this process may not open them itself)
     count = await spool.hand_over(take)

@@ -25,13 +25,18 @@ class Taker:
     def __init__(self) -> None:
         self.taken: list[tuple[Key, str, str]] = []
         self.fails_after: int | None = None
+        self.there: set[Key] = set()
 
-    async def __call__(self, key: Key, entries: list[Entry], owner: str) -> None:
-        """Takes *entries*."""
+    async def __call__(self, key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        """Takes *entries*; what is only for a conversation that is there, if one of these is."""
+        if there and key not in self.there:
+            return False
         if self.fails_after is not None and len(self.taken) >= self.fails_after:
             raise Unavailable("away again")
         self.taken += [(key, entry.id, owner) for entry in entries]
+        self.there.add(key)
         await asyncio.sleep(0)
+        return True
 
 
 async def test_what_is_kept_survives_and_is_handed_over_in_order(tmp_path: Path) -> None:
@@ -124,6 +129,34 @@ async def test_what_could_not_be_written_does_not_hold_up_later_messages(
     await kept.close()
 
 
+async def test_what_is_for_a_conversation_that_is_there_begins_none(tmp_path: Path) -> None:
+    """It is let go of where none is, for good: not what began the conversation behind it, also where the store goes away in between."""
+    before, store = journal(tmp_path), Taker()
+    await before.open()
+    for key in (ADA, BOB):
+        await before.keep(key, Entry(0, "waited", "u", b"hi"), at=1.0, owner="ann", there=True)
+        await before.keep(key, Entry(0, "fresh", "u", b"hi"), at=2.0, owner="ann")
+        await before.keep(key, Entry(0, "more", "u", b"hi"), at=3.0, owner="ann", there=True)
+    await before.close()
+    kept = journal(tmp_path)
+    await kept.open()
+    store.there.add(BOB)
+    store.fails_after = 1
+    with pytest.raises(Unavailable):
+        await kept.hand_over(store)
+    store.fails_after = None
+    store.there.add(ADA)  # somebody else has begun it meanwhile
+    given, dropped = await kept.hand_over(store), kept.dropped
+
+    assert [(ADA, "fresh", "ann"), (ADA, "fresh", "ann"), (ADA, "more", "ann")] == [
+        t for t in store.taken if t[0] == ADA
+    ]
+    assert ["waited", "fresh", "more"] == [id for key, id, _ in store.taken if key == BOB]
+    assert (5, 0) == (given, dropped)
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
 async def test_a_journal_has_one_process(tmp_path: Path) -> None:
     """A second one is told to take another file; a closed journal is free again."""
     first, second = journal(tmp_path), journal(tmp_path)
@@ -174,10 +207,10 @@ async def test_a_conversation_that_is_refused_holds_up_no_other(tmp_path: Path) 
         await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
     damaged = {ADA}
 
-    async def take(key: Key, entries: list[Entry], owner: str) -> None:
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
         if key in damaged:
             raise Corrupt("damaged")
-        await store(key, entries, owner)
+        return await store(key, entries, owner, there)
 
     assert 1 == await kept.hand_over(take)
     assert (["damaged"], [ADA]) == ([str(fault) for fault in kept.refused.values()], list(kept.refused))

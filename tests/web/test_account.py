@@ -411,6 +411,68 @@ def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
         assert ["later", "1: later", "late"] == there.evaluate("chat.messages.map((m) => m.text)")
 
 
+def test_what_a_server_keeps_in_its_journal_does_not_bring_back_what_was_deleted(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """The store is away when a message and a change come that have waited: what became of them is asked until it is known."""
+    page = ordering(person, shop, user)
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+        until(there, "chat.messages.some((m) => m.text === '1: tea')")
+        there.evaluate("Promise.all(['/keeping.js', '/slots.js'].map((part) => import(part))).then(() => 0)")
+        telephone.set_offline(True)
+        until(there, "chat.status === 'offline'")
+        there.evaluate("chat.send('late')")
+        asked: list[str | None] = []
+
+        def answer(route: Route) -> None:
+            """As a server that keeps it in its journal, at first."""
+            if route.request.method == "POST":
+                asked.append(route.request.headers.get("if-match"))
+            if route.request.method != "POST" or len(asked) > 2:
+                route.continue_()
+            else:
+                told = {"id": "x", "status": "journaled", "number": 0, "replies": [], "duplicate": False}
+                route.fulfill(status=202, json=told)
+
+        there.route("**/messages", answer)
+        page.evaluate("account.delete(ids.c)")
+        until(page, "!account.conversations.length && !account.stats().outbox.waiting")
+        telephone.set_offline(False)
+        there.evaluate("dispatchEvent(new Event('online'))")
+        until(
+            there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 1"
+        )
+        assert ["*"] * 3 == asked
+        assert [] == page.evaluate(TITLES)
+
+
+@pytest.mark.journey
+def test_a_change_of_a_slot_that_waited_does_not_bring_back_what_was_deleted(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """It is said to be refused; whoever changes the slot again begins a new conversation."""
+    page = ordering(person, shop, user)
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+        until(there, "chat.messages.some((m) => m.text === '1: tea')")
+        there.evaluate("import('/slots.js').then(() => 0)")  # a page has it that is a while old
+        telephone.set_offline(True)
+        until(there, "chat.status === 'offline'")
+        there.evaluate("chat.slot('form').set({ name: 'Ada' })")
+        page.evaluate("account.delete(ids.c)")
+        until(page, "!account.conversations.length && !account.stats().outbox.waiting")
+        telephone.set_offline(False)
+        there.evaluate("dispatchEvent(new Event('online'))")
+        until(there, "chat.problem?.message.includes('was erased')")
+        page.wait_for_timeout(500)
+        assert [] == page.evaluate(TITLES)
+        there.evaluate("chat.slot('form').set({ name: 'Eve' })")
+        until(there, "chat.status === 'saved' && chat.state.form.name === 'Eve'")
+
+
 @pytest.mark.journey
 def test_all_tabs_learn_that_a_conversation_was_deleted(
     shop: Shop, person: BrowserContext, browser: Browser, user: str

@@ -16,7 +16,7 @@ from ..support import npm
 from ..support.browsing import ROOT, Shop
 from ..support.program import plain_environment
 
-BUDGET = 12_700
+BUDGET = 12_800
 BUDGET_OF_VISITORS = 10_000
 
 

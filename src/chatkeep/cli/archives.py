@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager, nullcontext, suppress
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, NoReturn
 
 import click
 
@@ -110,7 +112,7 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
         raise UsageError(
             f"{path} cannot be made: {fault.strerror}. Nothing was written; name a file in a folder that you may write to."
         ) from fault
-    with os.fdopen(part, "w+b") as file:
+    with os.fdopen(part, "w+b") as file, _ended_in_order():
         try:
             yield file
             file.flush()
@@ -121,6 +123,25 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(made)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have the signals that end a program end it as an exception does, so that it takes away what it has begun: the next export may be made
+    under another name, and would not."""
+    caught = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {name: signal.signal(getattr(signal, name), _end) for name in caught}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _put(made: str, path: str, *, replace: bool) -> None:

@@ -182,13 +182,15 @@ class Account:
         seen: int | None = None,
         archived: bool | None = None,
         pinned: bool | None = None,
+        there: bool = False,
         notify: bool = True,
     ) -> Saved:
         """
         Save a title, messages and marks, creating the conversation where there is none; see `Chatkeep.save`.
 
         Raises `PreconditionFailed` when *checksum* is not the conversation's, and then nothing was saved. Made again until it is answered:
-        the same save has no second effect. *notify*: what becomes of it is a notice too, see `Client.notices`.
+        the same save has no second effect. *there*: the conversation was there when this was made; where it was erased meanwhile it is not
+        created, and this raises `NotFound`. *notify*: what becomes of it is a notice too, see `Client.notices`.
         """
         asked: dict[str, Any] = {
             "title": title,
@@ -202,7 +204,7 @@ class Account:
             "archived": archived,
             "pinned": pinned,
         }
-        return await self._save("PUT", conversation, asked, checksum, notify)
+        return await self._save("PATCH" if there else "PUT", conversation, asked, checksum, notify)
 
     async def _save(
         self, method: str, conversation: str, asked: Mapping[str, Any], checksum: str | None, notify: bool

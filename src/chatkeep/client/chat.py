@@ -92,16 +92,26 @@ class Slot:
         return (answer.value or {}).get(self._name)
 
     async def merge(
-        self, value: Any, *, base: Any = MISSING, at: float | None = None, by: str = "", id: str | None = None
+        self,
+        value: Any,
+        *,
+        base: Any = MISSING,
+        at: float | None = None,
+        by: str = "",
+        id: str | None = None,
+        there: bool = False,
     ) -> Any:
         """
         Put what a device has made of the value together with what is there now, and return that; see `Chatkeep.merge`.
 
         *base* is what the value was when the change was begun; without it, there was none. *at* and *by*: when it was changed, and on which
-        device. Where both have changed the same, the later one stands, and what gives way is in `client.account.losses`.
+        device. Where both have changed the same, the later one stands, and what gives way is in `client.account.losses`. *there*: the
+        conversation was there then; where it was erased meanwhile it is not begun anew, and this raises `PreconditionFailed`.
         """
         asked = {"value": value, "by": by} | ({} if base is MISSING else {"base": base}) | ({"at": at} if at else {})
-        headers = {**MERGE, "idempotency-key": f'"{id or secrets.token_hex(12)}"'}
+        headers = {**MERGE, "idempotency-key": f'"{id or secrets.token_hex(12)}"'} | (
+            {"if-match": "*"} if there else {}
+        )
         answer = await self._link.ask("PATCH", self._path, asked, about=self._about, headers=headers)
         self.etag = ""
         merged = answer.value

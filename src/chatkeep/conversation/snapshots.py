@@ -107,6 +107,22 @@ class Draft(Struct, frozen=True, kw_only=True, gc=False):
     entry: Entry | None = None
 
 
+class Condition(Struct, frozen=True, gc=False):
+    """What must hold for a message when it is written: that its conversation is there, be it another one than its sender knew; with *seen*,
+    that it is the one which this shows, and if *unchanged*, at that revision."""
+
+    seen: Snapshot | None = None
+    unchanged: bool = False
+
+    def holds(self, now: Snapshot) -> bool:
+        """Tell whether it holds for what is there *now*."""
+        if self.seen is None:
+            return bool(now.row.revision)
+        there = self.seen.row
+        same = there.revision == now.row.revision if self.unchanged else there.incarnation == now.row.incarnation
+        return bool(now.row.revision) and same
+
+
 class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """What to write: the next record, new entries, the lease to hold afterwards, when to look again, how much log to
     drop, which entries lose what they say. *untouched*: nobody did anything, so the time of the last change stays. *owner*: whose the

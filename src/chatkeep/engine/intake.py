@@ -20,7 +20,7 @@ from ..conversation import releases, sessions, snapshots, turns
 from ..conversation.codec import entry_for
 from ..conversation.commits import first_due
 from ..conversation.keys import RESERVED, message_id
-from ..conversation.snapshots import Commit, Draft, Outcome, Snapshot
+from ..conversation.snapshots import Commit, Condition, Draft, Outcome, Snapshot
 from ..drivers.base import AT_ONCE, Key, Lease
 from ..durations import seconds
 from ..errors import (
@@ -93,12 +93,12 @@ class OneTrip:
         self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
         self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
 
-    def find_cached(self, key: Key, draft: Draft) -> Snapshot | None:
+    def find_cached(self, key: Key, draft: Draft, only: Condition | None) -> Snapshot | None:
         """Find the cached conversation in which *draft* may be answered so; None where it may not, or nothing is cached."""
         if not self.may_run_first(key):
             return None
         snapshot = self._store.cached(key)
-        return snapshot if snapshot is not None and self.fits(snapshot, draft) else None
+        return snapshot if snapshot is not None and self.fits(snapshot, draft, only) else None
 
     def may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
@@ -115,9 +115,9 @@ class OneTrip:
             and not (self._journal and self._journal.holds(key))
         )
 
-    def fits(self, snapshot: Snapshot, draft: Draft) -> bool:
+    def fits(self, snapshot: Snapshot, draft: Draft, only: Condition | None) -> bool:
         """Tell whether *draft* finds the conversation so that the handler may run before it is in the log: nothing waits there,
-        and nobody works on it."""
+        nobody works on it, and what the message asks for (*only*) holds."""
         record, row = snapshot.record, snapshot.row
         turns, policy = self._turns, self._shared.policy
         return (
@@ -127,6 +127,7 @@ class OneTrip:
             and (not policy.version or releases.may_answer(snapshot, policy, self._shared.plan, at=draft.created_at))
             and not (turns.on_missing and sessions.is_session_over(record, policy, draft.created_at))
             and not self._store.holds_id(snapshot, draft.id)
+            and (only is None or only.holds(snapshot))
         )
 
     def note_others(self, key: Key) -> None:
@@ -182,13 +183,14 @@ class Intake:
         metadata: dict[str, Any] | None,
         owner: str,
         wait_if_duplicate: bool = True,
+        only: Condition | None = None,
     ) -> Awaitable[Receipt]:
-        """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*."""
+        """Accept a message and wait for its answer; for that of a known one only if *wait_if_duplicate*. *only*: as `accept` has it."""
         if self._shared.instruments:
             draft = partial(self._draft, key, content, id, role)
-            take = partial(self._take, key, owner=owner, wait_if_duplicate=wait_if_duplicate)
+            take = partial(self._take, key, owner=owner, wait_if_duplicate=wait_if_duplicate, only=only)
             return _observe(self._shared.instruments, "receive", metadata, draft, take)
-        return self._take(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate)
+        return self._take(key, self._draft(key, content, id, role, metadata), owner, wait_if_duplicate, only)
 
     async def accept(
         self,
@@ -200,22 +202,22 @@ class Intake:
         metadata: dict[str, Any] | None,
         owner: str,
         channel: str = "",
-        into: Snapshot | None = None,
+        only: Condition | None = None,
     ) -> Receipt:
-        """Make a message durable; a worker answers it. *channel*: the one that it came in through; *into*: only in the conversation that
-        this shows, and "dropped" where that was erased."""
+        """Make a message durable; a worker answers it. *channel*: the one that it came in through; *only*: "dropped", without a number,
+        where this does not hold when it is written."""
         if self._shared.instruments:
             draft = partial(self._draft, key, content, id, role, channel=channel)
-            take = partial(self._accept, key, owner=owner, into=into)
+            take = partial(self._accept, key, owner=owner, only=only)
             return await _observe(self._shared.instruments, "accept", metadata, draft, take)
-        return await self._accept(key, self._draft(key, content, id, role, metadata, channel), owner, into)
+        return await self._accept(key, self._draft(key, content, id, role, metadata, channel), owner, only)
 
     def check(
         self, key: Key, content: Content, *, id: str | None, role: Role, metadata: dict[str, Any] | None, waits: bool
     ) -> None:
         """Refuse a message as `accept` would, or, if its sender *waits*, `receive`, before anything is done for it."""
         if waits:
-            self._refuse_unanswered()
+            _refuse_unanswered(self._turns)
         self._draft(key, content, id, role, metadata)
 
     async def finish(self) -> None:
@@ -223,28 +225,34 @@ class Intake:
         await asyncio.gather(*self._appending, return_exceptions=True)
 
     async def note(self, key: Key, id: str, metadata: dict[str, Any], *, into: Snapshot | None = None) -> bool:
-        """Put a note of chatkeep's own into the log, once for each *id*. *into*: as `accept` has it; False where that was erased."""
+        """Put a note of chatkeep's own into the log, once for each *id*. *into*: only in the conversation that this shows; False where that
+        was erased."""
         draft = self._draft(key, "", RESERVED + id, "system", metadata)
+        only = None if into is None else Condition(into)
         try:
             with suppress(InLog):
-                await self._append_to_the_end(key, draft, "", into=into)
+                await self._append_to_the_end(key, draft, "", only=only)
         except Conflict:
             return False
         return True
 
-    def _take(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Awaitable[Receipt]:
+    def _take(
+        self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
+    ) -> Awaitable[Receipt]:
         """Take *draft* the shortest way there is for it, as far as that is known without waiting for anything."""
         if RUNNING.get() is not None:
             refuse_own_turn(key, "would wait for itself; use accept")
         if self._turns.handler is None:
-            self._refuse_unanswered()
+            _refuse_unanswered(self._turns)
         if self._fresh_s is None:
-            snapshot = self._one_trip.find_cached(key, draft)
+            snapshot = self._one_trip.find_cached(key, draft, only)
             if snapshot is not None:
-                return self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
-        return self._receive(key, draft, owner, wait_if_duplicate)
+                return self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate, only)
+        return self._receive(key, draft, owner, wait_if_duplicate, only)
 
-    async def _receive(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
+    async def _receive(
+        self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
+    ) -> Receipt:
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
@@ -260,35 +268,33 @@ class Intake:
                         snapshot = await self._find(key, owner)
                 finally:
                     self._workers.release(worker)
-            fits = snapshot is not None and self._one_trip.may_run_first(key) and self._one_trip.fits(snapshot, draft)
+            fits = (
+                snapshot is not None
+                and self._one_trip.may_run_first(key)
+                and self._one_trip.fits(snapshot, draft, only)
+            )
             if snapshot is None or not fits:
-                return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+                return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate, only)
         finally:
             statistics.waiting -= 1
-        return await self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate)
+        return await self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate, only)
 
-    async def _accept(self, key: Key, draft: Draft, owner: str, into: Snapshot | None) -> Receipt:
+    async def _accept(self, key: Key, draft: Draft, owner: str, only: Condition | None) -> Receipt:
         if self._fresh_s is not None:
             await self._pauses.refresh(after_s=self._fresh_s)
             await self._versions.refresh(after_s=self._fresh_s)
         try:
-            snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner, into=into)
+            snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner, only=only)
         except InLog as unread:
             return _make_receipt(key, draft.id, unread.number, Outcome("accepted"), duplicate=unread.known)
         except (Unavailable, Uncertain) as fault:
-            if into is not None:
-                raise  # what the journal hands in later would begin the conversation anew
-            return await self._journaled(key, draft, owner, fault)
+            return await self._journaled(key, draft, owner, fault, only)
         except Conflict:
             return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
         if known:
             _refuse_other_content(key, draft, snapshot, number)
         found = await read_outcome(self._store, snapshot, number) if known else None
         return _make_receipt(key, draft.id, number, found or Outcome("accepted"), duplicate=known)
-
-    def _refuse_unanswered(self) -> None:
-        if self._turns.handler is None:
-            raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
 
     def _draft(
         self,
@@ -324,7 +330,7 @@ class Intake:
             return None  # an append waits for a store that comes back, and what can't be read waits in the log
 
     async def _receive_in_one_trip(
-        self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool
+        self, key: Key, snapshot: Snapshot, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
     ) -> Receipt:
         """Run the handler on a snapshot and write message, replies and state at once; go the long way where that cannot be."""
         shared, processor, worker = self._shared, self._turns, self._workers.hold(key)
@@ -340,7 +346,7 @@ class Intake:
         failure: TurnFailed | None = None
 
         def decide(now: Snapshot) -> Commit | None:
-            if snapshots.unread_messages(now) or now.row.lease:
+            if snapshots.unread_messages(now) or now.row.lease or (only is not None and not only.holds(now)):
                 return None
             if failure is None:
                 return processor.finish(snapshot, now, [arriving], answer, arriving=draft)
@@ -393,20 +399,22 @@ class Intake:
                 # who can.
                 self._store.forget(key)
             except (Unavailable, Uncertain) as fault:
-                return await self._journaled(key, draft, owner, fault)
+                return await self._journaled(key, draft, owner, fault, only)
             finally:
                 self._workers.release(worker)
-            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate)
+            return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate, only)
         finally:
             shared.statistics.waiting -= 1
 
-    async def _receive_in_two_trips(self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool) -> Receipt:
+    async def _receive_in_two_trips(
+        self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
+    ) -> Receipt:
         try:
-            snapshot, number, known, worker = await self._append_to_the_end(key, draft, owner, waits=True)
+            snapshot, number, known, worker = await self._append_to_the_end(key, draft, owner, waits=True, only=only)
         except InLog as unread:
             raise unread.newer from None
         except (Unavailable, Uncertain) as fault:
-            return await self._journaled(key, draft, owner, fault)
+            return await self._journaled(key, draft, owner, fault, only)
         except Conflict:
             return _make_receipt(key, draft.id, 0, ERASED, duplicate=False)
         if known:
@@ -422,16 +430,16 @@ class Intake:
         return await self._wait_for(key, worker, draft.id, snapshot, number, duplicate=known)
 
     async def _append_to_the_end(
-        self, key: Key, draft: Draft, owner: str, *, waits: bool = False, into: Snapshot | None = None
+        self, key: Key, draft: Draft, owner: str, *, waits: bool = False, only: Condition | None = None
     ) -> tuple[Snapshot, int, bool, Worker]:
         if self._shared.unopened:
             raise Unavailable(f"{key}: {self._shared.unopened}; nothing was written to the store.")
         if self._journal is not None and self._journal.holds(key):
             raise Unavailable(f"{key}: earlier messages still wait in the journal; nothing was written to the store.")
-        return await self._to_the_end(self._append(key, draft, owner, waits=waits, into=into), key)
+        return await self._to_the_end(self._append(key, draft, owner, waits=waits, only=only), key)
 
     async def _append(
-        self, key: Key, draft: Draft, owner: str, *, waits: bool, into: Snapshot | None
+        self, key: Key, draft: Draft, owner: str, *, waits: bool, only: Condition | None
     ) -> tuple[Snapshot, int, bool, Worker]:
         """Write the message to the log, with the lease if this process is idle here, and see to it that a worker
         works on it. *waits*: the caller waits for the answer."""
@@ -452,10 +460,12 @@ class Intake:
             lease = Lease(worker.lease, now + self._shared.policy.lease_s)
         try:
             due_at = AT_ONCE if asking or sends else first_due(self._shared.policy, at=now)
-            if into is None:
+            if only is None:
                 act = self._store.append(key, draft.entry, at=now, due_at=due_at, lease=lease, owner=owner)
+            elif only.seen is None:
+                act = self._store.append(key, draft.entry, at=now, due_at=due_at, there=True)
             else:
-                act = self._store.append_into(into, draft, at=now, due_at=due_at)
+                act = self._store.append_into(only, draft, at=now, due_at=due_at)
             snapshot, number, known = await act
         except BaseException as fault:
             if idle:
@@ -487,11 +497,14 @@ class Intake:
         task.add_done_callback(_look_at_end)
         return await asyncio.shield(task)
 
-    async def _journaled(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> Receipt:
-        """Have the journal keep a message that the store has refused with *fault*, if there is a journal; else raise *fault*."""
-        if self._journal is None:
+    async def _journaled(
+        self, key: Key, draft: Draft, owner: str, fault: StoreError, only: Condition | None
+    ) -> Receipt:
+        """Have the journal keep a message that the store has refused with *fault*, if there is a journal; else raise *fault*. So too if
+        the message is for what was seen of its conversation: the journal knows only whether there is one when it hands over."""
+        if self._journal is None or (only is not None and only.seen is not None):
             raise fault
-        await self._to_the_end(self._journal.keep(key, draft, owner, fault), key)
+        await self._to_the_end(self._journal.keep(key, draft, owner, fault, there=only is not None), key)
         return _make_receipt(key, draft.id, 0, Outcome("journaled"), duplicate=False)
 
     async def _wait_for(
@@ -537,6 +550,11 @@ async def _observe(
     with stack:
         arrival.receipt = await take(draft(arrival.metadata or None))
         return arrival.receipt
+
+
+def _refuse_unanswered(processor: TurnProcessor[Any]) -> None:
+    if processor.handler is None:
+        raise Misconfigured("There is no handler: decorate one with @keep.on_message. Nothing was written.")
 
 
 def _refuse_other_content(key: Key, draft: Draft, snapshot: Snapshot, number: int) -> None:

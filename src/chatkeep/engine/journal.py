@@ -40,13 +40,14 @@ class Journal:
         """Tell whether messages of *key* wait here."""
         return self.spool.holds(key)
 
-    async def keep(self, key: Key, draft: Draft, owner: str, fault: StoreError) -> None:
+    async def keep(self, key: Key, draft: Draft, owner: str, fault: StoreError, *, there: bool) -> None:
         """Keep a message that the store has refused with *fault*: under the same id, so it does no harm if the store has it
-        after all. If the message cannot be kept, raises *fault* with the reason for that beside its own."""
+        after all. *there*: it is to begin no conversation. If the message cannot be kept, raises *fault* with the reason for that beside
+        its own."""
         if isinstance(fault, Overloaded | Replaced) or draft.entry is None:
             raise fault
         try:
-            await self.spool.keep(key, draft.entry, at=draft.created_at, owner=owner)
+            await self.spool.keep(key, draft.entry, at=draft.created_at, owner=owner, there=there)
         except StoreError as full:
             self.full = f"the journal cannot be written ({full})"
             # What is said of the store stays true: perhaps the message is in it.
@@ -65,6 +66,12 @@ class Journal:
             if refused := self.spool.refused:
                 keys, fault = ", ".join(map(str, list(refused)[:5])), next(iter(refused.values()))
                 trouble = f"the journal holds messages of {len(refused)} conversations that cannot be given to the store: {keys} ({fault})"
+            if dropped := self.spool.dropped:
+                log.warning(
+                    "%d messages of the journal were not handed over: each was for a conversation that was there, and is not any more. "
+                    "Who sends one again is told so.",
+                    dropped,
+                )
             if count:
                 log.warning("%d messages of the journal were handed over to the store.", count)
                 self._notifier.tell_of_work()
@@ -77,8 +84,8 @@ class Journal:
             log.warning("%s", trouble)
         self._count()
 
-    async def _take(self, key: Key, entries: list[Entry], owner: str) -> None:
-        await self._shared.store.hand_in(key, entries, at=self._shared.clock(), owner=owner)
+    async def _take(self, key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        return await self._shared.store.hand_in(key, entries, at=self._shared.clock(), owner=owner, there=there)
 
     def _count(self) -> None:
         self._shared.statistics.journaled = len(self.spool)

@@ -15,6 +15,7 @@ from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, find_version
 from ..drivers.base import Key
+from ..engine.changes import Look
 from ..engine.engine import Engine
 from ..errors import OtherOwner, UsageError
 from ..model import Message, State
@@ -169,10 +170,31 @@ class PeopleSurface(Generic[State]):
 
             id: Names the change: the same again has no second effect.
         """
+        return await self._merge_if(None, conversation, slot, base=base, value=value, at=at, by=by, id=id)
+
+    async def _merge_if(
+        self,
+        look: Look | None,
+        conversation: str,
+        slot: str,
+        *,
+        base: Any,
+        value: Any,
+        at: float | None,
+        by: str,
+        id: str | None,
+    ) -> MergedSlot:
+        """Merge as `merge` does, when *look*, given what is there, raises nothing."""
         key = key_for(self._tenant, conversation)
         refuse_reserved(key, id)
         mine = Version(value, saves.written_at(key, at, now=self._opened.shared.clock()), by)
-        return await self._merge(key, slot, base, mine, id=id, look=self._refuse_other)
+
+        def looks(there: Snapshot) -> None:
+            self._refuse_other(there)
+            if look is not None:
+                look(there)
+
+        return await self._merge(key, slot, base, mine, id=id, look=looks)
 
     async def _merge(self, key: Key, slot: str, base: Any, mine: Version, **told: Any) -> MergedSlot:
         after, losses = await self._opened.changes.merge(key, slot, base, mine, owner=self._owner, **told)
@@ -252,3 +274,8 @@ def put_at(value: Any, path: Sequence[str], lost: Any) -> Any:
         return [put_at(item, rest, lost) if n == places[0] else item for n, item in enumerate(value)]
     members = value if isinstance(value, dict) else {}
     return members | {step: put_at(members.get(step, MISSING), rest, lost)}
+
+
+async def merge_if(surface: PeopleSurface[Any], look: Look, conversation: str, slot: str, **told: Any) -> MergedSlot:
+    """Merge a slot as `merge` does, when *look*, given what is there, raises nothing: for a server."""
+    return await surface._merge_if(look, conversation, slot, **told)

@@ -18,7 +18,7 @@ from .. import errors, model
 from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
-from ..conversation.snapshots import Snapshot
+from ..conversation.snapshots import Condition
 from ..model import IDENTITY
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
@@ -27,7 +27,7 @@ from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .audit import audited
 from .cookies import COOKIE, clear_cookie, refuse_other_pages, set_cookie
 from .problems import RETRY_AFTER_S
-from .refusals import forbidden, not_found
+from .refusals import forbidden, gone, not_found
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -38,12 +38,8 @@ SMALL = 64 * 1024
 LOOKED_AT = 8
 """So many of its last entries are looked at for the last words of a conversation in a list."""
 
+NOT_TAKEN = "The message was not taken; sent again without `If-Match` it begins a new one."
 MERGE_PATCH = "application/merge-patch+json"
-
-GONE = (
-    "The conversation is not there any more: it was erased. The message was not taken; sent again without `If-Match` it begins "
-    "a new one."
-)
 
 
 class Conversations(Resource):
@@ -165,25 +161,24 @@ class Messages(Resource):
         """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered. `If-Match: *`: only in a
         conversation that is there."""
         tenant, id = tenant_of(request), conversation_asked(request)
-        into = await conversation_matched(request)
+        only = await condition_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
         later = "respond-async" in wire.preferences(request)
         if not principal_of(request).rules:
             refuse_identity(incoming.metadata or {})
         metadata = carried(incoming.metadata)
-        told = {"id": incoming.id, "metadata": metadata, "waits": not later}
-        await access_of(request).begin(request, incoming.content, **told)
-        if later and into is not None:
+        told: dict[str, Any] = {"id": incoming.id, "metadata": metadata}
+        await access_of(request).begin(request, incoming.content, **told, waits=not later)
+        if only is not None:
+            told |= {"only": only, "waits": not later, "owner": principal_of(request).user}
             core = core_of(keep_of(request))
-            receipt = await core.accept_into(into, incoming.content, id=incoming.id, role="user", metadata=metadata)
-            if not receipt.number:
-                raise gone()
+            receipt = await core.take_in(tenant.name, id, incoming.content, wait_if_duplicate=not keyed, **told)
+            if not receipt.number and receipt.status == "dropped":
+                raise wire.changed("the message was not taken") if only.unchanged else gone(NOT_TAKEN)
         elif later:
-            receipt = await tenant.accept(id, incoming.content, id=incoming.id, metadata=metadata)
+            receipt = await tenant.accept(id, incoming.content, **told)
         else:
-            receipt = await tenant.receive(
-                id, incoming.content, id=incoming.id, metadata=metadata, wait_if_duplicate=not keyed
-            )
+            receipt = await tenant.receive(id, incoming.content, **told, wait_if_duplicate=not keyed)
         headers = {"preference-applied": "respond-async"} if later else {}
         if receipt.duplicate:
             await refuse_other(tenant, receipt, incoming)
@@ -208,28 +203,20 @@ class Messages(Resource):
         return as_json(answers.Messages([answers.message(message, whole=whole) for message in found], truncated))
 
 
-async def conversation_matched(request: Request) -> Snapshot | None:
-    """Return the conversation that a message may be said in, where `If-Match` says which. Raises 412 where that is not there.
-
-    While the store is away it cannot be told, and the message is taken as any other: None."""
+async def condition_asked(request: Request) -> Condition | None:
+    """Return what `If-Match` says must hold for a message when it is written; None: nothing. Raises 412 where it does not hold now."""
     match = wire.tags(request, "if-match")
     if match is None:
         return None
     if request.state.absent:
-        raise gone()
-    try:
-        there = await core_of(keep_of(request)).load(tenant_of(request).name, conversation_asked(request))
-    except (errors.StoreError, errors.Unsupported):
-        return None
+        raise gone(NOT_TAKEN)
+    if match == {"*"}:
+        return Condition()  # what writes it looks, and the journal does so when the store is back
+    there = await core_of(keep_of(request)).load(tenant_of(request).name, conversation_asked(request))
     if there is None:
-        raise gone()
+        raise gone(NOT_TAKEN)
     wire.refuse_other_revision(match, there.row.revision, "the message was not taken")
-    return there
-
-
-def gone() -> Refused:
-    """Return the refusal of a message for a conversation that was there when it was written."""
-    return Refused(412, "precondition-failed", GONE)
+    return Condition(there, unchanged=True)
 
 
 def refuse_identity(metadata: dict[str, Any]) -> None:

@@ -151,7 +151,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         }.items()
     },
     (f"{ONE}/state/{{slot}}", "patch"): Operation(
-        takes=saving.Merging, media=saving.MERGE, headers=KEY, gives={200: saving.MergedValue}, refuses=WRITE
+        takes=saving.Merging,
+        media=saving.MERGE,
+        headers=KEY | {"If-Match": "ETags of the conversation, or `*`: only if it is one of these, or is there."},
+        gives={200: saving.MergedValue},
+        refuses=(412, *WRITE),
     ),
     (f"{ONE}/losses", "get"): Operation(gives={200: saving.Losses}, refuses=READ),
     (f"{ONE}/losses/{{number}}", "post"): Operation(gives={204: None}, refuses=WRITE),

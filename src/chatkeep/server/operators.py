@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from ..app import core_of
 from ..auth.accounts import may_look_after, name_of, stored_accounts
 from ..conversation.assignments import NAME_MOST
-from ..conversation.snapshots import Snapshot
+from ..conversation.snapshots import Condition, Snapshot
 from ..model import Content
 from . import answers, wire
 from .access import allows, conversation_asked, keep_of, principal_of, tenant_of
@@ -119,8 +119,11 @@ class OperatorMessages(wire.Resource):
         if into is None:
             receipt = await tenant.accept(place, written.content, **told)
         else:
-            receipt = await core_of(keep_of(request)).accept_into(into, written.content, **told)
-            if not receipt.number:  # it was erased meanwhile
+            only = Condition(into, unchanged=match != {"*"} and written.paused is not True)
+            receipt = await core_of(keep_of(request)).take_in(tenant.name, place, written.content, only=only, **told)
+            if not receipt.number:  # it was erased, or has changed, meanwhile
+                if only.unchanged and await core_of(keep_of(request)).exists(tenant.name, place):
+                    raise wire.changed("nothing was said")
                 raise not_found()
         if written.paused is False:
             await tenant.resume(place)

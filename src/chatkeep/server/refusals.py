@@ -25,3 +25,8 @@ def forbidden(detail: str) -> wire.Refused:
 def not_found() -> wire.Refused:
     """Return 404, the same for what is not there and for what is somebody else's."""
     return wire.Refused(404, "not-found", NOT_FOUND)
+
+
+def gone(why: str) -> wire.Refused:
+    """Return 412, for what is meant for a conversation that was there. *why*: what was not done."""
+    return wire.Refused(412, "precondition-failed", f"The conversation is not there any more: it was erased. {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -18,11 +19,11 @@ from ..conversation.saves import TITLE_MOST
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, is_checksum
 from ..model import Content
-from ..people.surface import Lost
+from ..people.surface import Lost, merge_if
 from . import wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
-from .refusals import forbidden, not_found
+from .refusals import forbidden, gone, not_found
 from .wire import Refused
 
 SAVE_LIMIT = 8 * 1024 * 1024
@@ -140,19 +141,9 @@ async def save(request: Request, *, creates: bool) -> Response:
     force = asked.force or match == {"*"}
 
     def look(there: Snapshot) -> None:
-        row = there.row
-        if not row.revision and not creates:
+        if not there.row.revision and not creates:
             raise not_found()
-        checksum = find_checksum(there) if row.revision else ""
-        known = match is None or match == {"*"} or f'"{row.revision}"' in match
-        if not known and not (row.revision and any(is_checksum(there, tag.strip('"')) for tag in match or ())):
-            tag = {"etag": f'"{checksum}"'} if "read" in principal.scopes and checksum else {"etag": None}
-            raise Refused(
-                412,
-                "precondition-failed",
-                "The conversation is not the version that this was made for; nothing was changed. Read it, and save on top of that.",
-                **tag,
-            )
+        refuse_other_version(request, there)
 
     told = structs.asdict(asked) | {"force": force}
     told["owner"] = asked.owner or await access_of(request).find_beginner(request)
@@ -167,8 +158,27 @@ async def save(request: Request, *, creates: bool) -> Response:
     return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
 
 
+def refuse_other_version(request: Request, there: Snapshot) -> None:
+    """Refuse what is done to a conversation where `If-Match` names another version than what is *there*, or nothing is: what waited on a
+    device is not to begin anew what was erased."""
+    match, row = wire.tags(request, "if-match"), there.row
+    if match is None:
+        return
+    if not row.revision:
+        raise gone("Nothing was changed; sent again without `If-Match` it begins a new one.")
+    if match == {"*"} or f'"{row.revision}"' in match or any(is_checksum(there, tag.strip('"')) for tag in match):
+        return
+    shown = f'"{find_checksum(there)}"' if "read" in principal_of(request).scopes else None
+    raise Refused(
+        412,
+        "precondition-failed",
+        "The conversation is not the version that this was made for; nothing was changed. Read it, and save on top of that.",
+        etag=shown,
+    )
+
+
 async def merge(request: Request) -> Response:
-    """Merge what a device has made of a slot."""
+    """Merge what a device has made of a slot. `If-Match: *`: only in a conversation that is there."""
     limit = 8 * int(keep_of(request).settings.state_limit)
     plain = await wire.value(request, limit=limit, media=MERGE)
     try:
@@ -178,7 +188,9 @@ async def merge(request: Request) -> Response:
     key = wire.idempotency_key(request)
     tenant = await access_of(request).beginning(request)
     try:
-        merged = await tenant.merge(
+        merged = await merge_if(
+            tenant,
+            partial(refuse_other_version, request),
             conversation_asked(request),
             request.path_params["slot"],
             base=MISSING if asked.base is UNSET else asked.base,

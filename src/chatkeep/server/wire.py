@@ -346,7 +346,12 @@ def tags(request: Request, name: str) -> set[str] | None:
 def refuse_other_revision(match: set[str], revision: str, why: str) -> None:
     """Refuse what is asked of a conversation at another *revision* than `If-Match` names; {"*"} means any. *why*: what was not done."""
     if match != {"*"} and f'"{revision}"' not in match:
-        raise Refused(412, "precondition-failed", f"The conversation has changed since it was read; {why}.")
+        raise changed(why)
+
+
+def changed(why: str) -> Refused:
+    """Return the refusal of what was asked of a conversation as it was read. *why*: what was not done."""
+    return Refused(412, "precondition-failed", f"The conversation has changed since it was read; {why}.")
 
 
 async def read(request: Request, *, limit: int) -> bytes:

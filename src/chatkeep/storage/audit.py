@@ -20,7 +20,7 @@ from ..errors import Corrupt, Duplicate, Unsupported
 from ..model import Message
 from .reader import PAGE
 from .snapshots import blank
-from .store import Store
+from .store import Store, step_back
 from .tokens import fresh_token
 
 log = logging.getLogger("chatkeep")
@@ -84,7 +84,10 @@ class AuditLog:
 
         try:
             # Without a look at the log: acts that cannot be read are in no other's way.
+            conflicts = 0
             while row is not None and not await self._store.commit_row(row, decide, at=now):
+                conflicts += 1
+                await step_back(conflicts)
                 row = await self._store.row(key)
             if row is None:
                 await self._store.commit(blank(key), decide, at=now, begins=True)

@@ -96,8 +96,14 @@ class ConversationKeys:
         held = self._held.get(key)
         if held is not None and (held.stored.of == of if of is not None else held.seen_at + TRUSTED_S > self._timer()):
             return held
-        found = await self._load(key) if of != "" else None
-        return found or await self._make(key, at=at)
+        try:
+            found = await self._load(key) if of != "" else None
+            return found or await self._make(key, at=at)
+        except Corrupt:
+            # Keys that cannot be used are in the way of what they have sealed, and of nothing else: none of it is there.
+            if await self._driver.read(Read(key, tail=0)) is not None:
+                raise
+            return await self._make(key, at=at, anew=True)
 
     def note_use(self, held: HeldKeys) -> None:
         """Note that an act on the incarnation that has these keys was done just now."""
@@ -164,18 +170,21 @@ class ConversationKeys:
         held = self._held[key] = self._unwrapped(key, found[0], _stored(found[0]))
         return held
 
-    async def _make(self, key: Key, *, at: float) -> HeldKeys:
+    async def _make(self, key: Key, *, at: float, anew: bool = False) -> HeldKeys:
+        """Make keys of *key* where there are none; *anew*: also in the place of those that are there."""
         name, fresh, id = self._row_key(key), fresh_key(), secrets.token_hex(ID_BYTES)
         stored = StoredKeys((Wrapped(id, self._ring.first, self._ring.seal(fresh, _bound(name, id))),))
+        found = await self._driver.read(Read(name, tail=0)) if anew else None
+        before = None if found is None else found[0]
         while True:
             try:
-                row = await put_keys(self._driver, name, None, stored, at=at)
+                row = await put_keys(self._driver, name, before, stored, at=at)
                 break
             except Conflict as there:
                 if there.row is not None:
                     row, stored = there.row, _stored(there.row)
                     break
-                at = behind_erasure(at, there.erased_at)
+                before, at = None, behind_erasure(at, there.erased_at)
         held = self._held[key] = self._unwrapped(key, row, stored)
         return held
 
@@ -214,12 +223,28 @@ async def reseal_store(
     while rows := await driver.scan(Scan("key", limit=PAGE, tenant=SPACE, after=after)):
         for row in rows:
             if row.key != NOTE:
-                said.wrapped += await _wrap_anew(driver, ring, row, at=at)
+                try:
+                    said.wrapped += await _wrap_anew(driver, ring, row, at=at)
+                except Corrupt:
+                    if await _has_conversation(driver, row):
+                        raise
+                    with suppress(Conflict):  # keys that are left of what was erased
+                        await driver.erase(Erase(row.key, max(at, row.updated_at), row.revision))
                 said.conversations += 1
         told(said)
         after = rows[-1]
     await seal_store(driver, ring, at=at, anew=True)
     return said
+
+
+async def _has_conversation(driver: Driver, keys: Row) -> bool:
+    """Tell whether what a row of *keys* is for is there: a look at each conversation, for its name is not known."""
+    after: Row | None = None
+    while rows := await driver.scan(Scan("key", limit=PAGE, after=after)):
+        if any(mark_of(row.key) == keys.key.id for row in rows):
+            return True
+        after = rows[-1]
+    return False
 
 
 async def _wrap_anew(driver: Driver, ring: KeyRing, row: Row, *, at: float) -> bool:
@@ -294,8 +319,11 @@ def _open_for(stored: StoredKeys, own: Wrapped, alone: Wrapped, incarnation: str
 
 def _stored(row: Row) -> StoredKeys:
     try:
-        return msgspec.json.decode(row.body, type=StoredKeys)
-    except msgspec.MsgspecError as fault:
+        found = msgspec.json.decode(row.body, type=StoredKeys)
+        if not found.keys:
+            raise msgspec.MsgspecError("there is none")
+        return found
+    except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
         raise Corrupt(f"{row.key}: the key of a conversation cannot be read ({fault}). Nothing was changed.") from fault
 
 

@@ -3,6 +3,9 @@
 The journal is a store of its own, with the same keys and entries, so that what it holds can be handed over as it is:
 in order, under the ids it came with, which is what makes a second hand-over harmless. Each process has a file of its
 own: one that did not know what another has put there would let later messages overtake.
+
+A message may be for a conversation that is there, and begin none. Nobody can tell while the store is away, so that is noted
+beside it, before it is kept, and judged when it is handed over.
 """
 
 from __future__ import annotations
@@ -10,12 +13,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 
 from filelock import FileLock, Timeout
+from msgspec import structs
 
 from ..conversation.keys import RESERVED
 from ..drivers import driver_for
-from ..drivers.base import ENTRIES_MOST, Append, Entries, Entry, Erase, Key, Read, Row, Scan, behind_erasure
+from ..drivers.base import (
+    ENTRIES_MOST,
+    Append,
+    Entries,
+    Entry,
+    Erase,
+    Key,
+    Read,
+    Row,
+    Scan,
+    Write,
+    behind_erasure,
+    mark_of,
+)
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
 from .seal_note import refuse_sealed
 from .tokens import fresh_token
@@ -23,7 +43,8 @@ from .tokens import fresh_token
 PAGE = 100
 WHOSE = Key(RESERVED + "chatkeep", "journal")
 
-HandOver = Callable[[Key, list[Entry], str], Awaitable[None]]
+HandOver = Callable[[Key, list[Entry], str, bool], Awaitable[bool]]
+"""Takes entries of a conversation, its owner, and whether they are only for one that is there; tells whether it has taken them."""
 
 
 class Spool:
@@ -38,6 +59,8 @@ class Spool:
             self._driver = sealed(self._driver, keys)
         self._lock = FileLock(f"{path}.lock", mode=0o600)
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
+        self.dropped = 0
+        """How many messages the last hand-over has let go of, since what they were for was not there any more."""
         self._holding: dict[Key, int] = {}  # key: how often something was put there
         self._writing: Counter[Key] = Counter()
 
@@ -90,19 +113,14 @@ class Spool:
         """Tell whether messages of *key* wait here; later ones must then wait behind them."""
         return key in self._holding
 
-    async def keep(self, key: Key, entry: Entry, *, at: float, owner: str) -> None:
-        """Make *entry* durable here."""
+    async def keep(self, key: Key, entry: Entry, *, at: float, owner: str, there: bool = False) -> None:
+        """Make *entry* durable here. *there*: only for a conversation that is there when it is handed over."""
         self._put(key)
         self._writing[key] += 1
         try:
-            while True:
-                try:
-                    await self._driver.append(
-                        Append(key, [entry], revision=fresh_token(), at=at, due_at=at, owner=owner)
-                    )
-                    break
-                except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
-                    at = behind_erasure(at, taken.erased_at)
+            if there:
+                await self._append(_notes_of(key), structs.replace(entry, body=b"there"), at=at)
+            await self._append(key, entry, at=at, due_at=at, owner=owner)
         finally:
             self._put(key)  # again: a hand-over that looked before this was written must look once more
             self._writing[key] -= 1
@@ -115,7 +133,7 @@ class Spool:
         What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
         the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.
         """
-        count, self.refused = 0, {}
+        count, self.refused, self.dropped = 0, {}, 0
         for key in list(self._holding):
             try:
                 count += await self._give(key, take)
@@ -132,8 +150,16 @@ class Spool:
             seen = self._holding.get(key, 0)
             while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
                 found = await self._driver.read(Read(key, tail=0))
-                await take(key, entries, found[0].owner if found else "")
-                count += len(entries)
+                ids = [entry.id for entry in entries]
+                noted = {note.id for note in await self._driver.entries(Entries(_notes_of(key), ids=ids))}
+                for there, run in groupby([(entry.id in noted, entry) for entry in entries], itemgetter(0)):
+                    given = [entry for _, entry in run]
+                    if await take(key, given, found[0].owner if found else "", there):
+                        count += len(given)
+                    else:
+                        # What comes behind it may begin the conversation: it is not to be judged again.
+                        await self._let_go(key, given[-1].number)
+                        self.dropped += len(given)
                 taken = entries[-1].number
         # Nothing can come in between: acts of one process are done in the order in which they are asked for.
         await self.erase(key)
@@ -142,7 +168,25 @@ class Spool:
     async def erase(self, key: Key) -> None:
         """Let go of whatever is here of *key*."""
         self._holding.pop(key, None)
-        await self._driver.erase(Erase(key, at=0.0))
+        for each in (key, _notes_of(key)):
+            await self._driver.erase(Erase(each, at=0.0))
+
+    async def _append(self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = "") -> None:
+        while True:
+            try:
+                append = Append(key, [entry], revision=fresh_token(), at=at, due_at=due_at, owner=owner)
+                await self._driver.append(append)
+                return
+            except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
+                at = behind_erasure(at, taken.erased_at)
+
+    async def _let_go(self, key: Key, upto: int) -> None:
+        """Let go of what is numbered up to *upto*."""
+        while found := await self._driver.read(Read(key, tail=0)):
+            row = structs.replace(found[0], revision=fresh_token())
+            with suppress(Conflict):  # another message was kept meanwhile
+                await self._driver.write(Write(row, found[0].revision, since=row.head, drop=upto))
+                return
 
     def _put(self, key: Key) -> None:
         self._holding[key] = self._holding.get(key, 0) + 1
@@ -153,3 +197,8 @@ class Spool:
             for row in rows:
                 yield row
             after = rows[-1]
+
+
+def _notes_of(key: Key) -> Key:
+    """Return where it is noted which messages of *key* are only for a conversation that is there."""
+    return Key(WHOSE.tenant, f"there:{mark_of(key)}")

@@ -10,14 +10,28 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from ..conversation.codec import record_from
 from ..conversation.commits import encode_act
-from ..conversation.snapshots import Commit, Draft, Snapshot, blanked, is_cut, is_used_up
-from ..drivers.base import AT_ONCE, Append, Driver, Entry, Erase, Key, Lease, Read, Row, Write, behind_erasure
+from ..conversation.snapshots import Commit, Condition, Draft, Snapshot, blanked, is_cut, is_used_up
+from ..drivers.base import (
+    AT_ONCE,
+    Append,
+    Appended,
+    Driver,
+    Entry,
+    Erase,
+    Key,
+    Lease,
+    Read,
+    Row,
+    Write,
+    behind_erasure,
+)
 from ..errors import Conflict, Corrupt, Duplicate, Unavailable, Uncertain, Unsupported
 from ..model import Message
 from .cache import Cache, CacheStatistics
@@ -144,10 +158,19 @@ class Store(Reader):
         self._cache.drop(key)
 
     async def append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None, lease: Lease | None, owner: str
+        self,
+        key: Key,
+        entry: Entry,
+        *,
+        at: float,
+        due_at: float | None,
+        lease: Lease | None = None,
+        owner: str = "",
+        there: bool = False,
     ) -> tuple[Snapshot, int, bool]:
         """Add *entry* to the log, unless its id is there: the snapshot it leaves, the entry's number, and whether it
-        was known. Raises `InLog` when it is in the log, and only a newer version reads the conversation."""
+        was known. *there*: only to a conversation that is there; raises `Conflict` where none is. Raises `InLog` when it is in the log,
+        and only a newer version reads the conversation."""
         cached, place = self._cache.get(key), self._cache.last_place(key)
         # (The window lies before the cursor, so before what is added.)
         tail = self._snapshots.window.size + 1 if cached is None else 4
@@ -155,10 +178,15 @@ class Store(Reader):
             revision = fresh_token()
             append = Append(key, [entry], revision, at, due_at, lease, tail, owner)
             try:
-                row, entries, known = await self.gateway.act(self.gateway.driver.append, append)
+                if there:
+                    row, entries, known = await self._append_there(append)
+                else:
+                    row, entries, known = await self.gateway.act(self.gateway.driver.append, append)
                 break
-            except Conflict as there:
-                at = behind_erasure(at, there.erased_at)
+            except Conflict as erased:
+                if there:
+                    raise
+                at = behind_erasure(at, erased.erased_at)
         ours = row.revision == revision
         number, was_known = known.get(entry.id, row.head), entry.id in known and not ours
         head = row.head - (ours and entry.id not in known)  # without the entry of this act
@@ -181,14 +209,41 @@ class Store(Reader):
             raise Conflict(f"{key} was erased while message {entry.id} was written.")
         return snapshot, number, was_known
 
-    async def append_into(
-        self, there: Snapshot, draft: Draft, *, at: float, due_at: float | None
-    ) -> tuple[Snapshot, int, bool]:
-        """As `append`, to the conversation that *there* shows: a driver's `append` would begin it anew. Raises `Conflict` where it was
-        erased."""
-        key = there.row.key
+    async def _append_there(self, act: Append) -> Appended:
+        """Do *act*, where its conversation is there: a driver's `append` would begin it anew. Its record need not be readable. Raises
+        `Conflict` where none is there."""
+        known: dict[str, int] = {}
+        conflicts = 0
+        while True:
+            await step_back(conflicts)
+            found = await self.read(act.key, tail=0)
+            if found is None:
+                raise Conflict(f"{act.key} is not there; nothing was written.")
+            row, entries = found[0], [entry for entry in act.entries if entry.id not in known]
+            if not entries:
+                return Appended(row, [], known)
+            due_at = min([due for due in (row.due_at, act.due_at) if due is not None], default=None)
+            written = structs.replace(row, revision=act.revision, updated_at=act.at, due_at=due_at)
+            try:
+                stored = await self.gateway.act(
+                    self.gateway.driver.write, Write(written, row.revision, entries, since=row.head)
+                )
+                return Appended(stored, [], known)
+            except Duplicate as there:
+                known.update(there.numbers)
+            except Conflict:  # others have written to it, or erased it
+                conflicts += 1
 
-        def decide(now: Snapshot) -> Commit:
+    async def append_into(
+        self, only: Condition, draft: Draft, *, at: float, due_at: float | None
+    ) -> tuple[Snapshot, int, bool]:
+        """As `append`, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not hold."""
+        assert only.seen is not None
+        there, key = only.seen, only.seen.row.key
+
+        def decide(now: Snapshot) -> Commit | None:
+            if not only.holds(now):
+                return None
             row = now.row
             due = min([time for time in (due_at, row.due_at) if time is not None], default=None)
             return Commit(
@@ -200,16 +255,17 @@ class Store(Reader):
         except Duplicate as known:
             return await self.reload(key), known.numbers[draft.id], True
         if added is None:
-            raise Conflict(f"{key} was erased before message {draft.id} was written.")
+            raise Conflict(f"{key} was erased, or changed, before message {draft.id} was written.")
         return after, added[0].number, False
 
     async def release(self, key: Key, lease: str) -> str:
         """Give *lease* back in a conversation whose record need not be readable; nothing else of it changes. Answers the revision
         that this leaves, "" where the lease is somebody else's."""
-        while True:
+        for conflicts in count():
+            await step_back(conflicts)
             found = await self.read(key, tail=0)
             if found is None or found[0].lease != lease:
-                return ""
+                break
             row = structs.replace(found[0], revision=fresh_token(), lease=None, leased_until=0.0)
             with suppress(Conflict):  # somebody has written to it meanwhile, and has left the lease
                 await self.gateway.act(
@@ -218,18 +274,26 @@ class Store(Reader):
                 self._cache.drop(key)
                 self._changed(key)
                 return row.revision
+        return ""
 
-    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str) -> None:
-        """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again."""
+    async def hand_in(self, key: Key, entries: list[Entry], *, at: float, owner: str = "", there: bool = False) -> bool:
+        """Add *entries* that were accepted elsewhere before, in order; those whose ids are there already, not again. *there*: only to a
+        conversation that is there; False: none is, and nothing was written."""
         while True:
             append = Append(key, entries, revision=fresh_token(), at=at, due_at=AT_ONCE, owner=owner)
             try:
-                await self.gateway.act(self.gateway.driver.append, append)
+                if there:
+                    await self._append_there(append)
+                else:
+                    await self.gateway.act(self.gateway.driver.append, append)
                 break
-            except Conflict as there:
-                at = behind_erasure(at, there.erased_at)
+            except Conflict as erased:
+                if there:
+                    return False
+                at = behind_erasure(at, erased.erased_at)
         self._cache.drop(key)
         self._changed(key)
+        return True
 
     async def adopt(self, row: Row, entries: list[Entry]) -> bool:
         """Put in a conversation that was kept elsewhere before, as it is: with its incarnation, numbers and ids.
@@ -277,8 +341,7 @@ class Store(Reader):
                     raise Corrupt(f"{key}: the store numbered the log to {stored.head}, not {row.head + len(entries)}.")
             except Conflict as there:
                 conflicts += 1
-                if conflicts > PATIENCE:
-                    await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
+                await step_back(conflicts)
                 at = behind_erasure(at, there.erased_at)
                 snapshot = await self._snapshots.follow_conflict(snapshot, there)
                 continue
@@ -336,3 +399,10 @@ class Store(Reader):
         if self.shared is not None:
             await self.shared.drop(key)
         self._changed(key)
+
+
+async def step_back(conflicts: int) -> None:
+    """Wait a moment, at random and a quarter of a second at most, after more than a few *conflicts* in a row: of many that write to one
+    row at the same time somebody gets through then."""
+    if conflicts > PATIENCE:
+        await asyncio.sleep(secrets.randbelow(1 << min(conflicts, 8)) / 1000)
