@@ -101,6 +101,23 @@ async def test_a_replay_that_was_passed_over_can_be_made_again(opened: Any) -> N
     assert (False, True) == (second.duplicate, second.number > first.number)
 
 
+async def test_a_replay_that_is_said_anew_closes_the_letter_too(opened: Any) -> None:
+    """While the bot is paused somebody mends the words; what a sender only says of itself still closes nothing."""
+    bot = Bot()
+    keep = await opened(bot, attempts=1)
+    first, second = await fail(keep, "ada", "bad order"), await fail(keep, "ada", "bad address")
+    await keep.pause("ada")
+    replayed = await keep.replay("ada", first)
+    forged = await keep.accept("ada", "hello", metadata={"replay_of": second})
+    await keep.amend("ada", replayed.number, "an order")
+    await keep.amend("ada", forged.number, "hello there")
+    await keep.resume("ada")
+
+    await until(lambda: answered(keep, "ada", 2))
+
+    assert ([second], [second]) == await numbers(keep, "ada")
+
+
 async def test_dismissing_closes_a_letter_once_and_leaves_the_log(opened: Any) -> None:
     """Twice is fine, what was never set aside is refused, and a letter that was dismissed can still be replayed."""
     bot = Bot()
