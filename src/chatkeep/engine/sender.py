@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from ..bounded import Newest
@@ -65,6 +66,8 @@ class Sender:
         self._first = first
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self._suspects = asyncio.Lock()
+        """One at a time is sent that processes may have died of; all that were on their way beside it are suspects too."""
         self.attempts: Counter[tuple[str, str]] = Counter()
         """How often a reply was tried to be sent, by channel and what became of it."""
         self.sent_at: float | None = None
@@ -98,6 +101,17 @@ class Sender:
         known = self._sent.get(row.key)
         sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
         doubtful = sent is None and delivery.sending == number and worker.sending != number
+        suspect = doubtful and deliveries.is_suspect(snapshot, number, died=self._leases.may_have_died(row.lease))
+        async with self._suspects if suspect else nullcontext():
+            return await self._deliver(snapshot, worker, message, doubtful=doubtful)
+
+    async def _deliver(self, snapshot: Snapshot, worker: Holder, message: Message, *, doubtful: bool) -> float | None:
+        """Send *message*, of which it may be *doubtful* whether it was sent by a process that died."""
+        assert self.outlet is not None
+        row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
+        ours, number = row.lease == worker.lease, message.number
+        known = self._sent.get(row.key)
+        sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
         if not ours or delivery.sending != number or (sent is None and worker.sending != number):
 
             def begin(there: Snapshot) -> Commit | None:
@@ -114,6 +128,8 @@ class Sender:
             if said is None:
                 return worker.back_off()
             worker.sending = number
+        if doubtful and (reason := deliveries.describe_deaths(snapshot, self._policy)):
+            sent = Sent(status="uncertain", reason=reason)
         took = 0.0 if sent is None or known is None else known[3]
         if sent is None:
             began = time.perf_counter()
