@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from chatkeep import HandlerFailed, Turn, UsageError
+from chatkeep import Corrupt, HandlerFailed, Turn, UsageError
 from chatkeep.app import core_of
 
 from ..support.clock import Clock
@@ -101,6 +103,23 @@ async def test_a_replay_that_was_passed_over_can_be_made_again(opened: Any) -> N
     assert (False, True) == (second.duplicate, second.number > first.number)
 
 
+async def test_a_replay_that_is_said_anew_closes_the_letter_too(opened: Any) -> None:
+    """While the bot is paused somebody mends the words; what a sender only says of itself still closes nothing."""
+    bot = Bot()
+    keep = await opened(bot, attempts=1)
+    first, second = await fail(keep, "ada", "bad order"), await fail(keep, "ada", "bad address")
+    await keep.pause("ada")
+    replayed = await keep.replay("ada", first)
+    forged = await keep.accept("ada", "hello", metadata={"replay_of": second})
+    await keep.amend("ada", replayed.number, "an order")
+    await keep.amend("ada", forged.number, "hello there")
+    await keep.resume("ada")
+
+    await until(lambda: answered(keep, "ada", 2))
+
+    assert ([second], [second]) == await numbers(keep, "ada")
+
+
 async def test_dismissing_closes_a_letter_once_and_leaves_the_log(opened: Any) -> None:
     """Twice is fine, what was never set aside is refused, and a letter that was dismissed can still be replayed."""
     bot = Bot()
@@ -158,6 +177,31 @@ async def test_letters_of_a_whole_tenant_and_of_all_are_listed_in_pages(opened: 
     assert ["salon"] == [m.tenant for m in behind]
     assert (["c1"], "c1", ([], None)) == ([m.conversation for m in page], following, end)
     assert ["bad salon"] == [m.text for m in await salon.dead_letters()]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_log_that_is_damaged_hides_no_letters_of_others(tmp_path: Path, opened: Any) -> None:
+    """It has its place in the list, with the fault as the reason; alone it is refused."""
+    keep = await opened(Bot(), attempts=1)
+    for name in ("ada", "bob", "eve"):
+        await fail(keep, name, "bad order")
+    await keep.close()
+    with apsw.Connection(str(tmp_path / "chat.db")) as db:
+        db.execute(
+            "update entry set body = x'01' where number = 1 and conversation = (select number from conversation where id = 'bob')"
+        )
+        assert 1 == db.changes()
+    keep = await opened(Bot(), attempts=1)
+
+    letters = await keep.dead_letters()
+
+    assert [("ada", 1), ("bob", 1), ("eve", 1)] == [(letter.conversation, letter.number) for letter in letters]
+    assert ["RuntimeError: cannot digest bad order", "", "RuntimeError: cannot digest bad order"] == [
+        "" if "damaged" in letter.metadata["reason"] else letter.metadata["reason"] for letter in letters
+    ]
+    assert letters == await keep.all_dead_letters()
+    with pytest.raises(Corrupt, match="bob"):
+        await keep.dead_letters("bob")
 
 
 async def test_letters_that_have_left_the_log_are_none_any_more(opened: Any) -> None:

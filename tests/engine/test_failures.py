@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from chatkeep import Chatkeep, HandlerFailed, Turn
+from chatkeep import Chatkeep, HandlerFailed, Misconfigured, Turn
 
 from ..support.waiting import nothing_happens_for, takes, until
 
@@ -54,6 +56,72 @@ async def test_a_message_is_answered_when_an_outage_is_over(opened: Any, plain: 
     assert ["answer to one", "answer to two"] == await replies(keep)
     assert [] == (await keep.conversation("ada")).dead
     assert "two" not in model.asked[:6]
+
+
+class Aborted(BaseException):
+    """Raised by a library as no Exception."""
+
+
+@dataclass
+class Order:
+    """A state of which one default asks somebody else."""
+
+    fault: ClassVar[BaseException | None] = None
+    number: int = field(default_factory=lambda: next_number())
+
+
+def next_number() -> int:
+    """Asks a service that is away now and then."""
+    if Order.fault is not None:
+        raise Order.fault
+    return 7
+
+
+async def _ordered(keep: Any, conversation: str) -> bool:
+    return await replies(keep, conversation) == ["order 7"]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("fault", [ConnectionError("away"), Aborted("away")])
+async def test_a_state_that_cannot_be_made_for_a_while_is_a_failed_attempt(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, fault: BaseException, missing: bool
+) -> None:
+    """Its default raises what the outage gives: callers are told in words of ours, and what waits is answered when that is over."""
+
+    async def bot(turn: Turn[Order]) -> str:
+        return f"order {turn.state.number}"
+
+    keep = await opened(bot, state=Order, on_missing=(lambda turn: None) if missing else None, **FOR_A_TIME)
+    monkeypatch.setattr(Order, "fault", fault)
+    await keep.accept("ada", "one")
+    if not missing:
+        await until(lambda: keep.statistics.engine.failures >= 3)
+    with pytest.raises(Misconfigured, match=r"cannot be made now .*away"):
+        await keep.conversation("ada")
+    asked = asyncio.create_task(keep.receive("eve", "two"))
+    await nothing_happens_for(0.05)
+    monkeypatch.setattr(Order, "fault", None)
+    with suppress(HandlerFailed):  # (a caller is told soon)
+        await asked
+    for name in ("ada", "eve"):
+        await until(lambda name=name: _ordered(keep, name))
+
+
+async def test_a_state_that_can_never_be_made_is_set_aside(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a handler that raises; the conversation goes on when it is mended."""
+
+    async def bot(turn: Turn[Order]) -> str:
+        return f"order {turn.state.number}"
+
+    keep = await opened(bot, state=Order, attempts=2, failure_reply="sorry")
+    monkeypatch.setattr(Order, "fault", ConnectionError("away"))
+    with pytest.raises(HandlerFailed, match=r"cannot be made now .*away"):
+        await keep.receive("ada", "one")
+    monkeypatch.setattr(Order, "fault", None)
+
+    assert "order 7" == (await keep.receive("ada", "two")).replies[0].text
+    assert ["sorry", "order 7"] == await replies(keep)
+    assert 1 == len((await keep.conversation("ada")).dead)
 
 
 async def test_pauses_grow_so_that_a_failing_message_takes_no_work(opened: Any) -> None:

@@ -88,6 +88,61 @@ async def test_an_outlet_that_raises_holds_up_nobody(sending: Any) -> None:
     assert [0, 1, 1, 1, 0] == [skip for _, _, skip in loft.sent]
 
 
+class Aborted(BaseException):
+    """Raised by a library as no Exception."""
+
+
+@pytest.mark.parametrize("fault", [Aborted("of a library"), asyncio.CancelledError()])
+async def test_whatever_an_outlet_raises_is_a_try_that_failed(sending: Any, fault: BaseException) -> None:
+    """Also what is no Exception, or a cancellation of something that it has waited for: the worker goes on, and so do its callers."""
+
+    class Broken(Loft):
+        """Raises once."""
+
+        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+            """Raises, and then sends."""
+            sent = await super().send(conversation, content, key=key, skip=skip, at=at)
+            if len(self.sent) == 1:
+                raise fault
+            return sent
+
+    loft = Broken()
+    keep = await sending(count, loft)
+    receipt = await keep.receive(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 2)
+
+    async def delivered() -> bool:
+        return [status for _, status in await statuses(keep)] == ["delivered"]
+
+    await until(delivered)
+
+    assert "1: hi" == receipt.replies[0].text
+
+
+async def test_an_outlet_that_does_not_say_what_became_of_a_reply_sends_it_once(sending: Any) -> None:
+    """Nobody knows whether the customer has it, so it is not sent again; the next one goes out."""
+
+    class Silent(Loft):
+        """Gives nothing for the first one."""
+
+        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Any:
+            """Sends."""
+            sent = await super().send(conversation, content, key=key, skip=skip, at=at)
+            return None if len(self.sent) == 1 else sent
+
+    loft = Silent()
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def settled() -> bool:
+        return [status for _, status in await statuses(keep)] == ["uncertain", "delivered"]
+
+    await until(settled)
+
+    assert 2 == len(loft.sent)
+    assert "does not say" in (await keep.deliveries(ADA))[0].reason
+
+
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:
     """The next reply goes out; an operator mends the number and sends the first again."""
     loft = Loft(Sent(status="failed", reason="no such number"))

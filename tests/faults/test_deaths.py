@@ -52,6 +52,43 @@ asyncio.run(main())
 """
 
 
+SENDER = """
+import asyncio, os, sys
+from chatkeep import Chatkeep
+from chatkeep.conversation.outbox import Sent
+
+class Outlet:
+    def takes(self, tenant, conversation):
+        return True
+
+    async def open(self):
+        pass
+
+    async def close(self):
+        pass
+
+    async def send(self, conversation, content, *, key, skip, at):
+        print(conversation, flush=True)
+        await asyncio.sleep(0.05)
+        if content == "poison":
+            os._exit(9)
+        return Sent(status="delivered")
+
+keep = Chatkeep(sys.argv[1], poll="50ms")
+keep.deliver(Outlet())
+
+@keep.on_message
+async def bot(turn):
+    return turn.text
+
+async def main():
+    async with keep:
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
 @pytest.fixture(params=LASTING)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that outlives its processes."""
@@ -61,8 +98,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 class House:
     """Processes that answer, started again whenever one dies; and a Chatkeep without a handler that sees what becomes of it."""
 
-    def __init__(self, url: str, folder: Path, concurrency: int = 100) -> None:
-        self.url, self.folder = url, folder
+    def __init__(self, url: str, folder: Path, concurrency: int = 100, program: str = WORKER) -> None:
+        self.url, self.folder, self.program = url, folder, program
         self.concurrency = concurrency
         self.desk: Chatkeep[Any] = Chatkeep(url, **FAST)
         self.deaths = 0
@@ -72,7 +109,7 @@ class House:
         self._slots: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> House:
-        (self.folder / "worker.py").write_text(WORKER)
+        (self.folder / "worker.py").write_text(self.program)
         await self.desk.open()
         return self
 
@@ -221,3 +258,24 @@ async def test_a_suspect_that_another_turn_waits_for_runs_beside_it(url: str, tm
         await until(lambda: house.answered(["outer", "inner"]), within=25)
 
         assert 3 == house.deaths
+
+
+async def test_a_reply_that_kills_whoever_sends_it_is_given_up_and_others_go_out(url: str, tmp_path: Path) -> None:
+    """Its processes end eight times; what was on its way beside it is sent twice more at most, and whoever comes later finds peace."""
+    names = [f"c{n}" for n in range(4)]
+    async with House(url, tmp_path, program=SENDER) as house:
+        await house.desk.accept("bad", "poison")
+        for name in names:
+            await house.desk.accept(name, "hello")
+        house.serve()
+
+        async def settled() -> bool:
+            found = [await house.desk.deliveries(name) for name in ("bad", *names)]
+            return [one.status for found in found for one in found] == ["uncertain", *["delivered"] * 4]
+
+        await until(settled, within=120)
+        given_up = (await house.desk.deliveries("bad"))[0]
+
+    assert ("its process died 8 times while it was sent", True) == (given_up.reason, given_up.doubtful)
+    assert (8, 8) == (house.began["bad"], house.deaths)
+    assert max(house.began[name] for name in names) <= 3

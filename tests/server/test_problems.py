@@ -49,6 +49,19 @@ async def test_a_message_that_the_bot_fails_at_is_kept_and_its_secrets_too() -> 
     assert b"hunter2" not in first.body + again.body + json.dumps(log).encode()
 
 
+async def test_what_is_set_up_wrongly_is_the_servers_fault_and_told_in_its_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """500, so that a client sends it again later, and none of the words: they are for operators."""
+    keep = counting()
+    async with served(keep, users=lambda request: "") as client:
+        answer = await client.ask("GET", "/v1/me/conversations", headers={"Authorization": ""})
+
+    assert (500, "urn:chatkeep:misconfigured") == (answer.status, answer.json["type"])
+    assert b"users=" not in answer.body
+    assert "users= gave" in caplog.text
+
+
 class Failing(MemoryDriver):
     """A store that refuses to append."""
 

@@ -15,7 +15,9 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.channels import Telegram, Webhook, WhatsApp
+from chatkeep.auth.credentials import issue_user_token
+from chatkeep.channels import Instagram, Messenger, Telegram, Webhook, WhatsApp
+from chatkeep.channels.base import PLATFORMS
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.drivers.base import Key, mark_of
 from chatkeep.errors import Unavailable
@@ -85,6 +87,47 @@ def telegram_tap(n: int, **callback: Any) -> bytes:
     there = {"message_id": 9, "date": 1, "chat": {"id": 5, "type": "private"}}
     told = {"id": f"tap{n}", "from": {"id": 5, "first_name": "Uma"}, "chat_instance": "1", "message": there}
     return json.dumps({"update_id": n, "callback_query": told | callback}).encode()
+
+
+async def test_nobody_begins_the_conversation_of_a_customer_who_has_not_written_yet() -> None:
+    """Whoever began it would read what the customer says, and have the bot write to any number: users and visitors find it taken."""
+    async with platform() as there:
+        whatsapp = WhatsApp(accounts={"1550": "token"}, secrets=SECRET, verify_tokens="v", api=there.url)
+        keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+        keep.on_message(echo)
+        keep.deliver(ChannelOutlet(whatsapp, timeout=4.0))
+        async with served(keep, anonymous=True, protocols=["aisdk"]) as client:
+            eve = await issue_user_token(keep, "", "eve")
+            held = {"Authorization": f"Bearer {eve.token}"}
+            chat = {
+                "id": "whatsapp:1550:4917",
+                "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "mine"}]}],
+            }
+            asked = [
+                ("PUT", "/v1/conversations/whatsapp:1550:4917", {"title": "mine"}, held),
+                ("POST", "/v1/conversations/whatsapp:1550:4917/messages", {"content": "mine"}, held),
+                ("PATCH", "/v1/conversations/whatsapp:1550:4917/state/x", {"content": "mine"}, held),
+                ("POST", "/api/chat", chat, held),
+                ("POST", "/api/chat", chat, {"Authorization": ""}),
+                ("POST", "/api/chat", chat | {"id": "telegram:42:5"}, {"Authorization": ""}),  # of another process
+            ]
+            refused = [
+                (await client.ask(method, path, json.dumps(body).encode(), headers)).status
+                for method, path, body, headers in asked
+            ]
+            begun = [found.id async for found in keep.conversations()]
+            plain = await client.ask("PUT", "/v1/conversations/team:eu:7", b'{"title": "mine"}', held)
+            await post_whatsapp(client, whatsapp_message("4917", "hi", "wamid.1"))
+            await until(lambda: there.sent)
+            found = await keep.conversation("whatsapp:1550:4917")
+
+        assert ([404, 404, 404, 404, 401, 401], [], 200) == (refused, begun, plain.status)
+        assert (["1: hi"], "") == (there.texts, found and found.owner)
+
+
+def test_the_names_of_the_platforms_are_those_of_the_channels() -> None:
+    """Each channel that comes with chatkeep is one."""
+    assert {channel.name for channel in (Instagram, Messenger, Telegram, Webhook, WhatsApp)} == PLATFORMS
 
 
 async def test_a_tapped_button_stops_spinning() -> None:

@@ -228,6 +228,16 @@ def conversation_of(name: str, account: str, customer: str) -> str:
     return f"{name}:{account}:{customer}"
 
 
+PLATFORMS = frozenset({"whatsapp", "messenger", "instagram", "telegram", "webhook"})
+"""Names of the channels that come with chatkeep."""
+
+
+def is_of_platform(conversation: str) -> bool:
+    """Tell whether an id is one under which a channel of chatkeep's own knows a customer."""
+    name, _, rest = conversation.partition(":")
+    return name in PLATFORMS and ":" in rest
+
+
 def address_of(conversation: str) -> tuple[str, str, str]:
     """Return channel, account and customer of a conversation: who a reply goes to. Raises ValueError for one of no channel."""
     name, account, customer = conversation.split(":", 2)

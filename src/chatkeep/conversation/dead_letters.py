@@ -15,6 +15,10 @@ REPLAY = f"{RESERVED}replay:"
 """Begins the id of a message that is a dead letter handed in again; nobody else can give such an id."""
 
 
+AMENDMENT = f"{RESERVED}amend:"
+"""Begins the id of a message that says anew what one said that waited; nobody else can give such an id either."""
+
+
 def note_id(incarnation: str, number: int) -> str:
     """Return the id of the note that message *number* was set aside."""
     return f"{RESERVED}dead:{incarnation}.{number}"
@@ -30,9 +34,14 @@ def replay_id(number: int) -> str:
     return f"{REPLAY}{number}"
 
 
+def is_replay(message: Message) -> bool:
+    """Tell whether *message* is a dead letter that was handed in again, or says such a one anew."""
+    return "replay_of" in message.metadata and message.id.startswith((REPLAY, AMENDMENT))
+
+
 def close_replayed(dead: tuple[int, ...], ended: Sequence[Message]) -> tuple[int, ...]:
     """Return the dead letters that are left of *dead* when *ended* have been answered, or set aside in their turn."""
-    closed = {message.metadata.get("replay_of") for message in ended if message.id.startswith(REPLAY)}
+    closed = {message.metadata["replay_of"] for message in ended if is_replay(message)}
     return tuple(number for number in dead if number not in closed) if closed else dead
 
 

@@ -10,8 +10,8 @@ from msgspec import Raw, structs
 
 from ..model import Message
 from .commits import awaits_channel, make_note, next_commit, note_passed_over
+from .dead_letters import AMENDMENT
 from .edits import NOTE
-from .keys import RESERVED
 from .record import OutboxState, Record, untried
 from .saves import CONFLICT, MESSAGE, is_loss
 from .snapshots import Commit, Draft, Policy, Snapshot, asks, is_cut, unread_messages
@@ -53,7 +53,7 @@ def notes_about(messages: Sequence[Message], redacted: Sequence[Message]) -> lis
 
 def amendment_id(incarnation: str, number: int) -> str:
     """Return the id of the message that says message *number* anew."""
-    return f"{RESERVED}amend:{incarnation}.{number}"
+    return f"{AMENDMENT}{incarnation}.{number}"
 
 
 def redact_found(

@@ -114,8 +114,16 @@ class StateCodec(Generic[State]):
             )
 
     def fresh(self) -> Raw:
-        """Return the state that a session starts with: `kind()`."""
-        return Raw(self.shape.encode(self.kind())[0])
+        """Return the state that a session starts with: `kind()`. Raises `Misconfigured` where that raises anything."""
+        try:
+            return Raw(self.shape.encode(self.kind())[0])
+        except EXITS:
+            raise
+        except BaseException as fault:  # it could be made at the start, but a default may ask what is away now
+            raise Misconfigured(
+                f"state={self.shape.name}: a fresh one cannot be made now ({describe_fault(fault)}), so none is begun or shown. "
+                "Mend the default that raises."
+            ) from fault
 
     def encode(self, key: Key, state: State, before: Before | None = None) -> Raw:
         """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.

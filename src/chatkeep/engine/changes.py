@@ -261,10 +261,13 @@ class Changes(Generic[State]):
                 )
             amendment, at = None, shared.clock()
             if content is not None:
+                metadata = found[0].metadata | {"amends": number}
+                if not dead_letters.is_replay(found[0]):
+                    metadata.pop("replay_of", None)  # only chatkeep itself says what closes a letter
                 told: dict[str, Any] = {
                     "role": found[0].role,
                     "created_at": round(at * 1000) / 1000,
-                    "metadata": found[0].metadata | {"amends": number},
+                    "metadata": metadata,
                 }
                 id = redaction.amendment_id(there.row.incarnation, number)
                 entry = entry_for(key, content, id=id, limit=limit, channel=found[0].channel, **told)

@@ -14,7 +14,7 @@ import msgspec
 from ..conversation import once
 from ..conversation.codec import json_of
 from ..conversation.commits import commit_note
-from ..conversation.dead_letters import REPLAY
+from ..conversation.dead_letters import is_replay
 from ..conversation.once import Call
 from ..conversation.shapes import STORABLE
 from ..conversation.snapshots import Commit, Draft, Snapshot
@@ -72,8 +72,8 @@ class Ledger(Generic[State]):
 
     async def origin(self, key: Key, incarnation: str, message: Message) -> int:
         """Return the number of the message that *message* is, or that was handed in again as it."""
-        while message.id.startswith(REPLAY):
-            number = int(message.metadata.get("replay_of", message.number))
+        while is_replay(message):
+            number = int(message.metadata["replay_of"])
             there = await self._shared.store.page(key, incarnation, after=number - 1, limit=1)
             if not there or there[0].number != number:
                 return number

@@ -4,14 +4,17 @@ aside; and how a state was. Knows nothing of how messages are answered."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
 
 from ..conversation import dead_letters, snapshots, streams
+from ..conversation.codec import record_of
 from ..conversation.edits import StateAsOf, find_state, may_move
 from ..conversation.snapshots import Outcome, Snapshot
-from ..drivers.base import Key, settle
+from ..drivers.base import Key, Row, settle
+from ..errors import Corrupt, Unsupported
 from ..model import Answering, DeadLetter, Message
 from ..storage.paging import outline, walk_log
 from ..storage.selection import select_page
@@ -101,14 +104,30 @@ async def read_dead_letters(store: Store, key: Key) -> list[DeadLetter]:
 async def page_dead_letters(
     store: Store, tenant: str | None, *, after: Key | None, limit: int, rows_most: int
 ) -> tuple[list[DeadLetter], Key | None]:
-    """Read a page of the dead letters of a tenant (None: of all tenants): see `select_page`."""
+    """Read a page of the dead letters of a tenant (None: of all tenants): see `select_page`.
+
+    Where a log cannot be read its letters are named all the same, without what they say: their reason is the fault.
+    """
 
     async def read(key: Key) -> list[DeadLetter]:
-        return await read_dead_letters(store, key)
+        try:
+            return await read_dead_letters(store, key)
+        except (Corrupt, Unsupported) as fault:
+            return _name_dead_letters(await store.row(key), str(fault))
 
     return await select_page(
         store, tenant, lambda record: bool(record.dead), read, after=after, limit=limit, rows_most=rows_most
     )
+
+
+def _name_dead_letters(row: Row | None, reason: str) -> list[DeadLetter]:
+    if row is None:  # erased in the meantime
+        return []
+    named: dict[str, Any] = {"tenant": row.key.tenant, "conversation": row.key.id, "created_at": row.updated_at}
+    return [
+        DeadLetter(id="", number=number, role="user", content="", metadata={"reason": reason}, **named)
+        for number in record_of(row).dead
+    ]
 
 
 async def read_replays(store: Store, snapshot: Snapshot, number: int) -> str | None:

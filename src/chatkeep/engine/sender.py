@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from ..bounded import Newest
@@ -16,7 +18,7 @@ from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
-from ..errors import describe_fault
+from ..errors import EXITS, describe_fault
 from ..model import Message
 from ..storage.reader import PAGE
 from ..storage.store import Store
@@ -66,6 +68,8 @@ class Sender:
         self._first = first
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self._suspects = asyncio.Lock()
+        """One at a time is sent that processes may have died of; all that were on their way beside it are suspects too."""
         self.attempts: Counter[tuple[str, str]] = Counter()
         """How often a reply was tried to be sent, by channel and what became of it."""
         self.sent_at: float | None = None
@@ -99,6 +103,17 @@ class Sender:
         known = self._sent.get(row.key)
         sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
         doubtful = sent is None and delivery.sending == number and worker.sending != number
+        suspect = doubtful and deliveries.is_suspect(snapshot, number, died=self._leases.may_have_died(row.lease))
+        async with self._suspects if suspect else nullcontext():
+            return await self._deliver(snapshot, worker, message, doubtful=doubtful)
+
+    async def _deliver(self, snapshot: Snapshot, worker: Holder, message: Message, *, doubtful: bool) -> float | None:
+        """Send *message*, of which it may be *doubtful* whether it was sent by a process that died."""
+        assert self.outlet is not None
+        row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
+        ours, number = row.lease == worker.lease, message.number
+        known = self._sent.get(row.key)
+        sent = known[2] if known is not None and known[:2] == (row.incarnation, number) else None
         if not ours or delivery.sending != number or (sent is None and worker.sending != number):
 
             def begin(there: Snapshot) -> Commit | None:
@@ -115,6 +130,8 @@ class Sender:
             if said is None:
                 return worker.back_off()
             worker.sending = number
+        if doubtful and (reason := deliveries.describe_deaths(snapshot, self._policy)):
+            sent = Sent(status="uncertain", reason=reason)
         took = 0.0 if sent is None or known is None else known[3]
         if sent is None:
             began = time.perf_counter()
@@ -160,16 +177,25 @@ class Sender:
         row, number = snapshot.row, message.number
         done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
         try:
-            return await outlet.send(
+            sent: object = await outlet.send(
                 row.key.id,
                 message.content,
                 key=deliveries.key_of(row, number),
                 skip=done,
                 at=at,
             )
-        except Exception as fault:
+        except (GeneratorExit, *EXITS):
+            raise
+        except BaseException as fault:
+            task = asyncio.current_task()
+            if isinstance(fault, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # (else something that the outlet waits for was cancelled)
             log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
             return Sent(status="retry", reason=describe_fault(fault), parts=done)
+        if isinstance(sent, Sent):
+            return sent
+        log.error("%s: the outlet gave %.80r for reply %d, which is no Sent.", row.key, sent, number)
+        return Sent(status="uncertain", reason=f"the outlet does not say whether it was sent ({type(sent).__name__})")
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages

@@ -27,6 +27,7 @@ from ..errors import (
     Duplicate,
     HandlerFailed,
     InDoubt,
+    Misconfigured,
     TooLarge,
     Unsupported,
     UsageError,
@@ -207,7 +208,11 @@ class TurnProcessor(Generic[State]):
         """
         if turns.lacks_history(snapshot, self._shared.policy):
             snapshot = await self._shared.store.reach_back(snapshot)
-        made = self._make_turn(snapshot, messages, stream)
+        try:
+            made = self._make_turn(snapshot, messages, stream)
+        except Misconfigured as fault:  # the application's own code, like the handler: its state cannot be made
+            self._shared.statistics.failures += 1
+            raise await self.fail_attempt(snapshot, messages, fault, admitted=admitted) from fault
         attempt = Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
         attempt.admitted = admitted
         await self._runner.run(attempt, admitted=admitted)
@@ -219,7 +224,11 @@ class TurnProcessor(Generic[State]):
 
         Raises `NoPlace`, `NotBegun`, and `NotInLog` for a handler that takes steps: it may not on messages that are not in the log.
         """
-        attempt = Attempt(self._shared, self.handler, snapshot, messages, self._make_turn(snapshot, messages), None)
+        try:
+            made = self._make_turn(snapshot, messages)
+        except Misconfigured:
+            raise NoPlace from None  # that is a failed attempt, which is counted where the message is in the log
+        attempt = Attempt(self._shared, self.handler, snapshot, messages, made, None)
         if not self._runner.begin(attempt):
             raise NoPlace
         return (self._take_answer(attempt) if attempt.over else None) or attempt
@@ -307,7 +316,7 @@ class TurnProcessor(Generic[State]):
                 return [make_storable(key, reply, limit=limit) for reply in collect_replies(turn, said)]
 
             run = await self._run_hook(key, tried, self.on_failure, turn, keep, admitted)
-        except (NotBegun, Corrupt, Unsupported) as fault:
+        except (NotBegun, Corrupt, Unsupported, Misconfigured) as fault:
             log.warning("%s: on_failure could not be called: %s", key, fault)
             return otherwise
         if run.fault is not None:
@@ -471,11 +480,14 @@ class TurnProcessor(Generic[State]):
         """
         key, first, shared = snapshot.row.key, messages[0], self._shared
         states = shared.states
-        turn, _, _ = self._make_turn(snapshot, messages)
 
         def state_of(found: Any) -> Raw:
             return states.fresh() if found is None else states.encode(key, found)
 
+        try:
+            turn, _, _ = self._make_turn(snapshot, messages)
+        except Misconfigured as fault:
+            raise _hook_failed(key, fault) from fault
         cause: BaseException | None = None
         if (earlier := self._runner.find_abandoned(self.on_missing, key, first.id)) is not None:
             cause = TimeoutError(f"it still runs after {time.monotonic() - earlier.began:.1f} s")
@@ -484,10 +496,7 @@ class TurnProcessor(Generic[State]):
             run = await self._run_hook(key, messages[:1], hook, turn, state_of, admitted)
             cause, raw = run.fault, run.value
         if cause is not None:
-            raise HookFailed(
-                f"{key}: on_missing could not rebuild the state ({describe_fault(cause)}). Nothing was changed; the message stays "
-                f"unread and is tried again in {HOOK_PAUSE_S:g} s."
-            ) from cause
+            raise _hook_failed(key, cause) from cause
         if look is not None:
             look(raw)
         session = snapshot.record.session + 1
@@ -549,6 +558,13 @@ class TurnProcessor(Generic[State]):
             begun = releases.find_version(record, policy, at=first.created_at, number=first.number)
             turn.version = begun or policy.version
         return turn, opens, before
+
+
+def _hook_failed(key: Key, cause: BaseException) -> HookFailed:
+    return HookFailed(
+        f"{key}: on_missing could not rebuild the state ({describe_fault(cause)}). Nothing was changed; the message stays "
+        f"unread and is tried again in {HOOK_PAUSE_S:g} s."
+    )
 
 
 def _not_begun(run: Run) -> NotBegun:

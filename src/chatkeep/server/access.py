@@ -427,6 +427,10 @@ class Access:
         request.state.absent = False
         return issued
 
+    async def is_taken(self, conversation: str) -> bool:
+        """Tell whether a visitor may not begin a conversation, because it is there or belongs to a channel's customer."""
+        return self._ownership.is_customers("", conversation) or await core_of(self.keep).exists("", conversation)
+
     async def find_beginner(self, request: Request) -> str:
         """Return whose it is what a request begins: the user that whoever asks is now; "" for others than users."""
         principal = principal_of(request)

@@ -8,6 +8,8 @@ from cachetools import TTLCache
 
 from ..app import Chatkeep, core_of
 from ..auth.credentials import StoredCredential
+from ..channels.accounts import Accounts
+from ..channels.base import is_of_platform
 from ..conversation.keys import GUEST
 from .known_credentials import FRESH_S, HELD
 from .principals import Principal
@@ -22,17 +24,27 @@ class Ownership:
         self._standing: TTLCache[tuple[str, str], str] = TTLCache(HELD, FRESH_S)
 
     async def owns(self, principal: Principal, conversation: str) -> bool | None:
-        """Tell whether a conversation is the user's; None where nobody has it. As it was at most FRESH_S ago."""
+        """Tell whether a conversation is the user's; None where nobody has it and the user may begin it. At most FRESH_S old."""
         place = principal.tenant, conversation
         if place not in self._owners:
             self._owners[place] = await self._core.find_owner(*place, user=principal.user)
         owner = self._owners.get(place)
         if not owner:  # created in the next moment, perhaps; or it cannot be read, and is somebody else's
             self._owners.pop(place, None)
-            return None if owner is None else False
+            return None if owner is None and not self.is_customers(*place) else False
         if owner == principal.user:
             return await self.stands_for(principal)
         return await self.find_user(principal.tenant, owner) == await self.find_user(principal.tenant, principal.user)
+
+    def is_customers(self, tenant: str, conversation: str) -> bool:
+        """Tell whether a conversation is that of a channel's customer, also before the customer has written: whoever began it would read
+        what the customer says, and have the bot write to the customer's address.
+
+        A platform's names count also where this process has no outlet: another one on the store may.
+        """
+        outlet = self._core.outlet
+        sends = isinstance(outlet, Accounts) and outlet.takes(tenant, conversation)
+        return sends or is_of_platform(conversation)
 
     async def stands_for(self, principal: Principal) -> bool:
         """Tell whether the token of a user, or what the application has said of it, still counts."""

@@ -32,6 +32,9 @@ LATER = "Nothing was lost. Send the message again under the same id."
 
 PROBLEMS: dict[type[errors.ChatkeepError], Problem] = {
     errors.UsageError: Problem(400),
+    errors.Misconfigured: Problem(
+        500, "Something is set up wrongly on this server; its log says what. Nothing was changed."
+    ),
     errors.BadKey: Problem(400),
     errors.BadMessage: Problem(422),
     errors.KeyReused: Problem(422),

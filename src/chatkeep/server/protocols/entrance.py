@@ -266,7 +266,7 @@ class Entrance:
         if not begins:
             return structs.replace(caller, stranger=True)
         if principal.kind == "visitor":
-            if await self.core.exists("", conversation):
+            if await access.is_taken(conversation):
                 raise unauthorized()  # an id alone is no right
             request.state.absent = True
         return structs.replace(caller, begins=request)
