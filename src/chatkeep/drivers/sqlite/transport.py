@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from ...errors import Unavailable
+from ...offload import offload
 from ..base import Pool
 from .batches import ConnectionThreads, Job, answer, commit
 from .file import BUSY_MS, FilesMoved, OpenFile, Slot
@@ -65,7 +66,7 @@ class Connections:
             await asyncio.wait(list(self._lookers.values()))
         for threads in (self.readers, self.writer):
             await threads.close()
-        await asyncio.to_thread(give_back, self.file, [*self.readers.slots, *self.writer.slots])
+        await offload(give_back, self.file, [*self.readers.slots, *self.writer.slots])
 
     async def look(self, act: Callable[[Slot], T]) -> T:
         """Run what may take long in a thread of its own. It ends when its caller is cancelled and when the store is closed, and a
