@@ -79,13 +79,14 @@ class SqliteDriver(Openable):
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
         if not path.startswith("/") or len(path) == 1 or path == "/:memory:":
+            shown = "sqlite://…" if "@" in url else url  # (what was meant for a server may have a password in it)
             raise Misconfigured(
-                f"{url!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
+                f"{shown!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
                 "memory:// for no file at all."
             )
         if re.search(r"\?\w+=", path):  # it would be a part of the file's name
             raise Misconfigured(
-                f"{url!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
+                f"{url.partition('?')[0]!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
             )
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
