@@ -13,6 +13,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
+from chatkeep.drivers.sockets import connected
 from chatkeep.offload import AT_ONCE, offload
 from chatkeep.server import wire
 from tests.support.waiting import until
@@ -62,6 +63,14 @@ async def test_processes_tell_each_other_news_while_calls_of_the_bot_hang(tmp_pa
         async with busy_executor(), asyncio.timeout(LIMIT_S):
             await one._engine.store.driver.announce(["mark"])
             await until(lambda: "mark" in heard)
+
+
+async def test_a_host_is_found_while_calls_of_the_bot_hang() -> None:
+    """A connection to the store that was lost comes back."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server, busy_executor(), asyncio.timeout(LIMIT_S):
+        _, writer = await connected("localhost", server.sockets[0].getsockname()[1])
+        writer.close()
 
 
 async def test_passwords_are_compared_while_calls_of_the_bot_hang() -> None:
