@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
-from ..errors import describe_fault
+from ..errors import EXITS, describe_fault
 from ..model import Message
 from ..storage.store import PAGE, Store, fresh_token
 from .instruments import Instrument
@@ -158,16 +159,25 @@ class Sender:
         row, number = snapshot.row, message.number
         done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
         try:
-            return await outlet.send(
+            answer = await outlet.send(
                 row.key.id,
                 message.content,
                 key=deliveries.key_of(row, number),
                 skip=done,
                 at=at,
             )
-        except Exception as fault:
+        except (*EXITS, GeneratorExit):
+            raise
+        except BaseException as fault:
+            task = asyncio.current_task()
+            if isinstance(fault, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise
             log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
             return Sent(status="retry", reason=describe_fault(fault), parts=done)
+        sent = deliveries.checked_answer(answer)
+        if sent.status == "uncertain" and sent.cause == "bug":
+            log.error("%s: reply %d may have gone out, and is not sent again: %s.", row.key, number, sent.reason)
+        return sent
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages
