@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep.conversation.outbox import key_of, list_deliveries, number_of
+from chatkeep.conversation.outbox import Sent, checked_answer, key_of, list_deliveries, number_of
 from chatkeep.drivers import Key, Row
 from chatkeep.model import Message
 
@@ -124,3 +124,43 @@ def test_a_watermark_reaches_only_what_was_sent_before_it() -> None:
     for until, stands in ((499.0, 0), (500.0, 1), (502.0, 1), (503.0, 2)):
         found = list_deliveries(log(*entries, told("read", until=until)))
         assert stands == [one.status for one in found].count("read")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        True,
+        "m1",
+        {"status": "delivered"},
+        Sent(status="sent"),  # type: ignore[arg-type]
+        Sent(status="delivered", ids=(5,)),  # type: ignore[arg-type]
+        Sent(status="delivered", ids=None),  # type: ignore[arg-type]
+        Sent(status="retry", parts=-1),
+        Sent(status="retry", after="1m"),  # type: ignore[arg-type]
+        Sent(status="failed", reason=ValueError("x")),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_what_is_no_answer_of_an_outlet_is_uncertain(answer: Any) -> None:
+    """It may have gone out; and what stands in the note says what the outlet has answered with."""
+    found = checked_answer(answer)
+
+    assert ("uncertain", "bug") == (found.status, found.cause)
+    assert found.reason.startswith("the outlet has answered with no Sent (")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Sent(status="delivered", ids=("x", "y"), channel="pigeon"),
+        Sent(status="retry", after=0.5, parts=3, counts=False, cause="platform", reason="busy"),
+        Sent(status="failed", reason="gone"),
+        Sent(status="uncertain"),
+    ],
+    ids=str,
+)
+def test_an_answer_of_an_outlet_stays_as_it_is(answer: Sent) -> None:
+    """With all its members."""
+    assert answer == checked_answer(answer)
+    assert Sent(status="delivered", ids=("x",)) == checked_answer(Sent(status="delivered", ids=["x"]))  # type: ignore[arg-type]

@@ -88,59 +88,71 @@ async def test_an_outlet_that_raises_holds_up_nobody(sending: Any) -> None:
     assert [0, 1, 1, 1, 0] == [skip for _, _, skip in loft.sent]
 
 
-class Aborted(BaseException):
-    """Raised by a library as no Exception."""
+class Sloppy(Loft):
+    """An outlet of the application that answers, or raises, what it is told; then as it should."""
+
+    def __init__(self, *first: Any) -> None:
+        super().__init__()
+        self.first = list(first)
+
+    async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+        """Sends one, and is wrong about it."""
+        delivered = await super().send(conversation, content, key=key, skip=skip, at=at)
+        found = self.first.pop(0) if self.first else delivered
+        if isinstance(found, BaseException):
+            raise found
+        return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("fault", [Aborted("of a library"), asyncio.CancelledError()])
-async def test_whatever_an_outlet_raises_is_a_try_that_failed(sending: Any, fault: BaseException) -> None:
-    """Also what is no Exception, or a cancellation of something that it has waited for: the worker goes on, and so do its callers."""
-
-    class Broken(Loft):
-        """Raises once."""
-
-        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
-            """Raises, and then sends."""
-            sent = await super().send(conversation, content, key=key, skip=skip, at=at)
-            if len(self.sent) == 1:
-                raise fault
-            return sent
-
-    loft = Broken()
-    keep = await sending(count, loft)
+@pytest.mark.parametrize("answer", [None, Sent(status="delivered", ids=(5,))], ids=["None", "ids"])  # type: ignore[arg-type]
+async def test_a_reply_of_which_an_outlet_says_nothing_useful_is_sent_once(
+    sending: Any, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outlet that forgets its `return` has sent it: to ask again would show it to the customer for ever."""
+    loft = Sloppy(answer)
+    keep = await sending(count, loft, poll="20ms", retry_after="10ms")
     receipt = await keep.receive(ADA, "hi", id="m1")
+    again = await keep.receive(ADA, "more", id="m2")
     await until(lambda: len(loft.sent) == 2)
 
-    async def delivered() -> bool:
-        return [status for _, status in await statuses(keep)] == ["delivered"]
-
-    await until(delivered)
-
-    assert "1: hi" == receipt.replies[0].text
-
-
-async def test_an_outlet_that_does_not_say_what_became_of_a_reply_sends_it_once(sending: Any) -> None:
-    """Nobody knows whether the customer has it, so it is not sent again; the next one goes out."""
-
-    class Silent(Loft):
-        """Gives nothing for the first one."""
-
-        async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Any:
-            """Sends."""
-            sent = await super().send(conversation, content, key=key, skip=skip, at=at)
-            return None if len(self.sent) == 1 else sent
-
-    loft = Silent()
-    keep = await sending(twice, loft)
-    await keep.accept(ADA, "hi", id="m1")
-
     async def settled() -> bool:
-        return [status for _, status in await statuses(keep)] == ["uncertain", "delivered"]
+        return ["uncertain", "delivered"] == [status for _, status in await statuses(keep)]
 
     await until(settled)
 
+    assert ["1: hi", "2: more"] == loft.texts
+    assert ["answered", "answered"] == [receipt.status, again.status]
+    assert "no Sent" in (await keep.deliveries(ADA))[0].reason
+    assert "may have gone out" in caplog.text
+
+
+class Odd(BaseException):
+    """Is no Exception."""
+
+
+@pytest.mark.parametrize("fault", [asyncio.CancelledError(), Odd("odd")], ids=["CancelledError", "BaseException"])
+async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, fault: BaseException) -> None:
+    """Nobody who writes meanwhile hears of it, and the reply is sent again after a pause."""
+    loft = Sloppy(fault)
+    keep = await sending(count, loft, poll="20ms", retry_after="10ms")
+    receipts = [await keep.receive(ADA, text, id=text) for text in ("hi", "more")]
+    await until(lambda: len(loft.sent) == 3)
+
+    assert ["answered", "answered"] == [receipt.status for receipt in receipts]
+    assert ["1: hi", "1: hi", "2: more"] == loft.texts
+
+
+async def test_who_always_says_at_once_is_asked_with_pauses(sending: Any) -> None:
+    """A platform at its limit that names no time, or none that is in the future."""
+    loft = Loft(*[Sent(status="retry", reason="429", after=0.0)] * 1000)
+    keep = await sending(count, loft, poll="20ms", retry_after="30s", retry_longest="60s")
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 2)
+    receipt = await keep.receive(ADA, "more", id="m2")
+    await nothing_happens_for(0.3)
+
+    assert "2: more" == receipt.replies[0].text
     assert 2 == len(loft.sent)
-    assert "does not say" in (await keep.deliveries(ADA))[0].reason
 
 
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import UsageError
 from ..extras import from_extra
+from ..offload import offload
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -45,7 +46,7 @@ class _Places:
         self._count += 1
         try:
             async with self._places:
-                return await asyncio.to_thread(work, *given)
+                return await offload(work, *given)
         finally:
             self._count -= 1
 

@@ -21,6 +21,9 @@ from .target import refuse_server
 
 T = TypeVar("T")
 
+LOGIN = "[^/]*:.*@"
+"""User and password, as a URL has them."""
+
 
 def acting() -> str:
     """Return who types on this machine, for the audit log."""
@@ -45,8 +48,8 @@ def existing(store: str) -> Chatkeep[Any]:
 
 
 def shown_path(path: str) -> str:
-    """Return *path* as it is shown: what was meant as a URL, and lacks its scheme, without user and password."""
-    return re.sub("[^/]*:[^@]*@", "…@", path)
+    """Return *path* as it is shown: what was meant as a URL without user, password and options."""
+    return re.sub(r"\?\w+=.*", "?…", re.sub(LOGIN, "…@", path), flags=re.DOTALL)
 
 
 def existing_url(store: str) -> str:
@@ -94,7 +97,13 @@ def url_of(store: str) -> str:
     refuse_server(store)
     scheme, colon, rest = store.partition(":")
     if not colon or scheme.lower() not in DRIVERS:
-        return store if "://" in store else f"sqlite:///{store}"
+        if "://" in store:
+            return store
+        if re.search(LOGIN, store) and not os.path.lexists(store):
+            raise UsageError(
+                f"There is no file {shown_path(store)}; nothing was opened. A URL begins with its scheme, such as redis://."
+            )
+        return f"sqlite:///{store}"
     if not rest.startswith("//"):
         # (What comes there is not shown: it may have a password in it.)
         raise UsageError(f"What comes behind {scheme}: in a URL begins with //; nothing was opened.")

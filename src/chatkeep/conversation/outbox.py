@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, ValidationError, convert, structs
 
 from ..drivers.base import Row
 from ..model import Content, Message
@@ -22,6 +22,8 @@ TRIES = 12
 GIVE_UP_S = 24 * 3600.0  # a reply is tried for a day, however often that is
 AGAIN_MOST = 100
 IDS_MOST = 50
+AT_ONCE_S = 1.0
+"""A platform that has a reply sent again sooner than this, time after time, names no pause that helps it."""
 
 
 class Sent(Struct, frozen=True, kw_only=True):
@@ -37,10 +39,22 @@ class Sent(Struct, frozen=True, kw_only=True):
     ids: tuple[str, ...] = ()
     reason: str = ""
     after: float | None = None
-    parts: int = 0
+    parts: Annotated[int, Meta(ge=0)] = 0
     counts: bool = True
     channel: str = ""
     cause: str = ""
+
+
+def checked_answer(answer: object) -> Sent:
+    """Return what an outlet has answered. Of what is no `Sent`, or one with other members than it has, nothing can be told but that the
+    reply may have gone out, so it is not sent again."""
+    try:
+        if isinstance(answer, Sent):
+            return convert(structs.asdict(answer), Sent)
+        fault = type(answer).__name__
+    except ValidationError as wrong:
+        fault = str(wrong)
+    return Sent(status="uncertain", reason=f"the outlet has answered with no Sent ({fault})", cause="bug")
 
 
 DeliveryStatus = Literal["waiting", "delivered", "read", "failed", "uncertain"]
@@ -69,7 +83,8 @@ class Outlet(Protocol):
         """Tell whether replies of this tenant's conversation go out here."""
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
-        """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation."""
+        """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation, and ends by a time-out of its
+        own where the platform does not answer: the conversation waits for it."""
 
     async def open(self) -> None:
         """Get ready to send."""
@@ -179,7 +194,8 @@ def note_delivery(
     if status == "retry":
         if done_by_others:
             return None
-        if sent.after is not None and sent.after == sent.after:
+        helps = tries < 2 or not sent.counts or (sent.after or 0.0) >= AT_ONCE_S
+        if sent.after is not None and sent.after == sent.after and helps:
             retry_at = at + min(max(sent.after, 0.0), commits.SEND_PAUSE_MOST_S)
         delivery = structs.replace(
             old,

@@ -7,8 +7,11 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
+
+from ..offload import offload
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -21,9 +24,24 @@ async def connected(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
     try:
-        return await asyncio.open_connection(host, port, ssl=tls)
+        for place in (places := await _resolved(host, port)):
+            try:
+                return await asyncio.open_connection(place, port, ssl=tls, server_hostname=host if tls else None)
+            except OSError:
+                if place == places[-1]:
+                    raise
     except (UnicodeError, OverflowError) as fault:  # no host has such a name, or such a port
         raise ConnectionError(f"{host}:{port} cannot be an address ({fault})") from fault
+    raise ConnectionError(f"{host} has no address")
+
+
+async def _resolved(host: str, port: int) -> list[str]:
+    """Return the addresses of *host*: itself, where it is one. asyncio would ask for them in the application's threads."""
+    with suppress(OSError):
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [host]
+    found = await offload(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

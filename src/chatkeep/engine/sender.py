@@ -177,25 +177,25 @@ class Sender:
         row, number = snapshot.row, message.number
         done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
         try:
-            sent: object = await outlet.send(
+            answer = await outlet.send(
                 row.key.id,
                 message.content,
                 key=deliveries.key_of(row, number),
                 skip=done,
                 at=at,
             )
-        except (GeneratorExit, *EXITS):
+        except (*EXITS, GeneratorExit):
             raise
         except BaseException as fault:
             task = asyncio.current_task()
-            if isinstance(fault, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # (else something that the outlet waits for was cancelled)
+            if isinstance(fault, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise
             log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
             return Sent(status="retry", reason=describe_fault(fault), parts=done)
-        if isinstance(sent, Sent):
-            return sent
-        log.error("%s: the outlet gave %.80r for reply %d, which is no Sent.", row.key, sent, number)
-        return Sent(status="uncertain", reason=f"the outlet does not say whether it was sent ({type(sent).__name__})")
+        sent = deliveries.checked_answer(answer)
+        if sent.status == "uncertain" and sent.cause == "bug":
+            log.error("%s: reply %d may have gone out, and is not sent again: %s.", row.key, number, sent.reason)
+        return sent
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages

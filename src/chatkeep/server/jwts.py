@@ -16,6 +16,7 @@ from ..auth.credentials import USER_SCOPES, Scope, checked
 from ..conversation.keys import key_for
 from ..errors import Misconfigured, Unavailable, UsageError
 from ..extras import from_extra
+from ..offload import offload
 from .access import bearer
 from .principals import KnownUser
 from .wire import Refused
@@ -200,7 +201,7 @@ class _Fetched:
                 "The keys that users' tokens are signed with cannot be had at the moment; nothing was done."
             )
         try:
-            return await asyncio.to_thread(self._client.get_signing_key, kid)
+            return await offload(self._client.get_signing_key, kid)
         except PyJWKClientConnectionError as fault:
             self._failed_at = time.monotonic()
             log.warning("The keys of the users' tokens could not be fetched: %s", fault)

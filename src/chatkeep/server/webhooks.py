@@ -23,6 +23,7 @@ from ..channels.base import Channel, Inbound, Received, Refused, Status, Unknown
 from ..conversation.outbox import Outlet
 from ..core import Core
 from ..errors import BadKey, BadMessage, KeyReused, TooLarge
+from ..offload import offload
 from . import wire
 from .access import allows, keep_of
 from .limits import Limits, peer_of
@@ -89,7 +90,7 @@ class WebhookEndpoint(wire.Resource):
         try:
             async with asyncio.timeout(DEADLINE_S):
                 parse = partial(channel.parse, body, request.headers.items())
-                items = await asyncio.to_thread(parse) if len(body) > LARGE else parse()
+                items = await offload(parse) if len(body) > LARGE else parse()
                 await take(keep, webhooks, channel, items)
         except TimeoutError:
             raise wire.Refused(

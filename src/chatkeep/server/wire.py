@@ -6,7 +6,6 @@ request. Whether a well-formed message can be stored is for the core to say.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -27,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 from ..conversation.keys import key_for
 from ..errors import NotOpen, UsageError
 from ..model import Content, Conversation
+from ..offload import offload
 from .waiting import within
 
 T = TypeVar("T", bound=Struct)
@@ -273,7 +273,7 @@ async def value(request: Request, *, limit: int, media: str = JSON, most: int = 
             415, "Send the body as it is, and not compressed; nothing was touched.", {"accept-encoding": "identity"}
         )
     raw = await read(request, limit=limit)
-    return parsed(raw, most) if len(raw) <= LARGE else await asyncio.to_thread(parsed, raw, most)
+    return parsed(raw, most) if len(raw) <= LARGE else await offload(parsed, raw, most)
 
 
 async def message(request: Request, *, limit: int) -> tuple[Incoming, bool]:

@@ -5,7 +5,6 @@ The driver keeps which words are in which entry, and which entries lack; what a 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from ..drivers.base import Ability, Hits, Indexed, IndexText, Search, Searching, Term, Unindexed, searching
@@ -31,11 +30,13 @@ class TextIndex:
 
     async def step(self, *, limit: int = AT_ONCE, keep: bool | None = None) -> Indexed:
         """Put in what the step before was handed out, and tell what lacks; *keep*: see `IndexText`."""
-        from ..conversation.words import entry_words  # imports unicodedata; where there is no index nobody needs it
+        # (The first imports unicodedata. Where there is no index nobody needs either.)
+        from ..conversation.words import entry_words
+        from ..offload import offload
 
         lacking, self._lacking = self._lacking, ()
         # (In a thread: a hundred long texts are work for seconds.)
-        words = await asyncio.to_thread(lambda: [entry_words(one) for one in lacking]) if lacking else []
+        words = await offload(lambda: [entry_words(one) for one in lacking]) if lacking else []
         answer = await self._store.gateway.act(self._driver.index_text, IndexText(limit, words, keep))
         self._lacking = answer.entries
         return answer

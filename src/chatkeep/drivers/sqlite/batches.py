@@ -15,6 +15,7 @@ import apsw
 from msgspec import Struct
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
+from ...offload import offload
 from ..base import WAITING, settle
 from .file import FilesMoved, OpenFile, Slot
 from .opening import rollback, translated
@@ -116,7 +117,7 @@ class ConnectionThreads:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            await offload(thread.join)
 
     def _work(self, slot: Slot) -> None:
         while (job := self._jobs.get()) is not None:

@@ -8,7 +8,6 @@ own (`transport`). The statements are in sql/queries.sql, the schema in the numb
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -24,6 +23,7 @@ from ...errors import (
     Duplicate,
     Misconfigured,
 )
+from ...offload import offload
 from ..base import (
     COUNTERS_KEPT_S,
     FAR,
@@ -79,13 +79,14 @@ class SqliteDriver(Openable):
     def __init__(self, url: str) -> None:
         path = url.partition("://")[2]
         if not path.startswith("/") or len(path) == 1 or path == "/:memory:":
+            shown = "sqlite://…" if "@" in url else url  # (what was meant for a server may have a password in it)
             raise Misconfigured(
-                f"{url!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
+                f"{shown!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
                 "memory:// for no file at all."
             )
         if re.search(r"\?\w+=", path):  # it would be a part of the file's name
             raise Misconfigured(
-                f"{url!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
+                f"{url.partition('?')[0]!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
             )
         self.path = path[1:]
         self._absolute = os.path.abspath(self.path)  # a later chdir leaves the store where it is
@@ -96,19 +97,19 @@ class SqliteDriver(Openable):
     async def _start(self) -> str:
         if not fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
-        file = await asyncio.to_thread(take, self.path, self._absolute)
+        file = await offload(take, self.path, self._absolute)
         self._news = News(file.real)
         self._connections = connections = Connections(self.path, file)
         return await connections.write(_epoch, None)
 
     async def examine(self) -> list[Finding]:
-        return await asyncio.to_thread(examined, self._absolute)
+        return await offload(examined, self._absolute)
 
     async def announce(self, marks: Collection[str]) -> None:
         self._opened("announced")
         assert self._news is not None
         if not self._news.hold(marks):
-            await asyncio.to_thread(self._news.tell, marks)
+            await offload(self._news.tell, marks)
 
     def watch(self, heard: Callable[[list[str]], None]) -> None:
         self._opened("watched")

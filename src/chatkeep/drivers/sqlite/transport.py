@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from ...errors import Unavailable
+from ...offload import offload
 from ..base import Pool
 from .batches import ConnectionThreads, Job, answer, commit
 from .file import BUSY_MS, FilesMoved, OpenFile, Slot
@@ -49,7 +50,7 @@ class Connections:
             await asyncio.wait(list(self._lookers.values()))
         for threads in (self.readers, self.writer):
             await threads.close()
-        await asyncio.to_thread(give_back, self.file, [*self.readers.slots, *self.writer.slots])
+        await offload(give_back, self.file, [*self.readers.slots, *self.writer.slots])
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""

@@ -1,0 +1,56 @@
+"""Calls that wait or take long, each in a thread of its own that ends with it.
+
+The threads of `asyncio.to_thread` are the application's: they are a handful, and whatever of it hangs there would hold up all that is
+asked of them afterwards, the closing of a store too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from threading import Thread
+from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AT_ONCE = 8
+"""So many calls of one event loop run at a time; others wait for their turn."""
+
+
+async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """
+    Return what *call* answers, or raise what it raises; meanwhile the event loop does other things.
+
+    Who is cancelled does not wait for its end. A process does not either. *call* must not wait for another call that is offloaded.
+    """
+    loop = asyncio.get_running_loop()
+    if (places := _by_loop.get(loop)) is None:
+        places = _by_loop[loop] = asyncio.Semaphore(AT_ONCE)
+    async with places:
+        answered: Future[T] = Future()
+        thread = Thread(
+            target=_call, args=(answered, partial(call, *args, **options)), name="chatkeep call", daemon=True
+        )
+        thread.start()
+        try:
+            return await asyncio.wrap_future(answered)
+        finally:
+            if answered.done():
+                thread.join()  # it has nothing left to do
+
+
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def _call(answered: Future[T], call: Callable[[], T]) -> None:
+    answered.set_running_or_notify_cancel()  # from here on it is not taken back
+    try:
+        answer = call()
+    except BaseException as fault:
+        answered.set_exception(fault)
+    else:
+        answered.set_result(answer)

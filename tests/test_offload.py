@@ -1,0 +1,120 @@
+"""What waits or takes long does so in threads of chatkeep's own: calls of the application that hang hold up none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from chatkeep import Chatkeep, Turn
+from chatkeep.auth.passwords import hash_password, is_password
+from chatkeep.drivers.sockets import connected
+from chatkeep.offload import AT_ONCE, offload
+from chatkeep.server import wire
+from tests.support.waiting import until
+
+LIMIT_S = 60
+
+
+@asynccontextmanager
+async def busy_executor() -> AsyncIterator[None]:
+    """All threads of `asyncio.to_thread` hang."""
+    over = threading.Event()
+    count = min(32, (os.cpu_count() or 1) + 4)
+    begun: list[int] = []
+
+    def hang() -> None:
+        begun.append(1)
+        over.wait(LIMIT_S * 4)
+
+    hanging = [asyncio.create_task(asyncio.to_thread(hang)) for _ in range(count)]
+    try:
+        await until(lambda: len(begun) == count)
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*hanging)
+
+
+async def test_a_store_is_opened_and_closed_while_calls_of_the_bot_hang(tmp_path: Path) -> None:
+    """Otherwise a stop would wait for a provider that does not answer."""
+    keep = Chatkeep(f"sqlite:///{tmp_path}/chat.db", version="1")
+
+    @keep.on_message
+    async def bot(turn: Turn) -> str:
+        return "here"
+
+    async with busy_executor(), asyncio.timeout(LIMIT_S), keep:
+        assert ["here"] == [reply.text for reply in (await keep.receive("ada", "there?")).replies]
+
+
+async def test_processes_tell_each_other_news_while_calls_of_the_bot_hang(tmp_path: Path) -> None:
+    """So what is shown of a chat stays new."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+    heard: list[str] = []
+    one, other = (Chatkeep(url, poll="60s") for _ in range(2))
+    async with one, other:
+        other._engine.store.driver.watch(heard.extend)
+        async with busy_executor(), asyncio.timeout(LIMIT_S):
+            await one._engine.store.driver.announce(["mark"])
+            await until(lambda: "mark" in heard)
+
+
+async def test_a_host_is_found_while_calls_of_the_bot_hang() -> None:
+    """A connection to the store that was lost comes back."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server, busy_executor(), asyncio.timeout(LIMIT_S):
+        _, writer = await connected("localhost", server.sockets[0].getsockname()[1])
+        writer.close()
+
+
+async def test_passwords_are_compared_while_calls_of_the_bot_hang() -> None:
+    """People can sign in."""
+    async with busy_executor(), asyncio.timeout(LIMIT_S):
+        hashed = await hash_password("a password of many words")
+
+        assert await is_password("a password of many words", hashed)
+
+
+@pytest.mark.parametrize("name", ["auth", "drivers", "engine", "people", "server", "storage"])
+def test_nothing_takes_the_threads_of_the_application(name: str) -> None:
+    """Whatever it does off the loop, a new line of it too."""
+    folder = Path(wire.__file__).parents[1] / name
+    taken = [path.name for path in folder.rglob("*.py") if "await asyncio.to_thread(" in path.read_text()]
+
+    assert [] == taken
+
+
+async def test_what_a_call_answers_or_raises_comes_back() -> None:
+    """With its arguments; and no thread is left."""
+    assert "1-2" == await offload("{}-{b}".format, 1, b=2)
+    with pytest.raises(ZeroDivisionError):
+        await offload(lambda: 1 // 0)
+
+    assert [] == [thread for thread in threading.enumerate() if thread.name == "chatkeep call"]
+
+
+async def test_who_is_cancelled_does_not_wait() -> None:
+    """The call goes on, and its place is free when it ends or its caller goes."""
+    over = threading.Event()
+    begun: list[int] = []
+
+    def hang() -> None:
+        begun.append(1)
+        over.wait(LIMIT_S)
+
+    calls = [asyncio.create_task(offload(hang)) for _ in range(AT_ONCE + 1)]
+    await until(lambda: len(begun) == AT_ONCE)
+    for call in calls[:2]:
+        call.cancel()
+    await asyncio.wait(calls[:2], timeout=LIMIT_S)
+    await until(lambda: len(begun) == AT_ONCE + 1)
+    over.set()
+
+    assert [None] * (AT_ONCE - 1) == await asyncio.gather(*calls[2:])
+    assert all(call.cancelled() for call in calls[:2])
