@@ -287,11 +287,12 @@ class Surface(PeopleSurface[State]):
 
             await keep.change("ada", lambda state: state.update(vip=True))
 
-        *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
-        newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
-        written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
-        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for. *by* names a
-        person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
+        *edit*, a plain function, changes the state in place, or returns another. When others write meanwhile it is applied
+        again to the newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and
+        nothing is written. A conversation that does not exist, or whose session is over, gets a new session. A turn that
+        runs meanwhile is run again only if both have changed the same member, or with `outside="rerun"`. With an *id*, the
+        change is made once, however often it is asked for. *by* names a person who makes it: the log then has a note with
+        the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
         after = await changes.change(key, edit, id=id, by=by, owner=self._owner, look=self._refuse_other)

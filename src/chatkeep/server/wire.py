@@ -233,8 +233,9 @@ def query(request: Request, kind: type[T]) -> T:
     given = request.query_params.multi_items()
     try:
         if len(dict(given)) < len(given):
-            raise ValueError("a parameter is given twice")
-        plain = {name: value if name in TEXTS else whole(value) for name, value in given}
+            twice = next(name for at, (name, _) in enumerate(given) if name in dict(given[:at]))
+            raise ValueError(f"{twice[:20]!a} is given twice")
+        plain = {name: value if name in TEXTS else whole(value, name) for name, value in given}
         msgspec.json.encode(plain)  # a name that is half a character cannot be
         return msgspec.convert(plain, kind)
     except ValueError as fault:
@@ -242,10 +243,11 @@ def query(request: Request, kind: type[T]) -> T:
         raise HTTPException(400, f"The query is {known}; this one is not understood: {fault}.") from None
 
 
-def whole(text: str) -> int:
-    """Return the whole number in *text*, which has nothing else in it."""
+def whole(text: str, name: str = "") -> int:
+    """Return the whole number in *text*, which has nothing else in it; *name* is what it was given for."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise ValueError(f"{text[:20]!a} is not a whole number")
+        where = f"{name[:20]!a}: " if name else ""
+        raise ValueError(f"{where}{text[:20]!a} is not a whole number")
     return int(text)
 
 
