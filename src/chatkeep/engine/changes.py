@@ -48,7 +48,7 @@ class Rewritten(Struct, frozen=True):
 
 
 def run_edit(key: Key, edit: Callable[[State], State | None], state: State) -> State | None:
-    """Return what *edit* gives for *state*. Raises `UsageError` where it is no plain function: it may run again, and nobody waits for it."""
+    """Return what *edit* gives for *state*. Raises `UsageError` where it is no plain function: it may run again, and nobody waits."""
     if not callable(edit):
         raise UsageError(
             f"{key}: a change is a function of the state, not a {type(edit).__name__}; nothing was changed."
