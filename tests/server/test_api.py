@@ -489,7 +489,7 @@ async def test_a_query_that_is_not_understood_is_refused() -> None:
 async def test_a_method_that_is_not_possible_says_which_are() -> None:
     """In words too: people read the problem document, not the header."""
     async with served(counting()) as client:
-        refused = await client.ask("PATCH", path_of("ada"), {})
+        refused = await client.ask("PATCH", path_of("ada"))
 
     assert 405 == refused.status
     assert [] == [name for name in refused.headers["allow"].split(", ") if name not in refused.json["detail"]]

@@ -12,7 +12,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -260,10 +260,29 @@ async def body(request: Request, kind: type[T], *, limit: int, needed: bool = Tr
         plain |= {
             name: int(plain[name]) for name in WHOLE if isinstance(plain.get(name), float) and plain[name].is_integer()
         }
+    return as_kind(plain, kind)
+
+
+def as_kind(plain: object, kind: type[T]) -> T:
+    """Return what was read from a body as a *kind*. The refusal of another one says what there is instead."""
     try:
         return msgspec.convert(plain, kind)
     except ValueError as fault:
-        raise misread(str(fault)) from None
+        said = str(fault)
+    if " field `" in said and " - at `$" not in said:  # (one that is unknown, or lacks, at the top)
+        said += f" (there are {', '.join(kind.__struct_encode_fields__)})"
+    elif (named := re.match(r"Invalid enum value .* - at `\$\.(\w+)", said)) and named[1] in kind.__annotations__:
+        choices = list(_choices(get_type_hints(kind)[named[1]]))
+        said += f" (there are {', '.join(map(str, choices))})" if choices else ""
+    raise misread(said)
+
+
+def _choices(hint: object) -> Iterator[object]:
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+        return
+    for part in get_args(hint):
+        yield from _choices(part)
 
 
 async def value(request: Request, *, limit: int, media: str = JSON, most: int = TOKENS_MOST) -> Any:
