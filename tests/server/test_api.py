@@ -486,6 +486,14 @@ async def test_a_query_that_is_not_understood_is_refused() -> None:
     assert [] == unnamed, found
 
 
+async def test_a_conversation_that_nobody_has_begun_is_not_told_as_erased() -> None:
+    """What is true of both is said: it is not there, and how one begins."""
+    async with served(counting()) as client:
+        refused = await client.ask("POST", path_of("nobody"), b'{"content": "hi"}', headers={"If-Match": "*"})
+
+    assert (412, True) == (refused.status, "nobody has begun it, or it was erased" in refused.json["detail"])
+
+
 async def test_a_method_that_is_not_possible_says_which_are() -> None:
     """In words too: people read the problem document, not the header."""
     async with served(counting()) as client:
