@@ -481,7 +481,7 @@ const API = {
     const row = this.row();
     if (!row && service) throw new Refusal(404, ...NOT_THERE);
     const there = inSlot(liveState(this, where, row, recordOf(where, row), now).state, slot);
-    if (there === undefined) throw new Refusal(404, "not-found", "The state has no such slot.");
+    if (there === undefined) throw new Refusal(404, "not-found", `The state has no slot '${slot.slice(0, 80)}'.`);
     const etag = tagOf(where, there);
     if (known !== null && isIn(etag, known)) return { status: 304, headers: { etag }, body: "" };
     return json(200, there, { etag });
@@ -505,7 +505,10 @@ const API = {
     const fits = match === null || (etag !== null && (match.includes(etag) || match.includes("*")));
     if (!fits || (noneMatch !== null && etag !== null && isIn(etag, noneMatch))) {
       const shown = shows ? { etag: etag === null ? "null" : quoted(etag), state: there ?? "null" } : {};
-      const said = "The state is not the one that this change was made for; nothing was changed. Change the one that is there now.";
+      const said =
+        there === undefined
+          ? `There is no slot '${slot.slice(0, 80)}' now; nothing was changed. \`If-None-Match: *\` puts one there.`
+          : "The state is not the one that this change was made for; nothing was changed. Change the one that is there now.";
       throw new Refusal(412, "precondition-failed", said, shown);
     }
     if (slot !== null && !isObject(state)) throw new Refusal(422, "bad-state", "The state is not an object, so it has no slots. Nothing was changed.");
@@ -1326,7 +1329,7 @@ function problem(status, word, detail, told = {}, id = undefined, headers = {}) 
 }
 
 const GONE =
-  "The conversation is not there any more: it was erased. The message was not taken; sent again without `If-Match` it begins a new one.";
+  "The conversation is not there (any more): nobody has begun it, or it was erased. The message was not taken; sent again without `If-Match` it begins a new one.";
 
 const TITLES = {
   400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",

@@ -22,6 +22,9 @@ PREFIX = "CHATKEEP_"
 CONFIG = "CHATKEEP_CONFIG"
 """Names the TOML file; without it there is none."""
 
+NOT_OPENED = ". Nothing was opened."
+"""The end of an error that stands alone; where faults are gathered, it is theirs together."""
+
 YES_OR_NO = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 """What a variable may say for a setting that is true or false."""
 
@@ -43,7 +46,7 @@ def given(kind: type[Struct], arguments: Mapping[str, object]) -> tuple[dict[str
     try:
         file, path = file_settings()
     except Misconfigured as fault:
-        file, path, faults = {}, "", [*faults, str(fault)]
+        file, path, faults = {}, "", [*faults, str(fault).removesuffix(NOT_OPENED)]
     found = {name: GivenValue(file[name], path) for name in fields if name in file}
     found |= environment
     found |= {name: GivenValue(value) for name, value in arguments.items() if name in fields}
@@ -112,10 +115,10 @@ def file_settings() -> tuple[dict[str, Any], str]:
         with open(path) as file:
             return tomllib.loads(file.read()), path
     except OSError as fault:
-        raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}. Nothing was opened.") from None
+        raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}{NOT_OPENED}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         at = f": {fault}" if isinstance(fault, tomllib.TOMLDecodeError) else ": it is not UTF-8"
-        raise Misconfigured(f"The settings in {path} are not TOML{at}. Nothing was opened.") from None
+        raise Misconfigured(f"The settings in {path} are not TOML{at}{NOT_OPENED}") from None
 
 
 def store_url() -> str:

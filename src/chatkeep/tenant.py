@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from msgspec import structs
 
 from .conversation.edits import StateAsOf
-from .conversation.keys import check_user, key_for, refuse_reserved
+from .conversation.keys import check_numbers, check_user, key_for, refuse_reserved
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.snapshots import Condition, is_outbound
@@ -189,7 +189,7 @@ class Surface(PeopleSurface[State]):
         `stale`. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
         this code.
         """
-        key = self._key(conversation)
+        key = self._key(conversation, messages)
         try:
             snapshot = await self._opened.store.load(key)
         except Unavailable as away:
@@ -216,7 +216,7 @@ class Surface(PeopleSurface[State]):
         With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
         entries that are added meanwhile are seen, entries that retention removes are not.
         """
-        key = self._key(conversation)
+        key = self._key(conversation, after, before, limit)
         snapshot = await self._opened.store.load(key)
         if snapshot is None:
             return
@@ -251,7 +251,7 @@ class Surface(PeopleSurface[State]):
         begins with them, whoever dies meanwhile. `Failing` tells that attempts fail, and when the next one is made, `SetAside` that none
         is. Ends with `Erased`, or when this Chatkeep is closed.
         """
-        async with Watch(self._engine.watches, self._key(conversation), after) as watch:
+        async with Watch(self._engine.watches, self._key(conversation, after), after) as watch:
             while (events := await watch.next(WAIT_S)) is not None:
                 for event in events:
                     yield event
@@ -287,11 +287,12 @@ class Surface(PeopleSurface[State]):
 
             await keep.change("ada", lambda state: state.update(vip=True))
 
-        *edit* changes the state in place, or returns another. When others write meanwhile it is applied again to the
-        newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and nothing is
-        written. A conversation that does not exist, or whose session is over, gets a new session. A turn that runs
-        meanwhile is run again on the changed state. With an *id*, the change is made once, however often it is asked for. *by* names a
-        person who makes it: the log then has a note with the slots as they were, and `undo` puts them back.
+        *edit*, a plain function, changes the state in place, or returns another. When others write meanwhile it is applied
+        again to the newer state, so it must depend on nothing else and must not wait; what it raises is raised here, and
+        nothing is written. A conversation that does not exist, or whose session is over, gets a new session. A turn that
+        runs meanwhile is run again only if both have changed the same member, or with `outside="rerun"`. With an *id*, the
+        change is made once, however often it is asked for. *by* names a person who makes it: the log then has a note with
+        the slots as they were, and `undo` puts them back.
         """
         changes, key = self._opened.changes, self._key(conversation)
         after = await changes.change(key, edit, id=id, by=by, owner=self._owner, look=self._refuse_other)
@@ -308,7 +309,9 @@ class Surface(PeopleSurface[State]):
         """
         if not by:
             raise UsageError(f"{conversation}: name who undoes it; nothing was undone.")
-        return await show_written(self._engine, await self._opened.changes.undo(self._key(conversation), number, by=by))
+        return await show_written(
+            self._engine, await self._opened.changes.undo(self._key(conversation, number), number, by=by)
+        )
 
     async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
         """
@@ -317,7 +320,7 @@ class Surface(PeopleSurface[State]):
         It is told from the state of now and the notes of people's changes. What turns have changed is not known of before, and changes
         that the application made outside of turns leave no trace.
         """
-        return await read_state_as_of(self._opened.store, self._key(conversation), number)
+        return await read_state_as_of(self._opened.store, self._key(conversation, number), number)
 
     async def clear(self, conversation: str, slot: str | None = None, *, id: str | None = None) -> Conversation[State]:
         """
@@ -357,7 +360,7 @@ class Surface(PeopleSurface[State]):
 
         Raises `UsageError` when there is no such message, and `OnHold` when the conversation is on legal hold. Twice is fine.
         """
-        if not await self._opened.changes.redact(self._key(conversation), number):
+        if not await self._opened.changes.redact(self._key(conversation, number), number):
             raise UsageError(
                 f"{conversation}: there is no message {number} in its log; nothing was redacted. The history has the numbers."
             )
@@ -391,7 +394,7 @@ class Surface(PeopleSurface[State]):
         one twice has no second effect, unless the first replay was passed over unanswered. Raises `UsageError` when
         *number* was not set aside, or has left the log.
         """
-        key, store = self._key(conversation), self._opened.store
+        key, store = self._key(conversation, number), self._opened.store
         snapshot = await store.reload(key)
         id = await read_replays(store, snapshot, number)
         there = [] if id is None else await store.page(key, snapshot.row.incarnation, after=number - 1, limit=1)
@@ -412,7 +415,7 @@ class Surface(PeopleSurface[State]):
         Message and reason stay in the log, and the act is noted there. Twice is fine. Raises `UsageError` when *number* was not
         set aside.
         """
-        if not await self._opened.changes.dismiss(self._key(conversation), number):
+        if not await self._opened.changes.dismiss(self._key(conversation, number), number):
             raise UsageError(
                 f"{conversation}: message {number} was not set aside; nothing was done. The list of dead letters has the numbers."
             )
@@ -443,7 +446,7 @@ class Surface(PeopleSurface[State]):
 
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
-        key = self._key(conversation)
+        key = self._key(conversation, limit)
         snapshot = await self._opened.store.load(key)
         if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
             return []
@@ -456,7 +459,7 @@ class Surface(PeopleSurface[State]):
 
         Raises `UsageError` when message *number* is none that goes out through a channel.
         """
-        key = self._key(conversation)
+        key = self._key(conversation, number)
         snapshot = await self._opened.store.load(key)
         channel = snapshot is not None and (snapshot.record.delivery is not None or self._engine.sender.takes(key))
         there = [m async for m in self.history(conversation, after=number - 1, limit=1) if m.number == number]
@@ -477,7 +480,7 @@ class Surface(PeopleSurface[State]):
         `conversation.waiting` has the numbers. Raises `NotWaiting` when it is being answered, or was; use `stop` to end the reply to
         the one that is being answered; `OnHold` when the conversation is on legal hold. Twice is fine.
         """
-        await self._opened.changes.withdraw(self._key(conversation), number)
+        await self._opened.changes.withdraw(self._key(conversation, number), number)
 
     async def amend(self, conversation: str, number: int, content: Content) -> Receipt:
         """
@@ -487,7 +490,7 @@ class Surface(PeopleSurface[State]):
         Twice with the same content is once. Raises `NotWaiting` and `OnHold` as `withdraw` does, `BadMessage` and `TooLarge` as
         `accept` does.
         """
-        return await self._opened.changes.amend(self._key(conversation), number, content)
+        return await self._opened.changes.amend(self._key(conversation, number), number, content)
 
     async def stop(self, conversation: str) -> Stopped:
         """
@@ -535,8 +538,11 @@ class Surface(PeopleSurface[State]):
         else:
             await self._opened.changes.resume_one(self._key(conversation), skips=skips)
 
-    def _key(self, conversation: str) -> Key:
-        return key_for(self._tenant, conversation)
+    def _key(self, conversation: str, *numbers: int | None) -> Key:
+        key = key_for(self._tenant, conversation)
+        if numbers:
+            check_numbers(key, *numbers)
+        return key
 
 
 class Tenant(Surface[State]):

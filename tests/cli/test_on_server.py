@@ -292,6 +292,7 @@ def test_a_key_is_needed_and_says_whose_conversations(place: Place) -> None:
     by_name = place.ran("show", "c0", CHATKEEP_STORE=place.url)
     away = place.ran("list", "http://127.0.0.1:1")
     secured = place.ran("list", place.url.replace("http:", "https:"))
+    lost = place.ran("list", f"{place.url}/chat")
 
     assert (2, True) == (no_key[0], "CHATKEEP_KEY_FILE" in no_key[2])
     assert (2, True) == (wrong[0], "chatkeep key create" in wrong[2])
@@ -301,6 +302,7 @@ def test_a_key_is_needed_and_says_whose_conversations(place: Place) -> None:
     assert (2, True) == (may_not[0], "the right 'erase'" in may_not[2])
     assert [0, 0, 0] == [lists[0], by_file[0], by_name[0]], (lists, by_file, by_name)
     assert (3, True) == (away[0], "is not reached: Cannot connect" in away[2])
+    assert (2, True) == (lost[0], f"There is no chatkeep server at {place.url}/chat" in lost[2]), lost
     assert (2, True) == (secured[0], f"http is spoken there; nothing was done. Write {place.url}." in secured[2])
 
 

@@ -89,7 +89,7 @@ def test_every_command_takes_the_store_from_the_environment(store: Path) -> None
         ("check",): "fit",
         ("key", "create", "--label", "ci"): "ck_k_",
         ("key", "list"): "ci",
-        ("canary", "v2", "10%"): "version v2: never seen, 0.1 of the conversations",
+        ("canary", "v2", "10%"): "version v2: never seen, 10% of the conversations",
         ("canary",): "version v2",
         ("cache",): "The shared cache is on",
         ("cache", "off"): "The shared cache is off",

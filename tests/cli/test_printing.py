@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatkeep import Chatkeep
-from chatkeep.cli.printing import age, shortened, width
+from chatkeep.cli.printing import age, shortened, told_of, width
 from chatkeep.model import Message, last_words
 
 from ..support.fork_server import Program
@@ -163,3 +163,12 @@ def test_last_words_are_those_of_people_and_bots() -> None:
     assert "hello" == last_words([user, note, event]).text  # type: ignore[union-attr]
     assert "(image)" == last_words([user, image]).text  # type: ignore[union-attr]
     assert "(redacted)" == last_words([user, gone]).text  # type: ignore[union-attr]
+
+
+def test_a_note_without_words_is_shown_as_json() -> None:
+    """As `--json` shows it, and as jq can read it."""
+    note = Message(
+        id="~r", number=5, role="system", content="", created_at=1.0, metadata={"kind": "redacted", "by": None}
+    )
+
+    assert {"kind": "redacted", "by": None} == json.loads(told_of(note))

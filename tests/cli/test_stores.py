@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, UsageError
+from chatkeep.cli.moving import finished
+from chatkeep.storage.moving import Walk
 from chatkeep.testing.servers import RedisServer
 
 from ..support.program import chatkeep
@@ -77,3 +79,18 @@ async def test_a_backup_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
             await keep.backup(tmp_path / "other.db")
 
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("closed_s", "said"), [(14.2, "was closed 14.2 s ago, for good"), (None, "cannot be closed")])
+def test_a_move_says_only_of_a_store_that_is_closed_that_it_is(
+    closed_s: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that cannot be fenced off lets in whoever opens it, also after the move."""
+    finished(Walk(), "folder:///chats", "sqlite:///chat.db", closed_s, as_json=False)
+    told = capsys.readouterr().out
+    finished(Walk(), "folder:///chats", "sqlite:///chat.db", closed_s, as_json=True)
+    as_json = json.loads(capsys.readouterr().out)
+
+    assert f"folder:///chats {said}" in told
+    assert ("for good" in told) == (closed_s is not None)
+    assert closed_s == as_json["closed_s"]

@@ -97,6 +97,16 @@ BAD_CONTENT = {
 }
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(["text"], r"content\[0\] is of type str"), ([{}, 5], r"content\[1\] is of type int"), (42, "not int")],
+)
+def test_a_part_that_is_no_object_is_named(content: Any, said: str) -> None:
+    """A list that is refused is not called a list where a list may be; the part in it is named."""
+    with pytest.raises(BadMessage, match=said):
+        entry_for(ADA, content, id="m", role="user", created_at=1.0, limit=LIMIT)
+
+
 @pytest.mark.parametrize("content", BAD_CONTENT.values(), ids=BAD_CONTENT)
 def test_what_cannot_be_stored_everywhere_is_refused(content: Any) -> None:
     """As content and as metadata; the error names the conversation and says that nothing was touched."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from chatkeep import Corrupt, UsageError
+from chatkeep import Corrupt, HandlerFailed, Turn, UsageError
 
 from ..support.counting import count, texts
 
@@ -110,3 +111,28 @@ async def test_damage_in_the_file_is_corrupt_and_stays_in_its_conversation(
     assert "4: hi" == (await keep.receive("bob", "hi")).replies[0].text
     await keep.erase("ada")
     assert "1: again" == (await keep.receive("ada", "again")).replies[0].text
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is asked)
+@pytest.mark.parametrize("number", ["1", 1.0, True])
+async def test_what_is_no_number_of_the_log_is_never_told_as_one(opened: Any, number: Any) -> None:
+    """Message 1 is there and was set aside: an error about "1" does not deny it, and nothing is done to it."""
+
+    async def failing(turn: Turn) -> str:
+        raise ValueError(turn.text)
+
+    keep = await opened(failing, attempts=1)
+    with pytest.raises(HandlerFailed):
+        await keep.receive("ada", "hi")
+    before = await texts(keep, "ada")
+    verbs = [keep.redact, keep.replay, keep.dismiss, keep.resend, keep.withdraw, keep.restore, keep.as_of]
+    asked = [partial(verb, "ada", number) for verb in verbs]
+    asked += [partial(keep.undo, "ada", number, by="kim"), partial(keep.amend, "ada", number, "x")]
+    asked += [partial(anext, keep.history("ada", **{name: number})) for name in ("after", "before", "limit")]
+    asked += [partial(keep.conversation, "ada", messages=number)]
+    for ask in asked:
+        with pytest.raises(UsageError, match=r"^ada: .*whole numbers.*nothing was done"):
+            await ask()
+
+    assert before == await texts(keep, "ada")
+    assert [1] == [letter.number for letter in await keep.dead_letters("ada")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from chatkeep import Delta, Instrument, Message, OtherOwner, Turn
+from chatkeep import Delta, Instrument, Message, OtherOwner, Turn, UsageError
 from chatkeep.drivers.base import Erase, Key
 from chatkeep.storage.reader import Reader
 
@@ -51,6 +51,26 @@ async def test_two_begin_at_once(opened: Any) -> None:
 
     assert 1 == len({conversation.head for conversation in found})
     assert [won.owner] * 4 == [fault.owner for fault in lost]
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is written to)
+@pytest.mark.filterwarnings("error")
+async def test_a_change_that_is_no_plain_function_is_refused(opened: Any) -> None:
+    """A coroutine function is told by that name, and its coroutine is not left behind; what cannot be called is refused too."""
+    keep = await opened(counting)
+
+    async def later(state: dict[str, Any]) -> None:
+        state["vip"] = True
+
+    for edit, said in (
+        (later, "plain function"),
+        (lambda state: later(state), "plain function"),
+        ({"vip": True}, "a dict"),
+    ):
+        with pytest.raises(UsageError, match=rf"^ada: .*{said}.*othing was changed"):
+            await keep.change("ada", edit)
+
+    assert await keep.conversation("ada") is None
 
 
 async def test_a_change_with_an_id_is_made_once(opened: Any) -> None:

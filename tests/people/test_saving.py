@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -128,10 +129,15 @@ async def test_what_cannot_be_saved_is_refused(opened: Any) -> None:
     for title in ("x" * 1001, "NUL \0", 5):
         with pytest.raises(BadMessage):
             await keep.save("c", title=title)
-    with pytest.raises(BadMessage, match="seconds since 1970"):
-        await keep.save("c", title="T", at=float("nan"))
-    with pytest.raises(BadMessage, match="seconds since 1970"):
-        await keep.merge("c", "n", value=1, at=float("nan"))
+    with pytest.raises(BadMessage, match="one is a dict, and here is str"):
+        await keep.save("c", title="T", messages=["no object"])
+    for at in (float("nan"), "yesterday", datetime.now(UTC)):
+        with pytest.raises(BadMessage, match="seconds since 1970"):
+            await keep.save("c", title="T", at=at)
+        with pytest.raises(BadMessage, match="seconds since 1970"):
+            await keep.merge("c", "n", value=1, at=at)
+    with pytest.raises(UsageError, match="whole numbers"):
+        await keep.user("ada").seen("c", "1")
     for value in ({1: "one"}, {"deep": [{2}]}, float("inf"), b"bytes"):
         for told in ({"value": value}, {"value": 1, "base": value}):
             with pytest.raises(BadMessage, match=r"state\.n"):

@@ -431,6 +431,27 @@ async def test_a_query_that_is_not_understood_is_refused() -> None:
 
     assert {400} == {answer.status for answer in found.values()}, found
     assert {PROBLEM} == {answer.headers["content-type"] for answer in found.values()}
+    unnamed = [
+        query for query in wrong if query.partition("=")[0] not in found[query].json["detail"].partition("; ")[2]
+    ]
+    assert [] == unnamed, found
+
+
+async def test_a_conversation_that_nobody_has_begun_is_not_told_as_erased() -> None:
+    """What is true of both is said: it is not there, and how one begins."""
+    async with served(counting()) as client:
+        refused = await client.ask("POST", path_of("nobody"), b'{"content": "hi"}', headers={"If-Match": "*"})
+
+    assert (412, True) == (refused.status, "nobody has begun it, or it was erased" in refused.json["detail"])
+
+
+async def test_a_method_that_is_not_possible_says_which_are() -> None:
+    """In words too: people read the problem document, not the header."""
+    async with served(counting()) as client:
+        refused = await client.ask("PATCH", path_of("ada"))
+
+    assert 405 == refused.status
+    assert [] == [name for name in refused.headers["allow"].split(", ") if name not in refused.json["detail"]]
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

@@ -166,6 +166,7 @@ def test_what_is_wrong_is_told_with_where_it_came_from(case: str, file: Path, mo
         settings_from(arguments) if arguments else server_settings_from({})
 
     assert said in str(refused.value), refused.value
+    assert str(refused.value).count("Nothing was") <= 1, refused.value
     assert ("file" not in given) or str(file) in str(refused.value), refused.value
 
 

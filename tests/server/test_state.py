@@ -224,7 +224,10 @@ async def test_a_slot_is_a_resource_of_its_own() -> None:
         whole = await client.ask("GET", HERE)
 
     assert (404, "urn:chatkeep:not-found") == (absent.status, absent.json["type"])
+    assert "no slot 'form'" in absent.json["detail"]
     assert (412, None, None) == (early.status, early.json["etag"], early.json["state"])
+    assert "There is no slot 'form'" in early.json["detail"]
+    assert "If-None-Match" in early.json["detail"]
     assert (200, {"x": 1}) == (created.status, created.json)
     assert (412, {"x": 1}, created.headers["etag"]) == (again.status, again.json["state"], again.json["etag"])
     assert (200, None) == (replaced.status, replaced.json)

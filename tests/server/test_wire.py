@@ -89,6 +89,26 @@ async def test_nesting_ends_at_64_levels() -> None:
     assert (200, 400, PROBLEM) == (good.status, bad.status, bad.headers["content-type"])
 
 
+@pytest.mark.parametrize(
+    ("address", "sent", "said"),
+    [
+        ("messages", {"contnt": "x"}, "(there are content, id, metadata)"),
+        ("messages", {"id": "m"}, "(there are content, id, metadata)"),
+        ("tokens", {"scopes": ["fly"]}, "(there are read, send, state:read,"),
+        ("bot", {"paused": True, "unread": "drop"}, "(there are answer, skip)"),
+    ],
+)
+async def test_a_refused_body_is_told_what_there_is(address: str, sent: dict[str, Any], said: str) -> None:
+    """The members, where one is unknown or lacks; the values, where there are few."""
+    async with served(echoing()) as client:
+        answer = await client.ask(
+            "PUT" if address == "bot" else "POST", f"/v1/conversations/ada/{address}", json.dumps(sent).encode()
+        )
+
+    assert 400 == answer.status
+    assert said in answer.json["detail"], answer.json["detail"]
+
+
 async def test_names_that_mean_something_elsewhere_are_only_names() -> None:
     """__proto__, constructor, $ref and the like come back as they were sent."""
     part = {"__proto__": {"admin": True}, "constructor": {"prototype": 1}, "$ref": "#/x", "__class__": "os", "": 0}

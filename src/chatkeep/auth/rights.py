@@ -36,9 +36,11 @@ def checked_for_key(scopes: Iterable[str]) -> tuple[str, ...]:
     """Return *scopes* of a service key without repetition. Raises `UsageError` for one that there is not, and for none at all."""
     found = tuple(dict.fromkeys(scopes))
     if unknown := [scope for scope in found if scope not in ALL]:
-        raise UsageError(f"{unknown[0]!r:.40} is not a scope of a key; the scopes are {', '.join(sorted(ALL))}.")
+        raise UsageError(
+            f"{unknown[0]!r:.40} is not a scope of a key; the scopes are {', '.join(sorted(ALL))}. No key was made."
+        )
     if not found:
         raise UsageError(
-            "A key without a scope would allow nothing; name at least one scope, or leave scopes out to allow everything."
+            "A key without a scope would allow nothing; name at least one scope, or leave scopes out to allow everything. No key was made."
         )
     return found

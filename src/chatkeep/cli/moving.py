@@ -95,7 +95,8 @@ async def moved(
             closed = time.monotonic()
             walk = await run.finish(stopped=stopped)
             line.end()
-            finished(walk, source, target, time.monotonic() - closed, as_json=as_json)
+            closed_s = time.monotonic() - closed if Ability.FENCE in ours.abilities else None
+            finished(walk, source, target, closed_s, as_json=as_json)
         elif as_json:
             tell(structs.asdict(walk) | {"finished": False})
         else:
@@ -184,16 +185,22 @@ class Line:
             click.echo(said, err=True)
 
 
-def finished(walk: Walk, source: str, target: str, closed_s: float, *, as_json: bool) -> None:
-    """Print what was compared, and what to do now."""
+def finished(walk: Walk, source: str, target: str, closed_s: float | None, *, as_json: bool) -> None:
+    """Print what was compared, and what to do now; *closed_s*: None of a store that cannot be closed for others."""
     if as_json:
-        tell(structs.asdict(walk) | {"finished": True, "closed_s": round(closed_s, 3), "address": address_of(target)})
+        closed = None if closed_s is None else round(closed_s, 3)
+        tell(structs.asdict(walk) | {"finished": True, "closed_s": closed, "address": address_of(target)})
         return
     click.echo(
         f"Alike on both sides: {walk.conversations:,} conversations and records, numbered to {walk.messages:,} log entries, "
         f"checksum {walk.checksum}."
     )
-    click.echo(f"{shown(source)} was closed {closed_s:.1f} s ago, for good, and says where it went.")
+    if closed_s is None:
+        click.echo(
+            f"{shown(source)} cannot be closed: a bot that opens it goes on there, and nobody here learns of that."
+        )
+    else:
+        click.echo(f"{shown(source)} was closed {closed_s:.1f} s ago, for good, and says where it went.")
     click.echo(f"Start the bots with {shown(target)} now.")
 
 

@@ -252,6 +252,11 @@ class ServerTarget:
                 raise type(fault)(
                     f"{self.where} is not reached: {said} `curl {self.where}/healthz` tells more."
                 ) from None
+            except NotFound:
+                raise UsageError(
+                    f"There is no chatkeep server at {self.where}, but perhaps at another path there; nothing was done. "
+                    "Write the address at which /healthz answers."
+                ) from None
             except Unauthorized:
                 raise UsageError(
                     f"{self.where} does not know the key, or it has ended; nothing was done. {MAKE_ONE}."

@@ -160,7 +160,7 @@ def told_of(message: Message) -> str:
     """Return what a message without text says: of a person's change which slots, of anything else all it has."""
     changed = {name: shown_edit(edit) for name, edit in edits_in(message).items()}
     if not changed:
-        return str(message.metadata)
+        return msgspec.json.encode(message.metadata).decode()
     what = f"undid {message.metadata['undoes']}" if "undoes" in message.metadata else "changed"
     return f"{message.metadata.get('by', '')} {what}: " + "; ".join(f"{name} {said}" for name, said in changed.items())
 

@@ -99,7 +99,7 @@ def canary(store: str, version: str | None, share: float | str | None, as_json: 
             return
         for one in found:
             said = "never seen" if one.said_at is None else f"last seen {when(one.said_at)}"
-            part = "" if one.share is None else f", {one.share:.4g} of the conversations"
+            part = "" if one.share is None else f", {100 * one.share:.4g}% of the conversations"
             click.echo(f"version {plain(one.name, line=True)}: {said}{part}")
         if not found:
             click.echo("No version of the application has a name on this store.")

@@ -95,6 +95,14 @@ def entry_for(
     return Entry(number, id, LETTERS[role], b'["%08x",%s' % (zlib.crc32(rest, _seed(key)), rest))
 
 
+def _other_than(content: object) -> str:
+    """Return in words what *content* is, or has in it, that no content may be."""
+    for at, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict):
+            return f", and content[{at}] is of type {type(part).__name__}"
+    return f", not {type(content).__name__}"
+
+
 def _write_line(
     key: Key,
     content: Content,
@@ -113,7 +121,7 @@ def _write_line(
         said = json_of(key, content, "content", _allowed_in(role, id))
     else:
         raise BadMessage(
-            f"{key}: content is text or a list of JSON objects, not {type(content).__name__}; nothing was touched."
+            f"{key}: content is text or a list of JSON objects{_other_than(content)}; nothing was touched."
         )
     if metadata is not None and not isinstance(metadata, dict):
         raise BadMessage(f"{key}: metadata is a dict, not {type(metadata).__name__}; nothing was touched.")

@@ -7,7 +7,7 @@ from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar, cast
 
 from ..drivers.base import Key
-from ..errors import BadKey, BadMessage
+from ..errors import BadKey, BadMessage, UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +70,15 @@ def _refuse_unfit(what: str, text: str) -> None:
         raise BadKey(
             f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
         )
+
+
+def check_numbers(key: Key, *given: int | None) -> None:
+    """Raise `UsageError` for what is no whole number: text such as "1" reads like one in an error that denies there is such a message."""
+    for number in given:
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+            raise UsageError(
+                f"{key}: entries of the log are named by whole numbers, and {number!r:.40} is {type(number).__name__}; nothing was done."
+            )
 
 
 def message_id(key: Key, given: str) -> str:

@@ -89,9 +89,11 @@ def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMess
     try:
         if isinstance(given, SavedMessage):
             message = given
+        elif not isinstance(given, Mapping):
+            raise TypeError(f"one is a dict, and here is {type(given).__name__}")
         else:
             message = msgspec.convert({name: value for name, value in given.items() if value is not None}, SavedMessage)
-    except (msgspec.ValidationError, TypeError, AttributeError) as fault:
+    except (msgspec.ValidationError, TypeError) as fault:
         raise BadMessage(
             f"{key}: a message that is saved has id, content, role and created_at ({fault}); nothing was touched."
         ) from fault
@@ -100,7 +102,7 @@ def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMess
 
 def written_at(key: Key, at: float | None, *, now: float) -> float:
     """Return when something was written, as it is kept: not before 1970, and not in the time to come. None: now. Raises `BadMessage`."""
-    if at is not None and at != at:
+    if at is not None and (not isinstance(at, int | float) or at != at):
         raise BadMessage(
             f"{key}: the time of a change or message is no number; nothing was touched. "
             "Give it in seconds since 1970, or leave it out for now."

@@ -6,7 +6,7 @@ Knows nothing of how messages come in, or of what a worker does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic
 
@@ -45,6 +45,22 @@ class Rewritten(Struct, frozen=True):
     stamps: dict[str, tuple[float, str, int]] | None = None
     notes: Sequence[Draft] = ()
     told: Mapping[str, Any] = MappingProxyType({})
+
+
+def run_edit(key: Key, edit: Callable[[State], State | None], state: State) -> State | None:
+    """Return what *edit* gives for *state*. Raises `UsageError` where it is no plain function: it may run again, and nobody waits."""
+    if not callable(edit):
+        raise UsageError(
+            f"{key}: a change is a function of the state, not a {type(edit).__name__}; nothing was changed."
+        )
+    given = edit(state)
+    if isinstance(given, Coroutine):
+        given.close()
+        raise UsageError(
+            f"{key}: a change is a plain function, and this is a coroutine function; nothing was changed. Await what it needs "
+            "before, and change the state in a `def`, which runs again where others have written meanwhile."
+        )
+    return given
 
 
 class Changes(Generic[State]):
@@ -102,7 +118,7 @@ class Changes(Generic[State]):
         def changed(there: Snapshot, raw: Raw, schema: int) -> Rewritten:
             state, before = states.take_apart(key, raw, schema)
             try:
-                given = edit(state)
+                given = run_edit(key, edit, state)
             except ValueError as fault:
                 if (translated := states.translate(key, fault)) is None:
                     raise

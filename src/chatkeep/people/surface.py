@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation import saves
-from ..conversation.keys import key_for, refuse_reserved
+from ..conversation.keys import check_numbers, key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
@@ -224,6 +224,7 @@ class PeopleSurface(Generic[State]):
         Raises `UsageError` when there is no such loss, and for a message: the log is not rewritten, so send the text again.
         """
         key, store = key_for(self._tenant, conversation), self._opened.store
+        check_numbers(key, number)
         there = await store.reload(key)
         page = await store.page(key, there.row.incarnation, after=number - 1, limit=1) if there.row.revision else []
         if not page or page[0].number != number or not saves.is_loss(page[0]):

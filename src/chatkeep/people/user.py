@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct, structs
 
-from ..conversation.keys import GUEST, check_user, key_for
+from ..conversation.keys import GUEST, check_numbers, check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Row
@@ -187,6 +187,7 @@ class User(Generic[State]):
 
     async def seen(self, id: str, number: int) -> Saved:
         """Note that the user has read the log up to *number*; the greatest number that was noted stands."""
+        check_numbers(key_for(self._tenant, id), number)
         return await self._change(id, seen=number)
 
     async def delete(self, id: str) -> None:

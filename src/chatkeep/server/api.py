@@ -291,7 +291,7 @@ class State(Resource):
         found = await conversation(request, messages=0)
         there = state.member(shape_of(request).json_of(found.state), self._slot(request))
         if there is UNSET:
-            raise Refused(404, "not-found", "The state has no such slot.")
+            raise Refused(404, "not-found", f"The state has no slot {self._slot(request)!r:.80}.")
         tag, known = state.etag(there, secret_of(request)), wire.tags(request, "if-none-match")
         headers = {"etag": tag} | ({"chatkeep-stale": "true"} if found.stale else {})
         if known is not None and state.is_in(tag, known):

@@ -95,7 +95,10 @@ async def on_refused_request(request: Request, fault: Exception) -> Response:
     status, detail, headers = refused.status_code, refused.detail, dict(refused.headers or {})
     if isinstance(refused, Refused):
         return problem(request, refused.word, status, detail, headers, **refused.told)
-    plain = {404: NOT_FOUND, 405: f"{request.method} is not possible here."}
+    plain = {
+        404: NOT_FOUND,
+        405: f"{request.method} is not possible here; {headers.get('allow', 'another method')} is.",
+    }
     return problem(request, WORDS.get(status, "refused"), status, plain.get(status, detail), headers)
 
 

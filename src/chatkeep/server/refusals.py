@@ -29,4 +29,5 @@ def not_found() -> wire.Refused:
 
 def gone(why: str) -> wire.Refused:
     """Return 412, for what is meant for a conversation that was there. *why*: what was not done."""
-    return wire.Refused(412, "precondition-failed", f"The conversation is not there any more: it was erased. {why}")
+    there = "The conversation is not there (any more): nobody has begun it, or it was erased"
+    return wire.Refused(412, "precondition-failed", f"{there}. {why}")

@@ -181,10 +181,7 @@ async def merge(request: Request) -> Response:
     """Merge what a device has made of a slot. `If-Match: *`: only in a conversation that is there."""
     limit = 8 * int(keep_of(request).settings.state_limit)
     plain = await wire.value(request, limit=limit, media=MERGE)
-    try:
-        asked = msgspec.convert(plain, Merging)
-    except ValueError as fault:
-        raise wire.misread(str(fault)) from None
+    asked = wire.as_kind(plain, Merging)
     key = wire.idempotency_key(request)
     tenant = await access_of(request).beginning(request)
     try:

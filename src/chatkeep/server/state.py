@@ -106,12 +106,10 @@ def look_for(precondition: Precondition, slot: str | None, *, shape: Shape[Any],
             told: dict[str, Any] = {"etag": None, "state": None} if shows else {}
             if shows and there is not UNSET:
                 told = {"etag": etag(there, precondition.secret), "state": there}
-            raise Refused(
-                412,
-                "precondition-failed",
-                "The state is not the one that this change was made for; nothing was changed. Change the one that is there now.",
-                **told,
-            )
+            said = "The state is not the one that this change was made for; nothing was changed. Change the one that is there now."
+            if there is UNSET:
+                said = f"There is no slot {slot!r:.80} now; nothing was changed. `If-None-Match: *` puts one there."
+            raise Refused(412, "precondition-failed", said, **told)
         return plain
 
     return look

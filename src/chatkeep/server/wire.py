@@ -11,7 +11,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -233,8 +233,9 @@ def query(request: Request, kind: type[T]) -> T:
     given = request.query_params.multi_items()
     try:
         if len(dict(given)) < len(given):
-            raise ValueError("a parameter is given twice")
-        plain = {name: value if name in TEXTS else whole(value) for name, value in given}
+            twice = next(name for at, (name, _) in enumerate(given) if name in dict(given[:at]))
+            raise ValueError(f"{twice[:20]!a} is given twice")
+        plain = {name: value if name in TEXTS else whole(value, name) for name, value in given}
         msgspec.json.encode(plain)  # a name that is half a character cannot be
         return msgspec.convert(plain, kind)
     except ValueError as fault:
@@ -242,10 +243,11 @@ def query(request: Request, kind: type[T]) -> T:
         raise HTTPException(400, f"The query is {known}; this one is not understood: {fault}.") from None
 
 
-def whole(text: str) -> int:
-    """Return the whole number in *text*, which has nothing else in it."""
+def whole(text: str, name: str = "") -> int:
+    """Return the whole number in *text*, which has nothing else in it; *name* is what it was given for."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise ValueError(f"{text[:20]!a} is not a whole number")
+        where = f"{name[:20]!a}: " if name else ""
+        raise ValueError(f"{where}{text[:20]!a} is not a whole number")
     return int(text)
 
 
@@ -258,10 +260,29 @@ async def body(request: Request, kind: type[T], *, limit: int, needed: bool = Tr
         plain |= {
             name: int(plain[name]) for name in WHOLE if isinstance(plain.get(name), float) and plain[name].is_integer()
         }
+    return as_kind(plain, kind)
+
+
+def as_kind(plain: object, kind: type[T]) -> T:
+    """Return what was read from a body as a *kind*. The refusal of another one says what there is instead."""
     try:
         return msgspec.convert(plain, kind)
     except ValueError as fault:
-        raise misread(str(fault)) from None
+        said = str(fault)
+    if " field `" in said and " - at `$" not in said:  # (one that is unknown, or lacks, at the top)
+        said += f" (there are {', '.join(kind.__struct_encode_fields__)})"
+    elif (named := re.match(r"Invalid enum value .* - at `\$\.(\w+)", said)) and named[1] in kind.__annotations__:
+        choices = list(_choices(get_type_hints(kind)[named[1]]))
+        said += f" (there are {', '.join(map(str, choices))})" if choices else ""
+    raise misread(said)
+
+
+def _choices(hint: object) -> Iterator[object]:
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+        return
+    for part in get_args(hint):
+        yield from _choices(part)
 
 
 async def value(request: Request, *, limit: int, media: str = JSON, most: int = TOKENS_MOST) -> Any:

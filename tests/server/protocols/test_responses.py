@@ -61,10 +61,13 @@ async def test_what_was_erased_is_not_gone_on_with() -> None:
         await bot.keep.erase(old.conversation.id)
         with pytest.raises(Exception, match="is not there any more") as refused:
             await openai.responses.create(model="bot", input="dan", previous_response_id=on.id)
+        with pytest.raises(Exception, match="There is no response of this id") as unknown:
+            await openai.responses.create(model="bot", input="dan", previous_response_id="resp_of_another_service")
         left = await bot.keep.conversation(old.conversation.id)
 
     assert "Hello there, eve" == on.output_text
-    assert ("BadRequestError", "previous_response_not_found") == (refused.typename, refused.value.code)
+    for fault in (refused, unknown):
+        assert ("BadRequestError", "previous_response_not_found") == (fault.typename, fault.value.code)
     assert left is None
 
 

@@ -195,10 +195,14 @@ def response_id(conversation: str, number: int) -> str:
 
 def place_of(id: str) -> tuple[str, int]:
     """Return the conversation and the number that a response's id is made of. Raises 404."""
-    found = find_named(id.removeprefix("resp_")) if id.startswith("resp_") else None
+    found = _find_place(id)
     if found is None:
         raise not_found()
     return found
+
+
+def _find_place(id: str) -> tuple[str, int] | None:
+    return find_named(id.removeprefix("resp_")) if id.startswith("resp_") else None
 
 
 def conversation_of(body: dict[str, Any]) -> str:
@@ -212,7 +216,10 @@ def conversation_of(body: dict[str, Any]) -> str:
         if value is not None and (not isinstance(value, str) or not value):
             raise HTTPException(400, f"`{name}` is an id; nothing was touched.")
     if previous is not None:
-        return place_of(previous)[0]
+        found = _find_place(previous)
+        if found is None:
+            raise lost("no server of this kind has given it out")
+        return found[0]
     return named if named is not None else f"conv_{secrets.token_hex(16)}"
 
 
@@ -227,12 +234,16 @@ async def refuse_lost(caller: Caller, number: int) -> None:
             found = await caller.tenant.conversation(caller.conversation, messages=0)
             is_lost = found is None or (found.head < number and not found.stale)
     if is_lost:
-        raise wire.Refused(
-            400,
-            "previous-response-not-found",
-            "There is no response of this id: its conversation is not there any more; nothing was touched. Begin a new one, without "
-            "`previous_response_id`.",
-        )
+        raise lost("its conversation is not there any more")
+
+
+def lost(why: str) -> wire.Refused:
+    """Return the refusal of a response that cannot be gone on with."""
+    return wire.Refused(
+        400,
+        "previous-response-not-found",
+        f"There is no response of this id: {why}; nothing was touched. Begin a new conversation, without `previous_response_id`.",
+    )
 
 
 async def time_of(caller: Caller, receipt: Receipt) -> float:
