@@ -318,8 +318,8 @@ export class Conversation extends DurableObject {
 // same old place again each time.
 const isOfScan = ([verb, tail]) => verb === "read" && tail === 0;
 
-// Scans, and writes of whole conversations, as a move or an import has them, come in great numbers.
-const isOfMany = (act) => isOfScan(act) || (act[0] === "write" && act[2] === null);
+// Whether it says that it is one of many, which can wait.
+const isOneOfMany = ([verb, , many]) => verb === "read" && many === true;
 
 // The verbs of chatkeep.drivers.base, on one conversation.
 const VERBS = {
@@ -1188,7 +1188,7 @@ async function run(env, store, epoch, tenant, id, list) {
     for (;;) {
       const known = await epochOf(env, store, epoch);
       if (known.epoch !== epoch) return list.map(() => REPLACED);
-      if (!hasRoom(env, nameIn(store, tenant, id), list.every(isOfMany))) return list.map(() => CROWDED_ANSWER);
+      if (!hasRoom(env, nameIn(store, tenant, id), list.every(isOneOfMany))) return list.map(() => CROWDED_ANSWER);
       const shard = crc32(`${tenant}\0${id}`) % known.shards;
       const answers = await conversationOf(env, store, tenant, id).perform({ store, shard, tenant, id }, known.until, list);
       if (answers !== null) return answers;

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import apsw
+import psutil
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -272,7 +273,7 @@ async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObje
     await driver.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_a_scan_of_more_conversations_than_workerd_has_files_for(tmp_path: Path) -> None:
     """It waits until workerd has closed some, which it would end without, and those who talk are answered meanwhile."""
     with DurableObjectServer(tmp_path) as roomy:
@@ -280,6 +281,9 @@ async def test_a_scan_of_more_conversations_than_workerd_has_files_for(tmp_path:
         acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=1.0) for n in range(320)]
         await asyncio.gather(*map(driver.append, acts))
         await driver.close()
+        assert roomy.process is not None
+        workerd = psutil.Process(roomy.process.pid)
+        await until(lambda: workerd.num_fds() < len(acts), within=60.0, every=0.5)  # each has had its alarm
     with DurableObjectServer(tmp_path, files=900) as narrow:
         driver = await opened_on(f"{narrow.url}&timeout=30")
         scanning = asyncio.create_task(driver.scan(Scan("key", limit=500)))

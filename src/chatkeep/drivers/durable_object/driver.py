@@ -186,7 +186,7 @@ class DurableObjectDriver(Openable):
         """Return the row that an index has at a place; none if it stands elsewhere by now, which is shown if it is still to come."""
         read = Read(acts.key_of(at), tail=0)
         try:
-            told = await crowd.through(lambda: worker.act("acts", acts.read(read), lane=hash(read.key)))
+            told = await crowd.through(lambda: worker.act("acts", acts.read_of_many(read), lane=hash(read.key)))
             there = acts.read_answer(read, told)
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
