@@ -9,6 +9,7 @@ Found = dict[str, Any]
 SLOWEST = 0.5  # a writing act, times as fast as its floor
 COLD_MS = 250
 COLD = ("redis", "postgresql", "upstash")
+MOVING = "moving"  # how the names of all runs of it begin
 
 
 class Bar(NamedTuple):
@@ -36,7 +37,7 @@ def bars(apart: Found) -> list[Bar]:
             wanted = f"under {COLD_MS}" if name in COLD else ""
             whole = engine["ours"]["whole"]
             found.append(Bar(label, wanted, f"{whole:.0f}", whole < COLD_MS if wanted else None))
-    if moving := apart.get("moving"):
+    for moving in [apart[name] for name in sorted(apart) if name.startswith(MOVING)]:
         for way in moving["ways"]:
             label = f"{way['way']}: {moving['conversations']:,} conversations, seconds closed"
             found.append(Bar(label, "", f"{way['closed_s']:.1f}", None))
@@ -45,7 +46,8 @@ def bars(apart: Found) -> list[Bar]:
 
 def sections(apart: Found) -> list[str]:
     """All there is about them."""
-    made = {"edges": acts_section, "cold": cold_section, "moving": moving_section, "pieces": pieces_section}
+    moves = {name: moving_section for name in sorted(apart) if name.startswith(MOVING)}
+    made = {"edges": acts_section, "cold": cold_section, **moves, "pieces": pieces_section}
     parts: list[str] = []
     for name, section in made.items():
         if found := apart.get(name):
@@ -94,10 +96,14 @@ def moving_section(found: Found) -> list[str]:
         f"{way['closed_s']:.1f} | {way['memory_mb']:.0f} |"
         for way in found["ways"]
     ]
+    first = found["ways"][0]["way"].partition(" to ")[2]
+    shared = ""
+    if found.get("load", 0.0) >= 1:
+        shared = f" The machine was not quiet: its load average was {found['load']:.1f} when this began."
     return [
-        "Moving a store",
+        "Moving a store" if first == "PostgreSQL" else f"Moving a store through {first}",
         f"{found['conversations']:,} conversations of four messages and 400 bytes of state, by `chatkeep move`: copied, then compared and "
-        "finished.\n",
+        f"finished.{shared}\n",
         "| | copied in s | a second | finished in s | closed for s | most MB |\n|---|---|---|---|---|---|",
         *lines,
     ]
