@@ -80,7 +80,7 @@ def main() -> None:
     count, through = given.conversations, given.through.split(",")
     if unknown := set(through) - set(SERVERS):
         options.error(f"no store is called {', '.join(sorted(unknown))}")
-    load, ways = os.getloadavg()[0], []
+    load, ways = 0.0, []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as servers:
         folder = Path(name)
         urls = [f"sqlite:///{folder}/a.db"]
@@ -105,6 +105,7 @@ def main() -> None:
                 "memory_mb": max(memory, again),
             }
             ways.append(way)
+            load = max(load, os.getloadavg()[0])
             print(
                 f"{way['way']}: compared and finished in {finished:.1f} s, closed for {result['closed_s']:.1f} s; "
                 f"{way['memory_mb']:.0f} MB",

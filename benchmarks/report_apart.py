@@ -9,6 +9,7 @@ Found = dict[str, Any]
 SLOWEST = 0.5  # a writing act, times as fast as its floor
 COLD_MS = 250
 COLD = ("redis", "postgresql", "upstash")
+BUSY = 5  # a load average that a move and two stores do not make alone
 MOVING = "moving"  # how the names of all runs of it begin
 
 
@@ -98,8 +99,8 @@ def moving_section(found: Found) -> list[str]:
     ]
     first = found["ways"][0]["way"].partition(" to ")[2]
     shared = ""
-    if found.get("load", 0.0) >= 1:
-        shared = f" The machine was not quiet: its load average was {found['load']:.1f} when this began."
+    if (load := found.get("load", 0.0)) > BUSY:
+        shared = f" Others used the machine too: its load average was up to {load:.1f}."
     return [
         "Moving a store" if first == "PostgreSQL" else f"Moving a store through {first}",
         f"{found['conversations']:,} conversations of four messages and 400 bytes of state, by `chatkeep move`: copied, then compared and "
