@@ -25,6 +25,7 @@ from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Read, Scan
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
+from chatkeep.drivers.durable_object.driver import PAGE
 from chatkeep.drivers.http import Answer, HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
@@ -258,6 +259,39 @@ async def test_a_warm_message_is_one_request(worker: DurableObjectServer, monkey
         await keep.receive("ada", "again")
 
     assert (2, 1) == (cold, len(posted) - cold), posted
+
+
+async def test_a_scan_has_no_more_under_way_than_is_done_in_time(
+    worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where more conversations than that were changed in the same minute, which are looked at together: they would wait behind one
+    another until their time is over, and again at each try."""
+    driver = await opened_on(fresh(worker))
+    acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=9.0) for n in range(PAGE + 50)]
+    await asyncio.gather(*map(driver.append, acts))
+    waiting: list[int] = []
+    left = 0
+
+    def counted(connections: transport.Connections, what: Any, said: bytes, **how: Any) -> asyncio.Future[Any]:
+        nonlocal left
+        answered = act(connections, what, said, **how)
+        left += 1
+        waiting.append(left)
+        answered.add_done_callback(done)
+        return answered
+
+    def done(_: asyncio.Future[Any]) -> None:
+        nonlocal left
+        left -= 1
+
+    act = transport.Connections.act
+    monkeypatch.setattr(transport.Connections, "act", counted)
+    found = await driver.scan(Scan("recent", limit=10))
+    await driver.close()
+
+    assert 10 == len(found)
+    assert len(waiting) > len(acts)
+    assert max(waiting) <= PAGE
 
 
 async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObjectServer) -> None:

@@ -179,7 +179,10 @@ class DurableObjectDriver(Openable):
         """Return the rows that stand at places of an index, or are due later than it says, without those that stand elsewhere by now: they
         are still to come."""
         crowd = Crowd(self._site.timeout)
-        found = await asyncio.gather(*(self._row_at(worker, crowd, index, at) for at in places))
+        found: list[Row | None] = []
+        for start in range(0, len(places), PAGE):  # a step of the index `recent` may have any number of them
+            some = places[start : start + PAGE]
+            found += await asyncio.gather(*(self._row_at(worker, crowd, index, at) for at in some))
         return [row for row in found if row is not None]
 
     async def _row_at(self, worker: Transport, crowd: Crowd, index: Index, at: acts.Place) -> Row | None:
