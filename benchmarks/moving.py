@@ -3,7 +3,7 @@
 Each conversation has a state of 400 bytes and four messages. They go from SQLite to PostgreSQL to Redis to SQLite, each time by the
 command, copied first and then finished. `--through` names other stores in between. Durable Objects (`--through durable-object`) are
 not among them otherwise: each conversation is a database of its own there, and takes some milliseconds. `--record` puts it into
-results.json and RESULTS.md.
+results.json and RESULTS.md, in a place of its own with `--through`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
     count, through = given.conversations, given.through.split(",")
     if unknown := set(through) - set(SERVERS):
         options.error(f"no store is called {', '.join(sorted(unknown))}")
-    ways = []
+    load, ways = 0.0, []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as servers:
         folder = Path(name)
         urls = [f"sqlite:///{folder}/a.db"]
@@ -105,13 +105,15 @@ def main() -> None:
                 "memory_mb": max(memory, again),
             }
             ways.append(way)
+            load = max(load, os.getloadavg()[0])
             print(
                 f"{way['way']}: compared and finished in {finished:.1f} s, closed for {result['closed_s']:.1f} s; "
                 f"{way['memory_mb']:.0f} MB",
                 flush=True,
             )
     if given.record:
-        report.record("moving", {"conversations": count, "ways": ways})
+        part = "moving" if given.through == THROUGH else f"moving through {given.through}"
+        report.record(part, {"conversations": count, "load": load, "ways": ways})
 
 
 if __name__ == "__main__":

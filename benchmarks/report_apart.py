@@ -9,6 +9,8 @@ Found = dict[str, Any]
 SLOWEST = 0.5  # a writing act, times as fast as its floor
 COLD_MS = 250
 COLD = ("redis", "postgresql", "upstash")
+BUSY = 5  # a load average that a move and two stores do not make alone
+MOVING = "moving"  # how the names of all runs of it begin
 
 
 class Bar(NamedTuple):
@@ -36,7 +38,7 @@ def bars(apart: Found) -> list[Bar]:
             wanted = f"under {COLD_MS}" if name in COLD else ""
             whole = engine["ours"]["whole"]
             found.append(Bar(label, wanted, f"{whole:.0f}", whole < COLD_MS if wanted else None))
-    if moving := apart.get("moving"):
+    for moving in [apart[name] for name in sorted(apart) if name.startswith(MOVING)]:
         for way in moving["ways"]:
             label = f"{way['way']}: {moving['conversations']:,} conversations, seconds closed"
             found.append(Bar(label, "", f"{way['closed_s']:.1f}", None))
@@ -45,7 +47,8 @@ def bars(apart: Found) -> list[Bar]:
 
 def sections(apart: Found) -> list[str]:
     """All there is about them."""
-    made = {"edges": acts_section, "cold": cold_section, "moving": moving_section, "pieces": pieces_section}
+    moves = {name: moving_section for name in sorted(apart) if name.startswith(MOVING)}
+    made = {"edges": acts_section, "cold": cold_section, **moves, "pieces": pieces_section}
     parts: list[str] = []
     for name, section in made.items():
         if found := apart.get(name):
@@ -94,10 +97,14 @@ def moving_section(found: Found) -> list[str]:
         f"{way['closed_s']:.1f} | {way['memory_mb']:.0f} |"
         for way in found["ways"]
     ]
+    first = found["ways"][0]["way"].partition(" to ")[2]
+    shared = ""
+    if (load := found.get("load", 0.0)) > BUSY:
+        shared = f" Others used the machine too: its load average was up to {load:.1f}."
     return [
-        "Moving a store",
+        "Moving a store" if first == "PostgreSQL" else f"Moving a store through {first}",
         f"{found['conversations']:,} conversations of four messages and 400 bytes of state, by `chatkeep move`: copied, then compared and "
-        "finished.\n",
+        f"finished.{shared}\n",
         "| | copied in s | a second | finished in s | closed for s | most MB |\n|---|---|---|---|---|---|",
         *lines,
     ]

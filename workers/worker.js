@@ -10,7 +10,8 @@
 // each poll.
 //
 // Bindings: CONVERSATION, SHARD, META, BELL (the classes below) and SECRET; for /v1, if wanted, STORE (the store's name), VISITORS
-// ("yes" lets in whoever has no credential), VISITOR_SCOPES, and SESSION_TTL in seconds, which must be the bot's.
+// ("yes" lets in whoever has no credential), VISITOR_SCOPES, and SESSION_TTL in seconds, which must be the bot's; on a workerd of one's own
+// OBJECTS_MOST, how many conversations it has files for.
 import { DurableObject } from "cloudflare:workers";
 
 const FORMAT = 1; // of what is stored; part of what a driver looks at when it opens a store
@@ -23,6 +24,8 @@ const SIGNED_S = 300; // how old, or how far ahead, the time of a signature may 
 const EPOCH_MS = 1500; // how long an epoch may be taken for the store's after Meta was asked
 const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where the clocks of two machines differ
 const TELL_MS = 2000; // when an alarm tells a shard what the act itself could not
+const HELD_MS = 10_000 + TELL_MS + 1000; // how long workerd may keep a conversation in memory after an act, and the alarm that the act has set
+const SCANNED = 0.75; // of the places for conversations in memory, so many are for those that go through many
 const MARK_S = 8 * 86_400; // how long the mark of an erasure stays: a day more than was promised
 const COUNTERS_KEPT_S = 3600;
 const RING_MS = 1000; // a shard rings no more often
@@ -314,6 +317,9 @@ export class Conversation extends DurableObject {
 // Scans read the rows that they have found, without a log. What they are shown has to be in the index by then, or they would look at the
 // same old place again each time.
 const isOfScan = ([verb, tail]) => verb === "read" && tail === 0;
+
+// Whether it says that it is one of many, which can wait.
+const isOneOfMany = ([verb, , many]) => verb === "read" && many === true;
 
 // The verbs of chatkeep.drivers.base, on one conversation.
 const VERBS = {
@@ -1057,7 +1063,8 @@ export class Bell extends DurableObject {
 
 // -- where the objects are
 
-const conversationOf = (env, store, tenant, id) => named(env.CONVERSATION, `${store}/${pointsOf(tenant)}:${tenant}${id}`);
+const nameIn = (store, tenant, id) => `${store}/${pointsOf(tenant)}:${tenant}${id}`;
+const conversationOf = (env, store, tenant, id) => named(env.CONVERSATION, nameIn(store, tenant, id));
 const shardOf = (env, store, number) => named(env.SHARD, `${store}/${number}`);
 const metaOf = (env, store) => named(env.META, store);
 const bellOf = (env, store) => named(env.BELL, store);
@@ -1159,12 +1166,35 @@ function orderOf([score, tenant, id], [otherScore, otherTenant, otherId]) {
   return score - otherScore || order(bytesOf(tenant), bytesOf(otherTenant)) || order(bytesOf(id), bytesOf(otherId));
 }
 
+// The conversations that workerd has in memory, by name, and until when; those that it lets go of first come first.
+const HELD = new Map();
+
+// Whether a conversation may be asked, which brings it into memory. A workerd of one's own has three files open for each one there, and
+// without files left it does not answer, or ends. Whoever goes through *many* leaves places to the others.
+function hasRoom(env, name, many) {
+  const most = Number(env.OBJECTS_MOST ?? 0);
+  if (!most) return true; // the platform makes room itself
+  const now = Date.now();
+  for (const [held, until] of HELD) {
+    if (until > now) break;
+    HELD.delete(held);
+  }
+  if (!HELD.has(name) && HELD.size >= (many ? SCANNED : 1) * most) return false;
+  HELD.delete(name);
+  HELD.set(name, now + HELD_MS);
+  return true;
+}
+
+const CROWDED = "it has as many conversations in memory as OBJECTS_MOST lets it, and lets go of one ten seconds after it was asked";
+const CROWDED_ANSWER = JSON.stringify({ error: CROWDED, undone: true });
+
 // Has a conversation do a list of acts for whoever has the store open under *epoch*.
 async function run(env, store, epoch, tenant, id, list) {
   try {
     for (;;) {
       const known = await epochOf(env, store, epoch);
       if (known.epoch !== epoch) return list.map(() => REPLACED);
+      if (!hasRoom(env, nameIn(store, tenant, id), list.every(isOneOfMany))) return list.map(() => CROWDED_ANSWER);
       const shard = crc32(`${tenant}\0${id}`) % known.shards;
       const answers = await conversationOf(env, store, tenant, id).perform({ store, shard, tenant, id }, known.until, list);
       if (answers !== null) return answers;
@@ -1474,6 +1504,10 @@ function refuseElsewhere(epoch) {
   if (/^(moved|filling):/.test(epoch)) throw new Refusal(503, "unavailable", "The conversations are being moved. Nothing was lost; try again later.");
 }
 
+function refuseCrowd(env, store, tenant, id) {
+  if (!hasRoom(env, nameIn(store, tenant, id), false)) throw new Refusal(503, "overloaded", `The store is busy: ${CROWDED}. Nothing was done. Try again soon.`);
+}
+
 // Has a conversation's object answer, as part of the store as it is now.
 async function served(env, store, tenant, id, name, asked) {
   for (;;) {
@@ -1484,6 +1518,7 @@ async function served(env, store, tenant, id, name, asked) {
       continue;
     }
     refuseElsewhere(known.epoch);
+    refuseCrowd(env, store, tenant, id);
     const where = { store, epoch: known.epoch, shard: crc32(`${tenant}\0${id}`) % known.shards, tenant, id };
     const answer = await conversationOf(env, store, tenant, id).serve(where, known.until, name, asked);
     if (answer === null) EPOCHS.delete(store);
@@ -1599,6 +1634,7 @@ async function events(asked) {
   for (;;) {
     const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
     refuseElsewhere(epoch ?? "");
+    refuseCrowd(env, store, tenant, id);
     const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
     const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, returns: known !== null, shows: scopes.includes("state:read"), name: asked.name });
     if (stream !== null) return new Response(stream, { headers });

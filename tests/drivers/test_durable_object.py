@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 import urllib.error
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import apsw
+import psutil
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -20,9 +22,10 @@ from msgspec import structs
 
 from chatkeep import Chatkeep
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Scan
+from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Read, Scan
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
+from chatkeep.drivers.durable_object.driver import PAGE
 from chatkeep.drivers.http import Answer, HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
@@ -258,6 +261,39 @@ async def test_a_warm_message_is_one_request(worker: DurableObjectServer, monkey
     assert (2, 1) == (cold, len(posted) - cold), posted
 
 
+async def test_a_scan_has_no_more_under_way_than_is_done_in_time(
+    worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where more conversations than that were changed in the same minute, which are looked at together: they would wait behind one
+    another until their time is over, and again at each try."""
+    driver = await opened_on(fresh(worker))
+    acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=9.0) for n in range(PAGE + 50)]
+    await asyncio.gather(*map(driver.append, acts))
+    waiting: list[int] = []
+    left = 0
+
+    def counted(connections: transport.Connections, what: Any, said: bytes, **how: Any) -> asyncio.Future[Any]:
+        nonlocal left
+        answered = act(connections, what, said, **how)
+        left += 1
+        waiting.append(left)
+        answered.add_done_callback(done)
+        return answered
+
+    def done(_: asyncio.Future[Any]) -> None:
+        nonlocal left
+        left -= 1
+
+    act = transport.Connections.act
+    monkeypatch.setattr(transport.Connections, "act", counted)
+    found = await driver.scan(Scan("recent", limit=10))
+    await driver.close()
+
+    assert 10 == len(found)
+    assert len(waiting) > len(acts)
+    assert max(waiting) <= PAGE
+
+
 async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObjectServer) -> None:
     """Before anything is sent; what just fits is stored."""
     driver = await opened_on(fresh(worker))
@@ -269,6 +305,63 @@ async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObje
         else:
             assert size == len((await driver.append(act)).tail[0].body)
     await driver.close()
+
+
+@pytest.mark.long
+async def test_a_scan_of_more_conversations_than_workerd_has_files_for(tmp_path: Path) -> None:
+    """It waits until workerd has closed some, which it would end without, and those who talk are answered meanwhile."""
+    with DurableObjectServer(tmp_path) as roomy:
+        driver = await opened_on(f"{roomy.url}&timeout=30")
+        acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=1.0) for n in range(320)]
+        await asyncio.gather(*map(driver.append, acts))
+        await driver.close()
+        assert roomy.process is not None
+        workerd = psutil.Process(roomy.process.pid)
+        await until(lambda: workerd.num_fds() < len(acts), within=60.0, every=0.5)  # each has had its alarm
+    with DurableObjectServer(tmp_path, files=900) as narrow:
+        driver = await opened_on(f"{narrow.url}&timeout=30")
+        scanning = asyncio.create_task(driver.scan(Scan("key", limit=500)))
+        answered = 0
+        while not scanning.done():
+            said = [Entry(0, f"m{answered}", "u", b"hi")]
+            await driver.append(Append(Key("", f"live{answered % 10}"), said, revision=f"r{answered}", at=2.0))
+            answered += 1
+            await asyncio.wait([scanning], timeout=0.2)
+        found = await scanning
+        await driver.close()
+
+    assert {act.key for act in acts} <= {row.key for row in found}
+    assert answered > 20
+
+
+@pytest.mark.slow
+async def test_a_worker_with_no_place_for_a_conversation_says_so() -> None:
+    """Nothing was written then, whoever has a place goes on, and a place is free when another is not asked for."""
+    with DurableObjectServer(settings={"OBJECTS_MOST": "1", "VISITORS": "yes"}) as server:
+        driver = await opened_on(f"{server.url}&timeout=30")
+
+        def said(name: str, id: str) -> Append:
+            return Append(Key("", name), [Entry(0, id, "u", b"hi")], revision=id, at=1.0)
+
+        async def taken(act: Append) -> bool:
+            with contextlib.suppress(Unavailable):
+                return bool(await driver.append(act))
+            return False
+
+        await driver.append(said("ada", "1"))
+        with pytest.raises(Unavailable, match=r"OBJECTS_MOST.*nothing was written"):
+            await driver.append(said("bob", "1"))
+        with pytest.raises(Unavailable, match=r"OBJECTS_MOST.*nothing was read"):
+            await driver.read(Read(Key("", "bob"), tail=9))
+        refused = await asyncio.to_thread(began, server.address)
+        await driver.append(said("ada", "2"))
+        await until(lambda: taken(said("bob", "2")), within=60.0, every=0.5)
+        found = await driver.read(Read(Key("", "bob"), tail=9))
+        await driver.close()
+
+    assert 503 == refused
+    assert found is not None
+    assert ["2"] == [entry.id for entry in found[1]]
 
 
 async def test_the_public_api_refuses_a_store_that_was_moved() -> None:

@@ -23,6 +23,7 @@ T = TypeVar("T")
 PATIENCE_S = 120.0  # how long a store that does not answer is asked again
 LONGEST_PAUSE_S = 5.0
 PAGE_S = 2.0  # how long a page should take: less than half of what a driver gives an act
+ROW_S = 0.001  # in a page, of a store that has rows side by side, at most
 LONG_S = 4.0  # a conversation, which takes some acts one after another, that took longer is followed by fewer at a time
 FIRST = 16  # places, until it is known how quick the store is
 FEWEST = 2
@@ -86,7 +87,7 @@ class Pages:
 
     def __init__(self, driver: Driver, scan: Scan) -> None:
         self.are_slow = False
-        """Whether the last one took long."""
+        """Whether the last one took long, or each of its rows did, as where each is looked for by itself."""
         self._driver = driver
         self._scan = structs.replace(scan, limit=min(PAGE, scan.limit))
         self._most = scan.limit
@@ -96,7 +97,7 @@ class Pages:
         began = time.monotonic()
         rows = await self._read()
         took = time.monotonic() - began
-        self.are_slow = took > PAGE_S
+        self.are_slow = took > min(PAGE_S, ROW_S * max(len(rows), PAGE))
         if rows:
             limit = int(len(rows) * min(2.0, PAGE_S / max(took, 0.001)))
             fitting = PAGE_BYTES * len(rows) // sum(len(row.body) + 256 for row in rows)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -32,6 +33,8 @@ import psutil
 from .programs import postgres_binary, redis_binary, unprivileged, workerd_binary
 
 START_S = 20.0
+FILES = 20_000  # that a workerd opens at most: systems have their own bounds above that, which they do not always tell
+FILES_APART = 300
 
 
 class Server:
@@ -362,7 +365,7 @@ const main :Workerd.Worker = (
 
 class DurableObjectServer(Server):
     """A workerd, Cloudflare's runtime, with chatkeep's worker and its *secret*; *settings* are further bindings of text, *worker* is the
-    module that it runs, if not chatkeep's own."""
+    module that it runs, if not chatkeep's own, *files* how many it may open, if not as many as this process lets it."""
 
     def __init__(
         self,
@@ -372,10 +375,12 @@ class DurableObjectServer(Server):
         secret: str = "secret",
         settings: dict[str, str] | None = None,
         worker: str = "",
+        files: int | None = None,
     ) -> None:
         super().__init__(folder, port=port)
         self.secret = secret
-        self.settings = {"SECRET": secret} | (settings or {})
+        self.files = files or files_at_most()
+        self.settings = {"SECRET": secret, "OBJECTS_MOST": str(conversations_within(self.files))} | (settings or {})
         self.worker = worker or worker_module()
         self.data = self.folder / "data"
 
@@ -396,7 +401,8 @@ class DurableObjectServer(Server):
         told = WORKERD_CONFIG.format(data=json.dumps(str(self.data)), port=self.port, settings=",\n    ".join(settings))
         (self.folder / "config.capnp").write_text(told)
         (self.folder / "worker.js").write_text(self.worker)
-        return [workerd_binary(), "serve", str(self.folder / "config.capnp")]
+        limited = ["sh", "-c", f'ulimit -n {self.files} && exec "$0" "$@"']
+        return [*limited, workerd_binary(), "serve", str(self.folder / "config.capnp")]
 
     def answers(self) -> bool:
         """Tell whether it answers requests."""
@@ -412,6 +418,18 @@ class DurableObjectServer(Server):
         self.kill()
         shutil.rmtree(self.data)
         self.start()
+
+
+def files_at_most() -> int:
+    """Return how many files a process that is started here may have open."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return FILES if most == resource.RLIM_INFINITY else min(most, FILES)
+
+
+def conversations_within(files: int) -> int:
+    """Return how many conversations a workerd with so many files may have in memory: three files for each, and a part of all for its
+    shards, its connections and who listens."""
+    return max((files - FILES_APART) // 3, 1)
 
 
 def worker_module() -> str:

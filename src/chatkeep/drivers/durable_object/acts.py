@@ -50,6 +50,11 @@ def read(act: Read) -> bytes:
     return _said([*act.key, "read", bounded(act.tail)])
 
 
+def read_of_many(act: Read) -> bytes:
+    """Read one of the rows of a scan, which leaves places in memory to those who ask for one conversation."""
+    return _said([*act.key, "read", bounded(act.tail), True])
+
+
 def entries(act: Entries) -> bytes:
     """`Driver.entries`."""
     ids = None if act.ids is None else [id for id in act.ids if id]

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -47,11 +49,34 @@ from ..scanning import scan_places
 from ..url import UrlOptions
 from . import acts
 from .check import examined, foreign
-from .seam import Refused, Site, Transport
+from .seam import Crowded, Refused, Site, Transport
 
 PAGE = 200  # rows that a scan has under way at once
+PATIENCE = 6  # so many times an act's time a scan waits for a next row, while the worker lets go of others
 OPTIONS = {"tls", "store", "timeout"}
 EXAMPLE = "durable-object://SECRET@chatkeep.example.workers.dev"
+
+
+class Crowd:
+    """What a scan waits in while the worker has as many conversations in memory as it may. It goes on as long as one of its rows is read
+    now and then: given up, it would have to ask for all of them again, and they would stay where they are for that."""
+
+    def __init__(self, timeout: float) -> None:
+        self._patience_s = PATIENCE * timeout
+        self._went_on_at = time.monotonic()
+
+    async def through(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what is answered, as soon as it is the turn of this one. Raises `Unavailable`."""
+        while True:
+            try:
+                told = await ask()
+            except Crowded:
+                if time.monotonic() > self._went_on_at + self._patience_s:
+                    raise
+            else:
+                self._went_on_at = time.monotonic()
+                return told
+            await asyncio.sleep(random.uniform(0.2, 1.0))
 
 
 class DurableObjectDriver(Openable):
@@ -157,14 +182,19 @@ class DurableObjectDriver(Openable):
     async def _rows_at(self, worker: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
         """Return the rows that stand at places of an index, or are due later than it says, without those that stand elsewhere by now: they
         are still to come."""
-        found = await asyncio.gather(*(self._row_at(worker, index, at) for at in places))
+        crowd = Crowd(self._site.timeout)
+        found: list[Row | None] = []
+        for start in range(0, len(places), PAGE):  # a step of the index `recent` may have any number of them
+            some = places[start : start + PAGE]
+            found += await asyncio.gather(*(self._row_at(worker, crowd, index, at) for at in some))
         return [row for row in found if row is not None]
 
-    async def _row_at(self, worker: Transport, index: Index, at: acts.Place) -> Row | None:
+    async def _row_at(self, worker: Transport, crowd: Crowd, index: Index, at: acts.Place) -> Row | None:
         """Return the row that an index has at a place; none if it stands elsewhere by now, which is shown if it is still to come."""
         read = Read(acts.key_of(at), tail=0)
         try:
-            there = acts.read_answer(read, await worker.act("acts", acts.read(read), lane=hash(read.key)))
+            told = await crowd.through(lambda: worker.act("acts", acts.read_of_many(read), lane=hash(read.key)))
+            there = acts.read_answer(read, told)
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
             return acts.unreadable(index, at)

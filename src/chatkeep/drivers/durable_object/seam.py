@@ -55,3 +55,7 @@ class Transport(Protocol):
 
 class Refused(Unavailable):
     """The worker answered, and will not do it."""
+
+
+class Crowded(Unavailable):
+    """The worker has as many conversations in memory as it may; a moment later it has fewer."""

@@ -24,7 +24,7 @@ from ...errors import ChatkeepError, Overloaded, Replaced, TooLarge, Unavailable
 from ...extras import from_extra
 from ..base import WAITING, Pool, settle
 from ..batching import ANSWERS, WAITS, BatchingQueue, never_sent
-from .seam import Refused, Site, What
+from .seam import Crowded, Refused, Site, What
 from .websocket import messages
 
 with from_extra("durable-object", "A Durable Objects store (durable-object://)"):
@@ -315,6 +315,8 @@ def answer_of(site: Site, told: Any, call: Call) -> Any:
             f"{call.undone.capitalize()}: {site.name} was emptied, or another has taken its place, since it was opened. Look at "
             "what happened to it; then start chatkeep anew."
         )
+    if "undone" in told:
+        return Crowded(f"{site.name} is busy: {told['error']}; {call.undone}. Try again soon.")
     return unanswered(site, told["error"], call) if "error" in told else told
 
 
