@@ -60,6 +60,22 @@ async def test_what_nobody_touches_is_erased_with_its_credentials(opened: Any) -
     await until(lambda: is_gone(keep, "bob"))
 
 
+async def test_what_an_instance_with_other_settings_has_written_since_is_forgotten_too(opened: Any) -> None:
+    """In a deploy those of before, or of 0.2.0, still write when the first that forgets has gone through the store."""
+    clock = Clock()
+    before = await opened(echo, clock=clock)
+    keep = await opened(echo, clock=clock, forget_after="60d")
+    await until(lambda: keep._engine.sweeper._housekeeper.unscheduled is False)
+    await before.receive("ada", "hello")
+    await before.close()
+
+    async def gone() -> bool:
+        clock.now += DAY_S
+        return await is_gone(keep, "ada")
+
+    await until(gone)
+
+
 async def test_nothing_is_erased_while_somebody_waits(opened: Any) -> None:
     """An unread message while the bot is paused, a reminder; it goes when they are over."""
     clock = Clock()

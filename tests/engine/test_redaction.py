@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Chatkeep, Corrupt, HandlerFailed, Message, Redacted, Turn, UsageError
 from chatkeep.app import core_of
+from chatkeep.conversation.codec import body_of, record_from
 from chatkeep.conversation.outbox import Sent
 from chatkeep.drivers.base import Entries, Key, Read, Write
 
@@ -316,11 +318,26 @@ async def test_empty_entries_where_nothing_was_redacted_are_damage(opened: Any) 
     await keep.receive("ada", "hello")
     driver = keep._engine.store.driver
     row, _ = await driver.read(Read(ADA, 0))
-    from msgspec import structs
-
     await driver.write(Write(structs.replace(row, revision="damaged"), row.revision, blank=[1]))
     with pytest.raises(Corrupt):
         await keep.conversation("ada")
+
+
+async def test_a_redaction_whose_count_an_older_version_has_dropped_is_no_damage(opened: Any) -> None:
+    """0.2.0 writes records without it: the note in the log says as much, to a bot that reads no further back than it has to."""
+    keep = await opened(Bot())
+    await keep.receive("ada", f"my card: {CARD}")
+    await keep.redact("ada", 1)
+    driver = keep._engine.store.driver
+    row, _ = await driver.read(Read(ADA, 0))
+    record = structs.replace(record_from(ADA, row.body), redactions=0)
+    await driver.write(Write(structs.replace(row, revision="old", body=body_of(ADA, record)), row.revision))
+
+    later = await opened(Bot())
+    shown = await later.conversation("ada")
+
+    assert [True, False] == [message.redacted for message in shown.messages if message.role != "system"]
+    assert "answer 1" == (await later.receive("ada", "hello", id="m2")).replies[0].text
 
 
 class Loft:

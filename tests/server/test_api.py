@@ -589,7 +589,7 @@ async def test_a_visitor_is_given_a_conversation_and_its_token() -> None:
 
 async def test_lists_of_what_never_was_are_404() -> None:
     """As its messages are; of what is there, and of a token for what has not begun, the list is empty or has it."""
-    paths = ("messages", "deliveries", "tokens")
+    paths = ("messages", "deliveries", "dead-letters", "tokens")
     async with served(counting()) as client:
         never = [(await client.ask("GET", f"/v1/conversations/never/{path}")).status for path in paths]
         await client.post("ada", {"content": "hello"})
@@ -597,9 +597,9 @@ async def test_lists_of_what_never_was_are_404() -> None:
         await client.ask("POST", "/v1/conversations/later/tokens", b"{}")
         later = [(await client.ask("GET", f"/v1/conversations/later/{path}")).status for path in paths]
 
-    assert [404] * 3 == never
-    assert [200] * 3 == there
-    assert [404, 404, 200] == later
+    assert [404] * 4 == never
+    assert [200] * 4 == there
+    assert [404, 404, 404, 200] == later
 
 
 async def test_a_whole_number_may_be_written_with_a_point() -> None:

@@ -359,6 +359,18 @@ async def test_a_member_that_the_state_has_not_is_refused_wherever_it_is() -> No
     assert good.json == after.json
 
 
+async def test_a_whole_number_of_a_typed_state_may_be_written_with_a_point() -> None:
+    """47.0 is 47 to JSON, at every depth; 1.5 is no whole number."""
+    async with served(keeping(state=Cart)) as client:
+        merged = await patch(client, {"lines": [{"seats": 2.0}]})
+        replaced = await put(client, f"{HERE}/by_name", {"a": {"seats": 3.0}}, if_match="*")
+        refused = await patch(client, {"lines": [{"seats": 1.5}]})
+        after = (await client.ask("GET", HERE)).json
+
+    assert [200, 200, 422] == [merged.status, replaced.status, refused.status]
+    assert (2, 3) == (after["lines"][0]["seats"], after["by_name"]["a"]["seats"])
+
+
 async def test_what_is_shown_can_be_put_back() -> None:
     """Also of a model with aliases, computed members and extra="forbid"; what is not shown cannot be written."""
     async with served(keeping(state=Camel)) as client:

@@ -25,6 +25,10 @@ from .shared import Shared
 PAGE = 100
 """Conversations that are scheduled at one beat."""
 
+LOOK_S = 86_400.0
+"""So often the store is gone through again where something is to be removed: instances with other settings, or of a version that knows no
+such end, may have written since."""
+
 
 class Housekeeper:
     """The housekeeping of one engine."""
@@ -39,7 +43,8 @@ class Housekeeper:
         self._pauses = pauses
         self._high_water = high_water
         self.unscheduled: Row | bool = False
-        """Up to which row what was written before the settings is scheduled; True: nothing yet, False: all."""
+        """Up to which row what was written without the settings is scheduled; True: nothing yet, False: all."""
+        self._all_at = 0.0  # when it was all
 
     async def tend(self, snapshot: Snapshot, now: float) -> bool:
         """Do what is due in a conversation without unread messages: bring reminders, end the session, drop old log.
@@ -107,8 +112,14 @@ class Housekeeper:
 
         return await self._store.commit_row(row, decide, at=clock())
 
+    def look_again(self) -> None:
+        """Begin to go through the store anew, when it is time to."""
+        age = self._shared.clock() - self._all_at
+        if self.unscheduled is False and not 0 <= age < LOOK_S:  # (a clock may have been set back by years)
+            self.unscheduled = True
+
     async def schedule_page(self) -> None:
-        """Go through the next page of the store for what was last written before the settings asked for its end."""
+        """Go through the next page of the store for what was last written where no setting asked for its end."""
         after = None if isinstance(self.unscheduled, bool) else self.unscheduled
         rows = await self._store.rows("key", after=after, limit=PAGE)
         policy, now = self._shared.policy, self._shared.clock()
@@ -117,7 +128,7 @@ class Housekeeper:
                 with suppress(Corrupt, Unsupported):  # whoever answers there tells of it
                     if housekeeping.may_schedule(row, record_of(row), policy, at=now):
                         await self._schedule(row.key)
-        self.unscheduled = rows[-1] if len(rows) == PAGE else False
+        self.unscheduled, self._all_at = rows[-1] if len(rows) == PAGE else False, now
 
     async def _schedule(self, key: Key) -> None:
         snapshot, now = await self._store.reload(key), self._shared.clock()

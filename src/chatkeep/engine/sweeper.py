@@ -80,9 +80,14 @@ class Sweeper:
     @property
     def _ends(self) -> bool:
         """Whether the settings ask for an end of anything."""
+        return self._removes or self._shared.policy.session_ttl_s is not None
+
+    @property
+    def _removes(self) -> bool:
+        """Whether they ask that something be removed."""
         policy = self._shared.policy
         visits = policy.forget_visitors_s if self._shared.visitors else None
-        return (policy.session_ttl_s, policy.retention_s, policy.forget_after_s, visits) != (None, None, None, None)
+        return (policy.retention_s, policy.forget_after_s, visits) != (None, None, None)
 
     @property
     def started(self) -> int:
@@ -188,6 +193,8 @@ class Sweeper:
                 if self._workers.answers():
                     await self._backlog.work_off(beat_at)
                 if beats:  # nobody waits for this, so it comes behind what is due
+                    if self._removes:
+                        self._housekeeper.look_again()
                     if self._housekeeper.unscheduled:
                         await self._housekeeper.schedule_page()
                     await self.indexer.look()

@@ -216,6 +216,8 @@ class DeadLetters(wire.Resource):
     async def get(self, request: Request) -> Response:
         """Return the messages of one conversation that were set aside, oldest first."""
         found = await tenant_of(request).dead_letters(conversation_asked(request))
+        if not found:
+            await conversation(request, messages=0)  # as `Deliveries`
         return wire.as_json(answers.DeadLetters(list(map(answers.dead_letter, found))))
 
 

@@ -23,7 +23,11 @@ Edit = Callable[[Any], Any]
 def state_from(plain: Any, shape: Shape[Any]) -> Any:
     """Return the application's state in *plain*. Raises `Refused` when it does not fit, or has a member that the state has not."""
     try:
-        made = shape.decode(msgspec.json.encode(plain))
+        try:
+            made = shape.decode(msgspec.json.encode(plain))
+        except Exception:
+            plain = _without_points(plain)
+            made = shape.decode(msgspec.json.encode(plain))
         lost = unknown(plain, made, shape.json_of(made))
     except Unfit as unfit:
         raise Refused(422, "bad-state", f"That does not fit the state: {unfit!s:.500}. Nothing was changed.") from None
@@ -34,6 +38,15 @@ def state_from(plain: Any, shape: Shape[Any]) -> Any:
     if lost:
         raise Refused(422, "bad-state", f"The state has no slot {lost:.100}. Nothing was changed.")
     return made
+
+
+def _without_points(plain: Any) -> Any:
+    # 47.0 is the whole number 47 to JSON, and some clients write all numbers like that.
+    if isinstance(plain, dict):
+        return {name: _without_points(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [_without_points(value) for value in plain]
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 
 def member(plain: Any, slot: str | None) -> Any:
