@@ -5,7 +5,7 @@
 const VERSION = "{{kept}}";
 const OWN = `chatkeep-page ${registration.scope} `; // another page of this origin has its own
 const FILES = [
-  ..."./ chat.js people.js chat.css parts.css shown.js parts.js markdown.js {{logo}}".split(" "),
+  ..."./ loading.js chat.js people.js chat.css parts.css shown.js parts.js markdown.js {{logo}}".split(" "),
   ..."client.js account.js changes.js claims.js keeping.js lines.js minting.js notices.js outbox.js requests.js slots.js tokens.js unkept.js visitors.js".split(" "),
 ].map((name) => new URL(name, registration.scope).href);
 const PATIENCE_MS = 3000;

@@ -33,9 +33,9 @@ LATER = (
 
 CLIENT = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("client", "account", *LATER)}
 
-SHOWN = {f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("shown", "markdown", "parts", "offline")} | {
-    "/parts.css": ("parts.css", "text/css")
-}
+SHOWN = {
+    f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("loading", "shown", "markdown", "parts", "offline")
+} | {"/parts.css": ("parts.css", "text/css")}
 
 PARTS = ("-ask", "-acts", "-canned", "-here", "-list", "-views", "-talk", "-why", "-bulk", "-queues", "-health")
 """The modules of the operators' desk beside its first."""
