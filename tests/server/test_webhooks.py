@@ -107,6 +107,7 @@ async def test_nobody_begins_the_conversation_of_a_customer_who_has_not_written_
                 ("PUT", "/v1/conversations/whatsapp:1550:4917", {"title": "mine"}, held),
                 ("POST", "/v1/conversations/whatsapp:1550:4917/messages", {"content": "mine"}, held),
                 ("PATCH", "/v1/conversations/whatsapp:1550:4917/state/x", {"content": "mine"}, held),
+                ("POST", "/v1/conversations", {"id": "whatsapp:1550:4917"}, held),
                 ("POST", "/api/chat", chat, held),
                 ("POST", "/api/chat", chat, {"Authorization": ""}),
                 ("POST", "/api/chat", chat | {"id": "telegram:42:5"}, {"Authorization": ""}),  # of another process
@@ -121,7 +122,7 @@ async def test_nobody_begins_the_conversation_of_a_customer_who_has_not_written_
             await until(lambda: there.sent)
             found = await keep.conversation("whatsapp:1550:4917")
 
-        assert ([404, 404, 404, 404, 401, 401], [], 200) == (refused, begun, plain.status)
+        assert ([404, 404, 404, 409, 404, 401, 401], [], 200) == (refused, begun, plain.status)
         assert (["1: hi"], "") == (there.texts, found and found.owner)
 
 

@@ -429,7 +429,11 @@ class Access:
 
     async def is_taken(self, conversation: str) -> bool:
         """Tell whether a visitor may not begin a conversation, because it is there or belongs to a channel's customer."""
-        return self._ownership.is_customers("", conversation) or await core_of(self.keep).exists("", conversation)
+        return self.is_customers("", conversation) or await core_of(self.keep).exists("", conversation)
+
+    def is_customers(self, tenant: str, conversation: str) -> bool:
+        """Tell whether a conversation belongs to a channel's customer, who may not have written yet: no user or visitor begins it."""
+        return self._ownership.is_customers(tenant, conversation)
 
     async def find_beginner(self, request: Request) -> str:
         """Return whose it is what a request begins: the user that whoever asks is now; "" for others than users."""

@@ -80,10 +80,13 @@ async def begin_for_user(request: Request, asked: wire.NewConversation) -> Respo
         raise HTTPException(400, "A user's conversation is the user's and needs no cookie; nothing was begun.")
     tenant, user = tenant_of(request), principal_of(request).user
     there = asked.id is not None and await tenant.user(user).owns(asked.id)
+    taken = Refused(409, "taken", "This id is taken; nothing was begun. Choose another one.")
+    if asked.id is not None and not there and access_of(request).is_customers(tenant.name, asked.id):
+        raise taken
     try:
         saved = await tenant.user(user).create(asked.id)
     except errors.OtherOwner:
-        raise Refused(409, "taken", "This id is taken; nothing was begun. Choose another one.") from None
+        raise taken from None
     headers = {"location": location(request, saved.id)}
     told = answers.CreatedConversation(saved.id, saved.checksum, not there)
     return as_json(told, status=200 if there else 201, headers=headers)
