@@ -462,7 +462,8 @@ const API = {
   send(where, { id, content, metadata, match, now }) {
     const row = this.row();
     if (match !== null && !row) throw new Refusal(412, "precondition-failed", GONE);
-    if (match !== null && !match.includes("*") && !match.includes(`"${row.revision}"`)) {
+    // What is sent again has changed the revision itself.
+    if (match !== null && !match.includes("*") && !match.includes(`"${row.revision}"`) && !this.known([[id]]).size) {
       throw new Refusal(412, "precondition-failed", "The conversation has changed since it was read; the message was not taken.");
     }
     const body = lineText(where, { at: now, content, metadata });
@@ -1676,7 +1677,7 @@ async function send(asked) {
   const { duplicate, epoch, status } = told;
   if (status === 202 || !duplicate) await ring(asked, epoch, status === 202);
   if (status === 202 && !later) {
-    told = await served(env, store, tenant, asked.id, "send", { ...message, match: match && ["*"], waits: true }); // it has changed the revision itself
+    told = await served(env, store, tenant, asked.id, "send", { ...message, waits: true });
     told.body = told.body.replace(/"duplicate":true}$/, `"duplicate":${duplicate}}`);
   }
   const headers = { "content-type": "application/json", ...(later && { "preference-applied": "respond-async" }), ...(duplicate && { "idempotent-replayed": "true" }) };

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct, structs
 
-from .conversation.keys import RESERVED, check_user, key_for, refuse_reserved
+from .conversation.keys import RESERVED, check_user, key_for, message_id, refuse_reserved
 from .conversation.outbox import Outlet
 from .conversation.saves import Saved
 from .conversation.snapshots import Condition, Outcome, Snapshot, find_failing
@@ -203,6 +203,11 @@ class Core(Generic[State]):
     async def load(self, tenant: str, conversation: str) -> Snapshot | None:
         """Return a conversation as it is now; None when there is none."""
         return await self._opened.store.load(key_for(tenant, conversation))
+
+    async def holds_message(self, there: Snapshot, id: str | None) -> bool:
+        """Tell whether a message of this id is in the log of the conversation that *there* shows, as it is now."""
+        key = there.row.key
+        return id is not None and bool(await self._opened.store.find(key, there.row.incarnation, [message_id(key, id)]))
 
     async def read_row(self, key: Key) -> Row | None:
         """Return the row of a conversation, undecoded, as it is now; None when there is none."""

@@ -18,7 +18,7 @@ from .. import errors, model
 from ..app import core_of
 from ..conversation import commits
 from ..conversation.shapes import Shape
-from ..conversation.snapshots import Condition
+from ..conversation.snapshots import Condition, Snapshot
 from ..model import IDENTITY
 from ..storage.paging import FIRST_READ, Paging, fitting
 from ..tenant import Tenant
@@ -164,8 +164,8 @@ class Messages(Resource):
         """Take a message and answer with its receipt; with `Prefer: respond-async` before the bot has answered. `If-Match: *`: only in a
         conversation that is there."""
         tenant, id = tenant_of(request), conversation_asked(request)
-        only = await condition_asked(request)
         incoming, keyed = await wire.message(request, limit=room(request, "message_limit"))
+        only = await condition_asked(request, incoming.id)
         later = "respond-async" in wire.preferences(request)
         if not principal_of(request).rules:
             refuse_identity(incoming.metadata or {})
@@ -206,8 +206,8 @@ class Messages(Resource):
         return as_json(answers.Messages([answers.message(message, whole=whole) for message in found], truncated))
 
 
-async def condition_asked(request: Request) -> Condition | None:
-    """Return what `If-Match` says must hold for a message when it is written; None: nothing. Raises 412 where it does not hold now."""
+async def condition_asked(request: Request, id: str | None) -> Condition | None:
+    """Return what `If-Match` says must hold for the message *id* when it is written; None: nothing. Raises 412 where it does not now."""
     match = wire.tags(request, "if-match")
     if match is None:
         return None
@@ -218,7 +218,16 @@ async def condition_asked(request: Request) -> Condition | None:
     there = await core_of(keep_of(request)).load(tenant_of(request).name, conversation_asked(request))
     if there is None:
         raise gone(NOT_TAKEN)
-    wire.refuse_other_revision(match, there.row.revision, "the message was not taken")
+    return await condition_on(request, match, there, id, "the message was not taken")
+
+
+async def condition_on(request: Request, match: set[str], there: Snapshot, id: str | None, why: str) -> Condition:
+    """Return what must hold for the message *id*, which is for one of the revisions *match* of what is *there*, or with {"*"} for any.
+    Raises 412 where it does not; *why*: what was not done. What is sent again has changed the revision itself, and is for what is there."""
+    known = f'"{there.row.revision}"' in match
+    if match == {"*"} or (not known and await core_of(keep_of(request)).holds_message(there, id)):
+        return Condition(there)
+    wire.refuse_other_revision(match, there.row.revision, why)
     return Condition(there, unchanged=True)
 
 

@@ -17,7 +17,7 @@ from ..conversation.snapshots import Condition, Snapshot
 from ..model import Content
 from . import answers, wire
 from .access import allows, conversation_asked, keep_of, principal_of, tenant_of
-from .api import conversation, room
+from .api import condition_on, conversation, room
 from .audit import audited, call
 from .refusals import NOT_FOUND, not_found
 
@@ -98,11 +98,12 @@ class OperatorMessages(wire.Resource):
         written = await wire.body(request, Written, limit=room(request, "message_limit"))
         tenant, place = tenant_of(request), conversation_asked(request)
         match = wire.tags(request, "if-match")
-        into = None if match is None else await core_of(keep_of(request)).load(tenant.name, place)
+        into = only = None
         if match is not None:
+            into = await core_of(keep_of(request)).load(tenant.name, place)
             if into is None:
                 raise not_found()
-            wire.refuse_other_revision(match, into.row.revision, "nothing was said")
+            only = await condition_on(request, match, into, written.id, "nothing was said")
         if written.paused is not UNSET:
             call(request, "say:pause" if written.paused else "say:resume")
         principal = principal_of(request)
@@ -116,10 +117,10 @@ class OperatorMessages(wire.Resource):
         if written.paused is True:
             core_of(keep_of(request)).check_message(tenant.name, place, written.content, **told)
             await take_over(request, into=into)
-        if into is None:
+            only = None if into is None else Condition(into)  # that has changed the revision
+        if only is None:
             receipt = await tenant.accept(place, written.content, **told)
         else:
-            only = Condition(into, unchanged=match != {"*"} and written.paused is not True)
             receipt = await core_of(keep_of(request)).take_in(tenant.name, place, written.content, only=only, **told)
             if not receipt.number:  # it was erased, or has changed, meanwhile
                 if only.unchanged and await core_of(keep_of(request)).exists(tenant.name, place):

@@ -195,16 +195,23 @@ class HttpContract:
         )
 
     async def test_a_message_is_taken_at_the_revision_that_was_read(self) -> None:
-        """With that of the conversation in `If-Match`, or a list with it, and not where it has changed since; nothing is written then."""
+        """With that of the conversation in `If-Match`, or a list with it, and not where it has changed since; nothing is written then. What
+        is sent again, after its answer was lost, has changed the revision itself, and is answered as any redelivery."""
         async with self.visiting() as ada:
             await ada.say("hello", "m1")
             read = (await ada.ask("GET", "")).etag
             taken = await ada.ask("POST", "messages", {"content": "two", "id": "m2"}, if_match=f'"other", {read}')
+            again = await ada.ask("POST", "messages", {"content": "two", "id": "m2"}, if_match=f'"other", {read}')
             late = await ada.ask("POST", "messages", {"content": "three", "id": "m3"}, if_match=read)
             other = await ada.ask("POST", "messages", {"content": "four", "id": "m4"}, if_match='"other"')
             log = (await ada.ask("GET", "messages")).json["messages"]
 
         assert (200, 412, 412) == (taken.status, late.status, other.status)
+        assert (200, taken.json["number"], True) == (
+            again.status,
+            again.json.get("number"),
+            again.json.get("duplicate"),
+        )
         assert ("precondition-failed", "precondition-failed") == (late.word, other.word)
         assert ["hello", "two"] == [message["content"] for message in log if message["role"] == "user"]
 
