@@ -150,6 +150,8 @@ export class Chat extends Emitter {
   }
 
   slot(name) {
+    // Browsers take these for folders, and would ask for something else.
+    if (/^\.?\.?$/.test(name)) throw new TypeError(`a slot cannot be called "${name}"`);
     const write = (change) => this._write(name, change);
     const get = () => this.state?.[name];
     return {

@@ -145,28 +145,33 @@ async def test_a_store_is_moved_under_load_and_killed_on_the_way(
     customers.bots = [await counting_bot(Chatkeep(urls[0], **FAST)).__aenter__() for _ in range(2)]
     clients = [asyncio.create_task(customers.talk(random.Random(n))) for n in range(CLIENTS)]
     kills = 0
-    for source, target in pairwise(urls):
-        began = time.monotonic()
-        for _ in range(KILLED):
-            kills += await run_move(source, target, folder=tmp_path, killed_after=rng.uniform(1.0, 3.0)) == -9
-        assert 0 == await run_move(source, target, folder=tmp_path)
-        kills += await run_move(source, target, "--finish", folder=tmp_path, killed_when=customers.hear_of_move()) == -9
-        assert 0 == await run_move(source, target, "--finish", folder=tmp_path)
-        old += customers.bots
-        customers.bots = [await counting_bot(Chatkeep(target, **FAST)).__aenter__() for _ in range(2)]
-        await time_passes(0.5)
-        way = f"{source.partition(':')[0]} to {target.partition(':')[0]}"
-        print(
-            f"{way}: {time.monotonic() - began:.0f} s, {kills} kills and {len(customers.told)} reports by now",
-            flush=True,
-        )
-    customers.ended = True
-    await asyncio.gather(*clients)
-    last = customers.bots[0]
-    verdict = check(customers.told, await collect(last, within=WHOLE_S))
+    try:
+        for source, target in pairwise(urls):
+            began = time.monotonic()
+            for _ in range(KILLED):
+                kills += await run_move(source, target, folder=tmp_path, killed_after=rng.uniform(1.0, 3.0)) == -9
+            assert 0 == await run_move(source, target, folder=tmp_path)
+            kills += (
+                await run_move(source, target, "--finish", folder=tmp_path, killed_when=customers.hear_of_move()) == -9
+            )
+            assert 0 == await run_move(source, target, "--finish", folder=tmp_path)
+            old += customers.bots
+            customers.bots = [await counting_bot(Chatkeep(target, **FAST)).__aenter__() for _ in range(2)]
+            await time_passes(0.5)
+            way = f"{source.partition(':')[0]} to {target.partition(':')[0]}"
+            print(
+                f"{way}: {time.monotonic() - began:.0f} s, {kills} kills and {len(customers.told)} reports by now",
+                flush=True,
+            )
+        customers.ended = True
+        await asyncio.gather(*clients)
+        verdict = check(customers.told, await collect(customers.bots[0], within=WHOLE_S))
+    finally:
+        customers.ended = True
+        await asyncio.gather(*clients, return_exceptions=True)
+        for keep in (*old, *customers.bots):
+            await keep.__aexit__(None, None, None)
     print(f"{verdict.acked} messages acknowledged, {kills} kills, {len(verdict.faults)} faults", flush=True)
-    for keep in (*old, *customers.bots):
-        await keep.__aexit__(None, None, None)
 
     assert [] == verdict.faults
     assert verdict.acked > CONVERSATIONS + 20

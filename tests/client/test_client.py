@@ -314,6 +314,16 @@ async def test_a_slot_is_written_only_over_what_was_seen(place: Place) -> None:
     assert ({"cart": {"tea": 1}}, {"milk": 2}, "nothing", {}) == (merged, patched, gone, state)
 
 
+async def test_a_slot_without_a_name_is_refused(place: Place) -> None:
+    """Its address would be that of another conversation, which would be erased where the slot is cleared."""
+    await place.keep.receive("ada/state/", "hi")
+    async with place.client() as client:
+        with pytest.raises(UsageError, match="ada: a slot has a name"):
+            await client.conversation("ada").slot("").clear()
+
+    assert await place.keep.conversation("ada/state/") is not None
+
+
 async def test_a_state_is_written_without_reading_it(place: Place) -> None:
     """A token with `state:write` alone is told nothing of it."""
     async with place.client() as client:

@@ -23,8 +23,8 @@ from ..support.moves import held, moved, opened_on
 from ..support.stores import store_url
 from ..support.waiting import until
 
-OLDER = "61c7a46"
-"""The first commit whose stores every later version opens."""
+OLDER = {"first": "61c7a46", "0.2.0": "37abbf5d"}
+"""The first commit whose stores every later version opens, and the releases since."""
 
 PROGRAM = """
 import asyncio, sys
@@ -60,17 +60,18 @@ asyncio.run(main(sys.argv[1]))
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source of the older version, out of the repository."""
+@pytest.fixture(scope="module", params=OLDER)
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of an older version, out of the repository."""
+    commit = OLDER[request.param]
     folder = tmp_path_factory.mktemp("older")
     root = Path(__file__).parents[2]
     found = subprocess.run(
-        ["git", "archive", "--output", f"{folder}/src.tar", OLDER, "src"], cwd=root, capture_output=True
+        ["git", "archive", "--output", f"{folder}/src.tar", commit, "src"], cwd=root, capture_output=True
     )
     if found.returncode:
         pytest.skip(
-            f"STORES OF OLDER VERSIONS WERE NOT TRIED: git has no {OLDER} here ({found.stderr.decode().strip()})"
+            f"STORES OF OLDER VERSIONS WERE NOT TRIED: git has no {commit} here ({found.stderr.decode().strip()})"
         )
     subprocess.run(["tar", "-xf", f"{folder}/src.tar", "-C", f"{folder}"], check=True)
     return folder / "src"
@@ -146,7 +147,7 @@ class Order:
 
 def bot(turn):
     turn.state.cart.append(turn.text)
-    return "61c7a46"
+    return "older"
 
 async def connect(readers):
     begun, go = threading.Event(), threading.Event()
@@ -251,7 +252,7 @@ async def test_what_todays_code_cannot_read_is_answered_by_an_older_chatkeep_wit
     reading = await opened(state=Order, schema=2, upgrades={1: dict})
     for name in NAMES:
         assert ["one", "two", "three"] == (await reading.conversation(name)).state.cart
-        assert ["61c7a46"] * 3 == [m.text async for m in reading.history(name) if m.role == "assistant"]
+        assert ["older"] * 3 == [m.text async for m in reading.history(name) if m.role == "assistant"]
 
 
 async def all_answered(url: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Route
 
 from ..support.browsing import ROOT, Shop, again, bare, page_of_a_proxy, profile, said, send, wait
 from ..support.shop import STORY
@@ -195,6 +195,9 @@ def test_while_the_server_answers_503_it_goes_on_locally(shop: Shop, person: Bro
 
     assert ["before", "1: before", "meanwhile"] == said(page)
     assert {"name": "Ada", "day": "Friday"} == page.evaluate("chat.slot('form').get()")
+    for name in ("", ".", ".."):
+        with pytest.raises(Error, match="a slot cannot be called"):
+            page.evaluate("name => chat.slot(name)", name)
     assert ("offline", "The store cannot be reached now.") == tuple(
         page.evaluate("[chat.status, chat.problem.message]")
     )

@@ -93,7 +93,7 @@ class SyncChat:
     share = blocking(Chat.share)
 
     def slot(self, name: str) -> SyncSlot:
-        """Return a handle on one member of the state."""
+        """Return a handle on one member of the state, as `Chat.slot` does."""
         return SyncSlot(self._loop, self._inner.slot(name))
 
 

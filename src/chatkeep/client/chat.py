@@ -262,7 +262,11 @@ class Chat:
         await _write_state(self._link, "DELETE", f"{self._path}/state", UNSET, {}, self.id)
 
     def slot(self, name: str) -> Slot:
-        """Return a handle on one member of the state."""
+        """Return a handle on one member of the state. Raises `UsageError` for the name "", which no address has."""
+        if not name:
+            raise UsageError(
+                f"{self.id}: a slot has a name of one character or more; this one is ''. Nothing was asked."
+            )
         return Slot(self._link, self.id, f"{self._path}/state", name)
 
     async def waiting(self) -> list[Message]:

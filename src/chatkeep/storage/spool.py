@@ -91,7 +91,8 @@ class Spool:
             if self._holding:
                 raise Misconfigured(
                     f"journal={self._path} holds messages of {len(self._holding)} conversations for another store; nothing was handed "
-                    "over. Give each store a journal of its own; to let go of what is in this one, delete it."
+                    "over. They are handed over where chatkeep is started with this file and their store. Give each store a journal of "
+                    "its own; who deletes this one loses what is in it."
                 )
             await self._driver.erase(Erase(WHOSE, at=0.0))
             found = None

@@ -83,8 +83,8 @@ class HttpUser:
         return await self.ask("POST", "messages", {"content": content, "id": id}, **headers)
 
 
-class HttpContract:
-    """The clauses of a server."""
+class Asked:
+    """Where a server is, and who asks it."""
 
     address: str
     """Where the server is, without /v1."""
@@ -108,7 +108,9 @@ class HttpContract:
         async with ClientSession() as http:
             yield HttpUser(http, self.address, self.key, secrets.token_hex(8))
 
-    # -- whose it is
+
+class Ownership(Asked):
+    """Whose a conversation is."""
 
     async def test_a_visitor_is_given_a_conversation_and_its_token(self) -> None:
         """Both are told once; the token is good for that conversation only, and says whose it is."""
@@ -173,7 +175,9 @@ class HttpContract:
         assert (403, "forbidden", 204) == (forbidden.status, forbidden.word, erased.status)
         assert [404, 401] == [answer.status for answer in gone]
 
-    # -- messages
+
+class Messages(Asked):
+    """What is said, and the log of it."""
 
     async def test_a_message_that_waited_begins_nothing_anew(self) -> None:
         """With `If-Match: *` it is taken where the conversation is, and not where that was erased."""
@@ -348,7 +352,9 @@ class HttpContract:
         assert {"last": "hello"} == state.json
         assert 400 == refused.status
 
-    # -- the state
+
+class State(Asked):
+    """The state, and its slots."""
 
     async def test_a_slot_is_kept_under_its_tag(self) -> None:
         """A new one only where none is; an old one only in the place of what was read; who is late is shown what is there."""
@@ -431,7 +437,9 @@ class HttpContract:
 
         assert {"booking form": {"day": "Monday", "rate": 1.0}, "last search": ["maths"], "last": "again"} == state
 
-    # -- what does not belong here
+
+class Refusals(Asked):
+    """What does not belong here."""
 
     async def test_what_is_not_understood_is_refused(self) -> None:
         """With a problem document, before anything is touched."""
@@ -528,3 +536,7 @@ class HttpContract:
             for answer in answers
         }
         assert {"GET", "POST"} <= set(answers[-1].headers["allow"].split(", "))
+
+
+class HttpContract(Ownership, Messages, State, Refusals):
+    """The clauses of a server."""
