@@ -8,7 +8,8 @@ export async function retry(chat, tools, id) {
   if (logged) return chat.send(logged.content, { metadata: logged.metadata });
   await chat._edit((items, store) => {
     const item = items.find((item) => item.id === id);
-    if (item) store.put({ ...item, error: undefined, there: false }); // whoever says it again begins anew what was erased
+    // Whoever says it again begins anew what was erased.
+    if (item) store.put({ ...item, error: undefined, there: false, sent: undefined, asks: undefined });
   });
   return chat._wake();
 }

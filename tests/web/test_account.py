@@ -414,7 +414,7 @@ def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
 def test_what_a_server_keeps_in_its_journal_does_not_bring_back_what_was_deleted(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
-    """The store is away when a message and a change come that have waited: what became of them is asked until it is known."""
+    """The store is away when a message comes that has waited: what became of it is asked until it is known. Sent again it begins anew."""
     page = ordering(person, shop, user)
     with profile(browser) as telephone:
         there = account_of(telephone, shop.address, user)
@@ -446,6 +446,9 @@ def test_what_a_server_keeps_in_its_journal_does_not_bring_back_what_was_deleted
         )
         assert ["*"] * 3 == asked
         assert [] == page.evaluate(TITLES)
+        there.evaluate("chat.retry(chat.messages.at(-1).id)")
+        until(there, "chat.messages.some((m) => m.text === '1: late') && !chat.problem")
+        assert ["*", "*", "*", None] == asked
 
 
 @pytest.mark.journey
