@@ -76,6 +76,19 @@ def test_an_export_that_is_ended_leaves_nothing(tmp_path: Path, name: str) -> No
     assert (1, 128 + getattr(signal, name), []) == (there, ended, os.listdir(tmp_path))
 
 
+def test_an_export_whose_end_of_the_terminal_is_ignored_goes_on(tmp_path: Path) -> None:
+    """As under nohup, which a long one is begun with."""
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from chatkeep.cli.archives import whole_file\n"
+        "with whole_file(sys.argv[1], replace=False) as file:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP); file.write(b'whole')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "monday.jsonl")], check=False)
+
+    assert (0, ["monday.jsonl"]) == (ended.returncode, os.listdir(tmp_path))
+
+
 def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
     """But nothing that another process makes just now, and no file of another name."""
     script = (

@@ -129,15 +129,16 @@ def whole_file(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
 def _ended_in_order() -> Iterator[None]:
     """Have the signals that end a program end it as an exception does, so that it takes away what it has begun: the next export may be made
     under another name, and would not."""
-    caught = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {name: signal.signal(getattr(signal, name), _end) for name in caught}
+        ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # (One that is ignored, as by nohup, ends nothing.)
+        before = {each: signal.signal(each, _end) for each in ending if signal.getsignal(each) is not signal.SIG_IGN}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _end(number: int, frame: object) -> NoReturn:
