@@ -1177,7 +1177,7 @@ function hasRoom(env, name, many) {
   if (!most) return true; // the platform makes room itself
   const now = Date.now();
   for (const [held, until] of HELD) {
-    if (until > now) break;
+    if (until > now && until <= now + HELD_MS) break; // (what is later comes of a clock that was set back)
     HELD.delete(held);
   }
   if (!HELD.has(name) && HELD.size >= (many ? SCANNED : 1) * most) return false;

@@ -31,7 +31,7 @@ from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
-from chatkeep.testing.servers import DurableObjectServer
+from chatkeep.testing.servers import DurableObjectServer, worker_module
 from tests.support.soaking import SOAK
 from tests.support.waiting import until
 
@@ -362,6 +362,18 @@ async def test_a_worker_with_no_place_for_a_conversation_says_so() -> None:
     assert 503 == refused
     assert found is not None
     assert ["2"] == [entry.id for entry in found[1]]
+
+
+async def test_a_clock_that_is_set_back_leaves_places_for_conversations() -> None:
+    """What was asked by a clock that was an hour ahead is not taken to be in memory for an hour."""
+    ahead = "const now = Date.now() + (name.endsWith('ada') ? 3_600_000 : 0);\n  for (const [held"
+    worker = worker_module().replace("const now = Date.now();\n  for (const [held", ahead)
+    assert ahead in worker
+    with DurableObjectServer(settings={"OBJECTS_MOST": "1"}, worker=worker) as server:
+        driver = await opened_on(f"{server.url}&timeout=30")
+        for name in ("ada", "bob"):
+            await driver.append(Append(Key("", name), [Entry(0, "1", "u", b"hi")], revision="r", at=1.0))
+        await driver.close()
 
 
 async def test_the_public_api_refuses_a_store_that_was_moved() -> None:
