@@ -1522,6 +1522,7 @@ async function served(env, store, tenant, id, name, asked) {
     refuseCrowd(env, store, tenant, id);
     const where = { store, epoch: known.epoch, shard: crc32(`${tenant}\0${id}`) % known.shards, tenant, id };
     const answer = await conversationOf(env, store, tenant, id).serve(where, known.until, name, asked);
+    if (asked.waits) hasRoom(env, nameIn(store, tenant, id), false); // it was in memory for all that time: its place is held anew
     if (answer === null) EPOCHS.delete(store);
     else if (answer.problem) throw new Refusal(...answer.problem);
     else return { epoch: known.epoch, ...answer };
