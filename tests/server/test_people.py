@@ -187,14 +187,20 @@ async def test_what_is_saved_for_a_conversation_that_is_there_begins_none(house:
     begun = await house.ask("PATCH", f"{at}/state/x", {"value": 0}, token=ada, **MERGE)
     known, other = await tried("*"), await tried('"other"')
     read = await house.ask("GET", at, token=ada)
-    by_etag = await house.ask("PATCH", f"{at}/state/x", {"value": 2}, token=ada, If_Match=read.headers["etag"], **MERGE)
+    named = {"If_Match": read.headers["etag"], "Idempotency_Key": '"k1"', **MERGE}
+    by_etag = await house.ask("PATCH", f"{at}/state/x", {"value": 2}, token=ada, **named)
+    again = await house.ask(
+        "PATCH", f"{at}/state/x", {"value": 2}, token=ada, **named
+    )  # it has changed the version itself
     await house.ask("DELETE", at, token=ada)
     late = await tried("*")
+    erased = await house.ask("PATCH", f"{at}/state/x", {"value": 2}, token=ada, **named)
     there.append(await house.keep.conversation("trip"))
 
     assert [[412, 412]] * 4 == early
     assert (200, [200, 200], [412, 412], 200) == (begun.status, known, other, by_etag.status)
-    assert ([412, 412], [None, None]) == (late, there)
+    assert (200, by_etag.json["value"]) == (again.status, again.json.get("value"))
+    assert ([412, 412], 412, [None, None]) == (late, erased.status, there)
 
 
 class Erasing(Wrapped):

@@ -16,7 +16,6 @@ from starlette.responses import Response
 
 from .. import errors, model
 from ..app import core_of
-from ..conversation import commits
 from ..conversation.shapes import Shape
 from ..conversation.snapshots import Condition, Snapshot
 from ..model import IDENTITY
@@ -346,7 +345,7 @@ class State(Resource):
             try:
                 await core_of(keep_of(request)).clear(tenant.name, id, slot, look=look, id=key)
             except Refused as refused:
-                await refuse_unless_made(refused, tenant, id, key)
+                await saving.refuse_unless_made(refused, tenant, id, key)
         return Response(status_code=204)
 
     async def _changed(self, request: Request, edit: state.Edit, precondition: state.Precondition) -> Response:
@@ -359,7 +358,7 @@ class State(Resource):
         except errors.OtherOwner:
             raise not_found() from None
         except Refused as refused:
-            await refuse_unless_made(refused, tenant, id, key)
+            await saving.refuse_unless_made(refused, tenant, id, key)
             after = await conversation(request, messages=0)
         there = state.member(shape_of(request).json_of(after.state), slot)
         if not shows or there is UNSET:
@@ -396,15 +395,6 @@ def person(request: Request) -> str:
     """Return the person who asks, by the name that others at the desk know; "" for credentials."""
     principal = principal_of(request)
     return (principal.label or principal.id) if principal.operator is not None else ""
-
-
-async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:
-    """Raise *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
-    if refused.status_code == 412 and key is not None:
-        noted = commits.make_note("change", key).id
-        if noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]:
-            return
-    raise refused
 
 
 def preconditions(request: Request) -> state.Precondition:

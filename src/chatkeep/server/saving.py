@@ -14,12 +14,14 @@ from starlette.routing import BaseRoute
 
 from .. import errors
 from ..app import core_of
+from ..conversation import commits
 from ..conversation.merge import MISSING
 from ..conversation.saves import TITLE_MOST
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, is_checksum
 from ..model import Content
 from ..people.surface import Lost, merge_if
+from ..tenant import Tenant
 from . import wire
 from .access import access_of, allows, conversation_asked, keep_of, principal_of, tenant_of
 from .audit import audited
@@ -27,6 +29,7 @@ from .refusals import forbidden, gone, not_found
 from .wire import Refused
 
 SAVE_LIMIT = 8 * 1024 * 1024
+NOT_CHANGED = "Nothing was changed; sent again without `If-Match` it begins a new one."
 MERGE = "application/vnd.chatkeep.merge+json"
 Text = Annotated[str, Meta(max_length=TITLE_MOST)]
 Time = Annotated[float, Meta(ge=0, le=1e11)]
@@ -165,7 +168,7 @@ def refuse_other_version(request: Request, there: Snapshot) -> None:
     if match is None:
         return
     if not row.revision:
-        raise gone("Nothing was changed; sent again without `If-Match` it begins a new one.")
+        raise gone(NOT_CHANGED)
     if match == {"*"} or f'"{row.revision}"' in match or any(is_checksum(there, tag.strip('"')) for tag in match):
         return
     shown = f'"{find_checksum(there)}"' if "read" in principal_of(request).scopes else None
@@ -177,6 +180,11 @@ def refuse_other_version(request: Request, there: Snapshot) -> None:
     )
 
 
+def _refuse_none(there: Snapshot) -> None:
+    if not there.row.revision:
+        raise gone(NOT_CHANGED)
+
+
 async def merge(request: Request) -> Response:
     """Merge what a device has made of a slot. `If-Match: *`: only in a conversation that is there."""
     limit = 8 * int(keep_of(request).settings.state_limit)
@@ -184,18 +192,20 @@ async def merge(request: Request) -> Response:
     asked = wire.as_kind(plain, Merging)
     key = wire.idempotency_key(request)
     tenant = await access_of(request).beginning(request)
+    place = conversation_asked(request), request.path_params["slot"]
+    made: dict[str, Any] = {
+        "base": MISSING if asked.base is UNSET else asked.base,
+        "value": MISSING if asked.value is UNSET else asked.value,
+        "at": asked.at,
+        "by": asked.by,
+        "id": key,
+    }
     try:
-        merged = await merge_if(
-            tenant,
-            partial(refuse_other_version, request),
-            conversation_asked(request),
-            request.path_params["slot"],
-            base=MISSING if asked.base is UNSET else asked.base,
-            value=MISSING if asked.value is UNSET else asked.value,
-            at=asked.at,
-            by=asked.by,
-            id=key,
-        )
+        try:
+            merged = await merge_if(tenant, partial(refuse_other_version, request), *place, **made)
+        except Refused as refused:
+            await refuse_unless_made(refused, tenant, place[0], key)
+            merged = await merge_if(tenant, _refuse_none, *place, **made)  # the same again, which changes nothing
     except errors.OtherOwner:  # somebody was faster, and has it now
         raise not_found() from None
     shows = "state:read" in principal_of(request).scopes
@@ -206,6 +216,15 @@ async def merge(request: Request) -> Response:
         checksum=merged.checksum,
     )
     return wire.as_json(told, headers={"etag": f'"{merged.checksum}"'})
+
+
+async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:
+    """Raise *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
+    if refused.status_code == 412 and key is not None:
+        noted = commits.make_note("change", key).id
+        if noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]:
+            return
+    raise refused
 
 
 ROUTES: list[BaseRoute] = [
