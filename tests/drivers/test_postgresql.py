@@ -482,9 +482,16 @@ async def test_a_session_that_an_administrator_ends_is_replaced(driver: Postgres
     for turn in range(5):
         links = driver._connections
         assert isinstance(links, Connections)
-        idle = [link for one in (links.writer, links.readers) for link in one._connections if link is not None]
-        await run_sql(url, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'chatkeep'")
-        await until(lambda ended=idle: all(link.is_closed() for link in ended))
+        ended = await run_sql(
+            url, "select pid, pg_terminate_backend(pid) from pg_stat_activity where application_name = 'chatkeep'"
+        )
+        pids = {row["pid"] for row in ended}
+
+        def are_known_as_ended(links: Connections = links, pids: set[int] = pids) -> bool:
+            held = [link for one in (links.writer, links.readers) for link in one._connections if link is not None]
+            return not any(link.get_server_pid() in pids and not link.is_closed() for link in held)
+
+        await until(are_known_as_ended)
 
         assert turn + 1 == await say(driver, f"{turn}")
         assert turn + 1 == len(await log_of(driver))

@@ -216,6 +216,35 @@ async def test_one_customer_under_several_names_has_one_conversation(url: str) -
         assert ["1: mine now"] == there.texts[len(first) :]  # the number has another owner: no word of the first one's
 
 
+@pytest.mark.parametrize("named", [{}, {"from_user_id": "DE.9"}])
+async def test_a_number_that_was_given_up_is_somebody_elses(url: str, named: dict[str, str]) -> None:
+    """Whoever gets it next has a conversation of its own; replies of the first customer's go to the new number, also when a message from
+    the old one comes late."""
+    start = 1763697600
+
+    async def tell(customer: str, text: str, second: int, **more: Any) -> None:
+        sent = len(there.sent)
+        item = whatsapp_message(customer, text, f"w.{customer}.{second}", at=start + second)
+        assert 200 == (await post_whatsapp(client, item | more)).status
+        await until(lambda: len(there.sent) == sent + 1)
+
+    changed = {"body": "", "type": "user_changed_number", "wa_id": "4918"}
+    async with platform() as there, connected(url, there) as (client, keep):
+        await tell("4917", "a", 1)
+        await tell("4917", "", 20, type="system", system=changed)
+        await tell("4917", "late", 10)
+        await tell("4917", "new here", 30, **named)
+        await tell("4918", "b", 40)
+        await tell("4917", "more", 50, **named)
+        await keep.tenant("pizza").accept("whatsapp:1550:4917", "for the first one", role="operator")
+        await until(lambda: len(there.sent) == 7)
+        listed = [found.id async for found in keep.tenant("pizza").conversations()]
+
+    assert ["1: a", "2: ", "3: late", "1: new here", "4: b", "2: more", "for the first one"] == there.texts
+    assert ["4917", "4918", "4918", "4917", "4918", "4917", "4918"] == [told["to"] for told in there.sent]
+    assert {"whatsapp:1550:4917", f"whatsapp:1550:{'DE.9' if named else f'4917~{start + 20}'}"} == set(listed)
+
+
 @pytest.mark.server
 async def test_the_journal_takes_what_customers_write_who_came_before(tmp_path: Path) -> None:
     """By one name or two, while the store is away; of anybody else it could begin a second conversation, and is posted again."""
