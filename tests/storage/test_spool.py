@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkeep.drivers.base import Entry, Key, Scan
+from chatkeep.drivers.base import Entry, Erase, Key, Scan
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
 from chatkeep.storage.spool import Spool
 
@@ -153,6 +153,44 @@ async def test_what_is_for_a_conversation_that_is_there_begins_none(tmp_path: Pa
     ]
     assert ["waited", "fresh", "more"] == [id for key, id, _ in store.taken if key == BOB]
     assert (5, 0) == (given, dropped)
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
+@pytest.mark.parametrize("first_there", [True, False])
+async def test_what_was_also_kept_to_begin_a_conversation_begins_one(tmp_path: Path, *, first_there: bool) -> None:
+    """Whoever was told that it is accepted, whatever becomes of the conversation, is not betrayed by one who sent it with a condition."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for there in (first_there, not first_there):
+        await kept.keep(ADA, Entry(0, "m", "u", b"hi"), at=1.0, owner="", there=there)
+    given, dropped = await kept.hand_over(store), kept.dropped
+
+    assert (1, 0, [(ADA, "m", "")]) == (given, dropped, store.taken)
+    await kept.close()
+
+
+async def test_what_is_for_a_conversation_that_is_there_may_come_as_others_are_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted of it does not go with what was noted of those."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    erase, late = kept._driver.erase, list[asyncio.Task[None]]()
+
+    async def erased(act: Erase) -> None:
+        if not late:
+            entry = Entry(0, "late", "u", b"hi")
+            late.append(asyncio.create_task(kept.keep(ADA, entry, at=3.0, owner="", there=True)))
+        await erase(act)
+
+    monkeypatch.setattr(kept._driver, "erase", erased)
+    await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
+    await kept.hand_over(store)
+    await asyncio.gather(*late)
+    given, dropped = await kept.hand_over(store), kept.dropped
+
+    assert (0, 1, []) == (given, dropped, store.taken)
     assert [] == await kept._driver.scan(Scan("key", limit=9))
     await kept.close()
 
