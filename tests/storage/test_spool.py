@@ -224,6 +224,26 @@ async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
     await kept.close()
 
 
+async def test_what_is_erased_while_it_is_handed_over_does_not_hold_that_up(tmp_path: Path) -> None:
+    """The hand-over ends, and goes on with the others."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for key in (ADA, BOB):
+        await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        if key == ADA:
+            await kept.erase(key)
+        return await store(key, entries, owner, there)
+
+    async with asyncio.timeout(20):
+        await kept.hand_over(take)
+
+    assert [(ADA, "m", ""), (BOB, "m", "")] == store.taken
+    assert 0 == len(kept)
+    await kept.close()
+
+
 async def test_a_journal_keeps_to_its_store(tmp_path: Path) -> None:
     """Messages for one store never get into another; an empty journal may change hands."""
     kept = journal(tmp_path)

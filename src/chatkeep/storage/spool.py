@@ -148,10 +148,10 @@ class Spool:
         return count
 
     async def _give(self, key: Key, take: HandOver) -> int:
-        count = 0
-        seen, taken = -1, 0
+        count, taken = 0, 0
+        seen: int | None = -1
         while seen != self._holding.get(key) or self._writing[key]:
-            seen = self._holding.get(key, 0)
+            seen = self._holding.get(key)  # None: erased meanwhile
             while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
                 found = await self._driver.read(Read(key, tail=0))
                 noted = {note.id for note in await self._notes(key, [entry.id for entry in entries])}
