@@ -118,3 +118,26 @@ async def test_who_is_cancelled_does_not_wait() -> None:
 
     assert [None] * (AT_ONCE - 1) == await asyncio.gather(*calls[2:])
     assert all(call.cancelled() for call in calls[:2])
+
+
+async def test_who_is_cancelled_before_the_call_has_begun_does_not_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a thread is started, and runs later: its call is made, and nobody reads of an error in a thread."""
+    over = threading.Event()
+    done: list[int] = []
+    broken: list[threading.ExceptHookArgs] = []
+
+    class Late(threading.Thread):
+        def run(self) -> None:
+            over.wait(LIMIT_S)
+            super().run()
+
+    monkeypatch.setattr(f"{offload.__module__}.Thread", Late)
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+    call = asyncio.create_task(offload(done.append, 1))
+    await until(lambda: any(isinstance(thread, Late) for thread in threading.enumerate()))
+    call.cancel()
+    await asyncio.wait([call], timeout=LIMIT_S)
+    over.set()
+    await until(lambda: not any(isinstance(thread, Late) for thread in threading.enumerate()))
+
+    assert (True, [1], []) == (call.cancelled(), done, broken)

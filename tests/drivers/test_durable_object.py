@@ -28,6 +28,7 @@ from chatkeep.drivers.base import Append, Driver, Entry, Erase, Fence, Key, Read
 from chatkeep.drivers.durable_object import DurableObjectDriver, transport
 from chatkeep.drivers.durable_object.acts import BODY_MOST
 from chatkeep.drivers.durable_object.driver import PAGE
+from chatkeep.drivers.durable_object.seam import Crowded
 from chatkeep.drivers.http import Answer, HttpConnection
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
@@ -295,6 +296,38 @@ async def test_a_scan_has_no_more_under_way_than_is_done_in_time(
     assert 10 == len(found)
     assert len(waiting) > len(acts)
     assert max(waiting) <= PAGE
+
+
+async def test_a_scan_that_fails_leaves_nobody_waiting_in_the_crowd(
+    worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would keep places in memory from the scan's next try, and from all others."""
+    driver = await opened_on(f"{fresh(worker)}&timeout=30")
+    acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=9.0) for n in range(5)]
+    await asyncio.gather(*map(driver.append, acts))
+    asked: list[bytes] = []
+    act = transport.Connections.act
+
+    def crowded(connections: transport.Connections, what: Any, said: bytes, **how: Any) -> asyncio.Future[Any]:
+        if what != "acts":
+            return act(connections, what, said, **how)
+        asked.append(said)
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        lost = len(asked) == len(acts)
+        answered.set_exception(Unavailable("the line was cut") if lost else Crowded("as many as it may"))
+        return answered
+
+    monkeypatch.setattr(transport.Connections, "act", crowded)
+    with pytest.raises(Unavailable, match="the line was cut"):
+        await driver.scan(Scan("key", limit=10))
+
+    def left() -> list[str]:
+        return [name for task in asyncio.all_tasks() if "_row_at" in (name := repr(task))]
+
+    try:
+        await until(lambda: not left(), within=20.0)
+    finally:
+        await driver.close()
 
 
 async def test_a_value_that_an_object_cannot_hold_is_refused(worker: DurableObjectServer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkeep.drivers.base import Entry, Key, Scan
+from chatkeep.drivers.base import Entry, Erase, Key, Scan
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
 from chatkeep.storage.spool import Spool
 
@@ -157,6 +157,44 @@ async def test_what_is_for_a_conversation_that_is_there_begins_none(tmp_path: Pa
     await kept.close()
 
 
+@pytest.mark.parametrize("first_there", [True, False])
+async def test_what_was_also_kept_to_begin_a_conversation_begins_one(tmp_path: Path, *, first_there: bool) -> None:
+    """Whoever was told that it is accepted, whatever becomes of the conversation, is not betrayed by one who sent it with a condition."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for there in (first_there, not first_there):
+        await kept.keep(ADA, Entry(0, "m", "u", b"hi"), at=1.0, owner="", there=there)
+    given, dropped = await kept.hand_over(store), kept.dropped
+
+    assert (1, 0, [(ADA, "m", "")]) == (given, dropped, store.taken)
+    await kept.close()
+
+
+async def test_what_is_for_a_conversation_that_is_there_may_come_as_others_are_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted of it does not go with what was noted of those."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    erase, late = kept._driver.erase, list[asyncio.Task[None]]()
+
+    async def erased(act: Erase) -> None:
+        if not late:
+            entry = Entry(0, "late", "u", b"hi")
+            late.append(asyncio.create_task(kept.keep(ADA, entry, at=3.0, owner="", there=True)))
+        await erase(act)
+
+    monkeypatch.setattr(kept._driver, "erase", erased)
+    await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
+    await kept.hand_over(store)
+    await asyncio.gather(*late)
+    given, dropped = await kept.hand_over(store), kept.dropped
+
+    assert (0, 1, []) == (given, dropped, store.taken)
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
 async def test_a_journal_has_one_process(tmp_path: Path) -> None:
     """A second one is told to take another file; a closed journal is free again."""
     first, second = journal(tmp_path), journal(tmp_path)
@@ -183,6 +221,26 @@ async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
 
     assert [(ADA, "later", "")] == store.taken
     assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
+async def test_what_is_erased_while_it_is_handed_over_does_not_hold_that_up(tmp_path: Path) -> None:
+    """The hand-over ends, and goes on with the others."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for key in (ADA, BOB):
+        await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        if key == ADA:
+            await kept.erase(key)
+        return await store(key, entries, owner, there)
+
+    async with asyncio.timeout(20):
+        await kept.hand_over(take)
+
+    assert [(ADA, "m", ""), (BOB, "m", "")] == store.taken
+    assert 0 == len(kept)
     await kept.close()
 
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..offload import offload
 
@@ -41,7 +41,13 @@ async def _resolved(host: str, port: int) -> list[str]:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return [host]
     found = await offload(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+    return list(dict.fromkeys(_address_of(place) for *_, place in found))
+
+
+def _address_of(place: tuple[Any, ...]) -> str:
+    """Return the address of a *place* as sockets have it. Of IPv6, it may be good on one link alone, which stands behind it there."""
+    address, link = str(place[0]), place[3:]
+    return f"{address}%{link[0]}" if any(link) else address
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

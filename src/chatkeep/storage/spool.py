@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -25,6 +25,7 @@ from ..drivers import driver_for
 from ..drivers.base import (
     ENTRIES_MOST,
     Append,
+    Appended,
     Entries,
     Entry,
     Erase,
@@ -115,13 +116,16 @@ class Spool:
         return key in self._holding
 
     async def keep(self, key: Key, entry: Entry, *, at: float, owner: str, there: bool = False) -> None:
-        """Make *entry* durable here. *there*: only for a conversation that is there when it is handed over."""
+        """Make *entry* durable here. *there*: only for a conversation that is there when it is handed over, unless it was kept without
+        that as well."""
         self._put(key)
         self._writing[key] += 1
         try:
-            if there:
+            if there and not await self._driver.entries(Entries(key, ids=[entry.id])):
                 await self._append(_notes_of(key), structs.replace(entry, body=b"there"), at=at)
-            await self._append(key, entry, at=at, due_at=at, owner=owner)
+            kept = await self._append(key, entry, at=at, due_at=at, owner=owner)
+            if not there and entry.id in kept.known:
+                await self._rewrite(_notes_of(key), blank=[note.number for note in await self._notes(key, [entry.id])])
         finally:
             self._put(key)  # again: a hand-over that looked before this was written must look once more
             self._writing[key] -= 1
@@ -145,21 +149,20 @@ class Spool:
         return count
 
     async def _give(self, key: Key, take: HandOver) -> int:
-        count = 0
-        seen, taken = -1, 0
+        count, taken = 0, 0
+        seen: int | None = -1
         while seen != self._holding.get(key) or self._writing[key]:
-            seen = self._holding.get(key, 0)
+            seen = self._holding.get(key)  # None: erased meanwhile
             while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
                 found = await self._driver.read(Read(key, tail=0))
-                ids = [entry.id for entry in entries]
-                noted = {note.id for note in await self._driver.entries(Entries(_notes_of(key), ids=ids))}
+                noted = {note.id for note in await self._notes(key, [entry.id for entry in entries])}
                 for there, run in groupby([(entry.id in noted, entry) for entry in entries], itemgetter(0)):
                     given = [entry for _, entry in run]
                     if await take(key, given, found[0].owner if found else "", there):
                         count += len(given)
                     else:
                         # What comes behind it may begin the conversation: it is not to be judged again.
-                        await self._let_go(key, given[-1].number)
+                        await self._rewrite(key, drop=given[-1].number)
                         self.dropped += len(given)
                 taken = entries[-1].number
         # Nothing can come in between: acts of one process are done in the order in which they are asked for.
@@ -169,24 +172,30 @@ class Spool:
     async def erase(self, key: Key) -> None:
         """Let go of whatever is here of *key*."""
         self._holding.pop(key, None)
-        for each in (key, _notes_of(key)):
-            await self._driver.erase(Erase(each, at=0.0))
+        await self._driver.erase(Erase(key, at=0.0))
+        if key not in self._holding and not self._writing[key]:  # else it may be what came meanwhile that is noted
+            await self._driver.erase(Erase(_notes_of(key), at=0.0))
 
-    async def _append(self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = "") -> None:
+    async def _append(
+        self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = ""
+    ) -> Appended:
         while True:
             try:
                 append = Append(key, [entry], revision=fresh_token(), at=at, due_at=due_at, owner=owner)
-                await self._driver.append(append)
-                return
+                return await self._driver.append(append)
             except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
                 at = behind_erasure(at, taken.erased_at)
 
-    async def _let_go(self, key: Key, upto: int) -> None:
-        """Let go of what is numbered up to *upto*."""
-        while found := await self._driver.read(Read(key, tail=0)):
+    async def _notes(self, key: Key, ids: list[str]) -> list[Entry]:
+        """Return the notes that messages with these *ids* are only for a conversation that is there."""
+        return [note for note in await self._driver.entries(Entries(_notes_of(key), ids=ids)) if note.body]
+
+    async def _rewrite(self, key: Key, *, drop: int = 0, blank: Collection[int] = ()) -> None:
+        """Let go of what is numbered up to *drop*, and of the bodies of those numbered in *blank*."""
+        while (drop or blank) and (found := await self._driver.read(Read(key, tail=0))):
             row = structs.replace(found[0], revision=fresh_token())
             with suppress(Conflict):  # another message was kept meanwhile
-                await self._driver.write(Write(row, found[0].revision, since=row.head, drop=upto))
+                await self._driver.write(Write(row, found[0].revision, since=row.head, drop=drop, blank=blank))
                 return
 
     def _put(self, key: Key) -> None:

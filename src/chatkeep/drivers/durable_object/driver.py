@@ -186,7 +186,12 @@ class DurableObjectDriver(Openable):
         found: list[Row | None] = []
         for start in range(0, len(places), PAGE):  # a step of the index `recent` may have any number of them
             some = places[start : start + PAGE]
-            found += await asyncio.gather(*(self._row_at(worker, crowd, index, at) for at in some))
+            asked = [asyncio.ensure_future(self._row_at(worker, crowd, index, at)) for at in some]
+            try:
+                found += await asyncio.gather(*asked)
+            finally:
+                for task in asked:
+                    task.cancel()  # where one has failed, the others would wait on in the crowd, for nobody
         return [row for row in found if row is not None]
 
     async def _row_at(self, worker: Transport, crowd: Crowd, index: Index, at: acts.Place) -> Row | None:
