@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkeep.drivers.base import Entry, Key, Scan
+from chatkeep.drivers.base import Entry, Erase, Key, Scan
 from chatkeep.errors import Corrupt, Misconfigured, Unavailable
 from chatkeep.storage.spool import Spool
 
@@ -157,6 +157,32 @@ async def test_what_is_for_a_conversation_that_is_there_begins_none(tmp_path: Pa
     await kept.close()
 
 
+async def test_what_it_is_for_is_known_of_what_comes_at_the_end_of_a_hand_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message for a conversation that is there comes while that of before is let go of: it begins none either, and no note is left."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
+    erase = kept._driver.erase
+
+    async def and_another_comes(act: Erase) -> None:
+        await erase(act)
+        if act.key == ADA:
+            monkeypatch.undo()
+            await kept.keep(ADA, Entry(0, "late", "u", b"hi"), at=2.0, owner="", there=True)
+
+    monkeypatch.setattr(kept._driver, "erase", and_another_comes)
+    await kept.hand_over(store)
+    assert kept.holds(ADA)
+    await kept.hand_over(store)
+
+    assert [] == store.taken
+    assert (1, 0) == (kept.dropped, len(kept))
+    assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
 async def test_a_journal_has_one_process(tmp_path: Path) -> None:
     """A second one is told to take another file; a closed journal is free again."""
     first, second = journal(tmp_path), journal(tmp_path)
@@ -183,6 +209,47 @@ async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
 
     assert [(ADA, "later", "")] == store.taken
     assert [] == await kept._driver.scan(Scan("key", limit=9))
+    await kept.close()
+
+
+async def test_what_is_erased_while_others_are_handed_over_ends_it_all_the_same(tmp_path: Path) -> None:
+    """Before its own turn, and in the middle of it."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    for key in (ADA, BOB):
+        await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
+
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        for each in (ADA, BOB):
+            await kept.erase(each)
+        return await store(key, entries, owner, there)
+
+    async with asyncio.timeout(60):
+        given = await kept.hand_over(take)
+
+    assert [(ADA, "m", "")] == store.taken
+    assert (1, 0) == (given, len(kept))
+    await kept.close()
+
+
+async def test_what_comes_behind_an_erasure_is_handed_over(tmp_path: Path) -> None:
+    """Also where the conversation was erased in the middle of a hand-over: what comes then is numbered from the first again."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    await kept.keep(ADA, Entry(0, "before", "u", b"hi"), at=1.0, owner="")
+
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        if not store.taken:
+            await kept.erase(ADA)
+            await kept.keep(ADA, Entry(0, "behind", "u", b"hi"), at=2.0, owner="")
+        return await store(key, entries, owner, there)
+
+    async with asyncio.timeout(60):
+        await kept.hand_over(take)
+        await kept.hand_over(take)
+
+    assert ["before", "behind"] == [id for _, id, _ in store.taken]
+    assert 0 == len(kept)
     await kept.close()
 
 

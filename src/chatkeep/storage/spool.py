@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 
 from filelock import FileLock, Timeout
@@ -61,7 +61,8 @@ class Spool:
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self.dropped = 0
         """How many messages the last hand-over has let go of, since what they were for was not there any more."""
-        self._holding: dict[Key, int] = {}  # key: how often something was put there
+        self._holding: dict[Key, int] = {}  # key: when something was put there last, as a count of all that was
+        self._puts = count(1)
         self._writing: Counter[Key] = Counter()
 
     async def open(self) -> None:
@@ -133,43 +134,55 @@ class Spool:
         What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
         the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.
         """
-        count, self.refused, self.dropped = 0, {}, 0
+        total, self.refused, self.dropped = 0, {}, 0
         for key in list(self._holding):
             try:
-                count += await self._give(key, take)
+                total += await self._give(key, take)
             except (Unavailable, Uncertain):
                 raise
             except ChatkeepError as refusal:
                 self.refused[key] = refusal
-        return count
+        return total
 
     async def _give(self, key: Key, take: HandOver) -> int:
-        count = 0
-        seen, taken = -1, 0
-        while seen != self._holding.get(key) or self._writing[key]:
+        total, seen, taken, of, notes = 0, -1, 0, "", None
+        while seen != self._holding.get(key, 0) or self._writing[key]:
             seen = self._holding.get(key, 0)
-            while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
-                found = await self._driver.read(Read(key, tail=0))
+            notes = await self._driver.read(Read(_notes_of(key), tail=0))
+            while found := await self._driver.read(Read(key, tail=0)):
+                row = found[0]
+                if row.incarnation != of:  # erased meanwhile, and begun anew: numbered from the first again
+                    of, taken = row.incarnation, 0
+                entries = await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST))
+                if not entries:
+                    break
                 ids = [entry.id for entry in entries]
                 noted = {note.id for note in await self._driver.entries(Entries(_notes_of(key), ids=ids))}
                 for there, run in groupby([(entry.id in noted, entry) for entry in entries], itemgetter(0)):
                     given = [entry for _, entry in run]
-                    if await take(key, given, found[0].owner if found else "", there):
-                        count += len(given)
+                    if await take(key, given, row.owner, there):
+                        total += len(given)
                     else:
                         # What comes behind it may begin the conversation: it is not to be judged again.
-                        await self._let_go(key, given[-1].number)
+                        await self._let_go(key, of, given[-1].number)
                         self.dropped += len(given)
                 taken = entries[-1].number
         # Nothing can come in between: acts of one process are done in the order in which they are asked for.
-        await self.erase(key)
-        return count
+        await self._erase(key, notes)
+        return total
 
     async def erase(self, key: Key) -> None:
         """Let go of whatever is here of *key*."""
+        await self._erase(key, await self._driver.read(Read(_notes_of(key), tail=0)))
+
+    async def _erase(self, key: Key, notes: tuple[Row, list[Entry]] | None) -> None:
+        """Let go of *key*, and of its *notes* as they were read. Those of a message that is on its way stay: it comes behind this."""
+        settled = not self._writing[key]
         self._holding.pop(key, None)
-        for each in (key, _notes_of(key)):
-            await self._driver.erase(Erase(each, at=0.0))
+        await self._driver.erase(Erase(key, at=0.0))
+        if notes is not None and settled:
+            with suppress(Conflict):  # such a message has come since
+                await self._driver.erase(Erase(_notes_of(key), at=0.0, revision=notes[0].revision))
 
     async def _append(self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = "") -> None:
         while True:
@@ -180,16 +193,16 @@ class Spool:
             except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
                 at = behind_erasure(at, taken.erased_at)
 
-    async def _let_go(self, key: Key, upto: int) -> None:
-        """Let go of what is numbered up to *upto*."""
-        while found := await self._driver.read(Read(key, tail=0)):
+    async def _let_go(self, key: Key, of: str, upto: int) -> None:
+        """Let go of what is numbered up to *upto*, of the incarnation *of*."""
+        while (found := await self._driver.read(Read(key, tail=0))) and found[0].incarnation == of:
             row = structs.replace(found[0], revision=fresh_token())
             with suppress(Conflict):  # another message was kept meanwhile
                 await self._driver.write(Write(row, found[0].revision, since=row.head, drop=upto))
                 return
 
     def _put(self, key: Key) -> None:
-        self._holding[key] = self._holding.get(key, 0) + 1
+        self._holding[key] = next(self._puts)
 
     async def _rows(self) -> AsyncIterator[Row]:
         after: Row | None = None
