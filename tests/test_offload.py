@@ -8,13 +8,14 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
 from chatkeep.drivers.sockets import connected
-from chatkeep.offload import AT_ONCE, offload
+from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire
 from tests.support.waiting import until
 
@@ -118,3 +119,25 @@ async def test_who_is_cancelled_does_not_wait() -> None:
 
     assert [None] * (AT_ONCE - 1) == await asyncio.gather(*calls[2:])
     assert all(call.cancelled() for call in calls[:2])
+
+
+async def test_who_is_cancelled_before_the_call_has_begun_does_not_break_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread begins when the system has it begin; the call runs all the same."""
+    goes, broken, ran = threading.Event(), list[object](), threading.Event()
+
+    def late(*args: Any) -> None:
+        goes.wait(LIMIT_S)
+        _call(*args)
+
+    monkeypatch.setattr("chatkeep.offload._call", late)
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+    asked = asyncio.create_task(offload(ran.set))
+    await until(lambda: any(thread.name == "chatkeep call" for thread in threading.enumerate()))
+    asked.cancel()
+    await asyncio.wait([asked], timeout=LIMIT_S)
+    goes.set()
+    await until(lambda: all(thread.name != "chatkeep call" for thread in threading.enumerate()))
+
+    assert (True, True, []) == (asked.cancelled(), ran.is_set(), broken)

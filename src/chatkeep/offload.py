@@ -32,6 +32,7 @@ async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -
         places = _by_loop[loop] = asyncio.Semaphore(AT_ONCE)
     async with places:
         answered: Future[T] = Future()
+        answered.set_running_or_notify_cancel()  # from here on it is not taken back
         thread = Thread(
             target=_call, args=(answered, partial(call, *args, **options)), name="chatkeep call", daemon=True
         )
@@ -47,7 +48,6 @@ _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = Weak
 
 
 def _call(answered: Future[T], call: Callable[[], T]) -> None:
-    answered.set_running_or_notify_cancel()  # from here on it is not taken back
     try:
         answer = call()
     except BaseException as fault:
