@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -141,3 +144,19 @@ async def test_who_is_cancelled_before_the_call_has_begun_does_not_break_its_thr
     await until(lambda: all(thread.name != "chatkeep call" for thread in threading.enumerate()))
 
     assert (True, True, []) == (asked.cancelled(), ran.is_set(), broken)
+
+
+def test_nothing_is_kept_of_loops_that_are_closed() -> None:
+    """Also where calls, or passwords, had to wait for their turn."""
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def wait() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await asyncio.gather(*(offload(time.sleep, 0.01) for _ in range(AT_ONCE * 2)))
+        await asyncio.gather(*(hash_password("correct horse") for _ in range(3)))
+
+    for _ in range(3):
+        asyncio.run(wait())
+    gc.collect()
+
+    assert [None, None] == [loop() for loop in loops[:2]]  # (the last one goes when another one comes)
