@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,13 @@ async def test_what_was_not_taken_stays(tmp_path: Path) -> None:
     await kept.close()
 
 
-async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Path) -> None:
-    """However it falls between the looks of the hand-over."""
-    kept, store = journal(tmp_path), Taker()
+@pytest.mark.parametrize("pause_s", [0.0, 0.004])
+@pytest.mark.parametrize("keys", [(), ("a secret that nobody guesses",)], ids=["plain", "sealed"])
+async def test_what_comes_while_it_is_handed_over_is_not_forgotten(
+    tmp_path: Path, keys: tuple[str, ...], pause_s: float
+) -> None:
+    """However it falls between the looks of the hand-over; also where each act takes several of the driver's, as with keys."""
+    kept, store = Spool(f"{tmp_path}/journal.db", keys), Taker()
     await kept.open()
     wanted = []
 
@@ -100,7 +105,7 @@ async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Pat
         for number in range(60):
             wanted.append(f"m{number}")
             await kept.keep(ADA, Entry(0, f"m{number}", "u", b"hi"), at=float(number), owner="")
-            await asyncio.sleep(0)
+            await asyncio.sleep(random.random() * pause_s)
 
     writer = asyncio.create_task(write())
     while not writer.done():
@@ -164,16 +169,19 @@ async def test_what_it_is_for_is_known_of_what_comes_at_the_end_of_a_hand_over(
     kept, store = journal(tmp_path), Taker()
     await kept.open()
     await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
-    erase = kept._driver.erase
+    erase, late = kept._driver.erase, list[asyncio.Task[None]]()
 
     async def and_another_comes(act: Erase) -> None:
-        await erase(act)
         if act.key == ADA:
             monkeypatch.undo()
-            await kept.keep(ADA, Entry(0, "late", "u", b"hi"), at=2.0, owner="", there=True)
+            another = kept.keep(ADA, Entry(0, "late", "u", b"hi"), at=2.0, owner="", there=True)
+            late.append(asyncio.create_task(another))
+            await asyncio.sleep(0)
+        await erase(act)
 
     monkeypatch.setattr(kept._driver, "erase", and_another_comes)
     await kept.hand_over(store)
+    await late[0]
     assert kept.holds(ADA)
     await kept.hand_over(store)
 

@@ -10,6 +10,7 @@ beside it, before it is kept, and judged when it is handed over.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -64,6 +65,7 @@ class Spool:
         self._holding: dict[Key, int] = {}  # key: when something was put there last, as a count of all that was
         self._puts = count(1)
         self._writing: Counter[Key] = Counter()
+        self._erasing: dict[Key, asyncio.Event] = {}
 
     async def open(self) -> None:
         """Open the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
@@ -119,6 +121,8 @@ class Spool:
         self._put(key)
         self._writing[key] += 1
         try:
+            while (erasing := self._erasing.get(key)) is not None:
+                await erasing.wait()
             if there:
                 await self._append(_notes_of(key), structs.replace(entry, body=b"there"), at=at)
             await self._append(key, entry, at=at, due_at=at, owner=owner)
@@ -145,10 +149,9 @@ class Spool:
         return total
 
     async def _give(self, key: Key, take: HandOver) -> int:
-        total, seen, taken, of, notes = 0, -1, 0, "", None
+        total, seen, taken, of = 0, -1, 0, ""
         while seen != self._holding.get(key, 0) or self._writing[key]:
             seen = self._holding.get(key, 0)
-            notes = await self._driver.read(Read(_notes_of(key), tail=0))
             while found := await self._driver.read(Read(key, tail=0)):
                 row = found[0]
                 if row.incarnation != of:  # erased meanwhile, and begun anew: numbered from the first again
@@ -167,22 +170,25 @@ class Spool:
                         await self._let_go(key, of, given[-1].number)
                         self.dropped += len(given)
                 taken = entries[-1].number
-        # Nothing can come in between: acts of one process are done in the order in which they are asked for.
-        await self._erase(key, notes)
+        await self.erase(key)  # nothing comes in between: what comes now waits for its end
         return total
 
     async def erase(self, key: Key) -> None:
         """Let go of whatever is here of *key*."""
-        await self._erase(key, await self._driver.read(Read(_notes_of(key), tail=0)))
-
-    async def _erase(self, key: Key, notes: tuple[Row, list[Entry]] | None) -> None:
-        """Let go of *key*, and of its *notes* as they were read. Those of a message that is on its way stay: it comes behind this."""
-        settled = not self._writing[key]
+        before, over = self._erasing.get(key), asyncio.Event()
+        self._erasing[key] = over
+        # (What is noted of a message that is on its way stays.)
+        gone = (key,) if self._writing[key] else (key, _notes_of(key))
         self._holding.pop(key, None)
-        await self._driver.erase(Erase(key, at=0.0))
-        if notes is not None and settled:
-            with suppress(Conflict):  # such a message has come since
-                await self._driver.erase(Erase(_notes_of(key), at=0.0, revision=notes[0].revision))
+        try:
+            for each in gone:
+                await self._driver.erase(Erase(each, at=0.0))
+            if before is not None:
+                await before.wait()
+        finally:
+            if self._erasing.get(key) is over:
+                del self._erasing[key]
+            over.set()
 
     async def _append(self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = "") -> None:
         while True:
