@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
 from chatkeep.drivers.sockets import connected
-from chatkeep.offload import AT_ONCE, offload
+from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire
 from tests.support.waiting import until
 
@@ -120,24 +124,39 @@ async def test_who_is_cancelled_does_not_wait() -> None:
     assert all(call.cancelled() for call in calls[:2])
 
 
-async def test_who_is_cancelled_before_the_call_has_begun_does_not_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a thread is started, and runs later: its call is made, and nobody reads of an error in a thread."""
-    over = threading.Event()
-    done: list[int] = []
-    broken: list[threading.ExceptHookArgs] = []
+async def test_who_is_cancelled_before_the_call_has_begun_does_not_break_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread begins when the system has it begin; the call runs all the same."""
+    goes, broken, ran = threading.Event(), list[object](), threading.Event()
 
-    class Late(threading.Thread):
-        def run(self) -> None:
-            over.wait(LIMIT_S)
-            super().run()
+    def late(*args: Any) -> None:
+        goes.wait(LIMIT_S)
+        _call(*args)
 
-    monkeypatch.setattr(f"{offload.__module__}.Thread", Late)
+    monkeypatch.setattr("chatkeep.offload._call", late)
     monkeypatch.setattr(threading, "excepthook", broken.append)
-    call = asyncio.create_task(offload(done.append, 1))
-    await until(lambda: any(isinstance(thread, Late) for thread in threading.enumerate()))
-    call.cancel()
-    await asyncio.wait([call], timeout=LIMIT_S)
-    over.set()
-    await until(lambda: not any(isinstance(thread, Late) for thread in threading.enumerate()))
+    asked = asyncio.create_task(offload(ran.set))
+    await until(lambda: any(thread.name == "chatkeep call" for thread in threading.enumerate()))
+    asked.cancel()
+    await asyncio.wait([asked], timeout=LIMIT_S)
+    goes.set()
+    await until(lambda: all(thread.name != "chatkeep call" for thread in threading.enumerate()))
 
-    assert (True, [1], []) == (call.cancelled(), done, broken)
+    assert (True, True, []) == (asked.cancelled(), ran.is_set(), broken)
+
+
+def test_nothing_is_kept_of_loops_that_are_closed() -> None:
+    """Also where calls, or passwords, had to wait for their turn."""
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def wait() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await asyncio.gather(*(offload(time.sleep, 0.01) for _ in range(AT_ONCE * 2)))
+        await asyncio.gather(*(hash_password("correct horse") for _ in range(3)))
+
+    for _ in range(3):
+        asyncio.run(wait())
+    gc.collect()
+
+    assert [None, None] == [loop() for loop in loops[:2]]  # (the last one goes when another one comes)

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
-from typing import ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,10 +26,7 @@ async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -
 
     Who is cancelled does not wait for its end. A process does not either. *call* must not wait for another call that is offloaded.
     """
-    loop = asyncio.get_running_loop()
-    if (places := _by_loop.get(loop)) is None:
-        places = _by_loop[loop] = asyncio.Semaphore(AT_ONCE)
-    async with places:
+    async with _places.of_now():
         answered: Future[T] = Future()
         answered.set_running_or_notify_cancel()  # from here on it is not taken back
         thread = Thread(
@@ -44,7 +40,25 @@ async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -
                 thread.join()  # it has nothing left to do
 
 
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+class OfEachLoop(Generic[T]):
+    """What each event loop has one of, as *make* makes it, for as long as the loop is open."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._held: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def of_now(self) -> T:
+        """Return that of the running loop."""
+        loop = asyncio.get_running_loop()
+        if (found := self._held.get(loop)) is None:
+            for other in list(self._held):
+                if other.is_closed():  # (weak keys would not do: what somebody has waited for knows its loop)
+                    self._held.pop(other, None)
+            found = self._held[loop] = self._make()
+        return found
+
+
+_places = OfEachLoop(lambda: asyncio.Semaphore(AT_ONCE))
 
 
 def _call(answered: Future[T], call: Callable[[], T]) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from msgspec import structs
 
-from chatkeep import Instrument, Turn, UsageError
+from chatkeep import Chatkeep, Instrument, Turn, UsageError
 from chatkeep.app import core_of
 from chatkeep.conversation import housekeeping
 from chatkeep.conversation import outbox as deliveries
+from chatkeep.conversation.leases import SUSPECT
 from chatkeep.conversation.outbox import Sent
+from chatkeep.conversation.snapshots import Commit, Snapshot
 from chatkeep.drivers import driver_for
-from chatkeep.drivers.base import Write
+from chatkeep.drivers.base import Key, Write
 from chatkeep.errors import Unavailable
 from chatkeep.testing.crash import Wrapped, wrapped
 
@@ -528,3 +533,40 @@ async def test_who_waits_for_an_answer_does_not_wait_for_the_platform(sending: A
     loft.gate.set()
 
     assert ["hi-a", "hi-b"] == [reply.text for reply in receipt.replies]
+
+
+def test_suspects_are_sent_one_at_a_time_in_whichever_loop_it_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opened anew in another event loop, after some had to wait for each other in the first."""
+    url, loft = f"sqlite:///{tmp_path}/chat.db", Loft()
+    keep = Chatkeep(url, poll="20ms")
+    keep.on_message(count)
+    keep.deliver(loft)
+
+    async def send_two(names: list[str]) -> None:
+        async with Chatkeep(url, background=False) as desk:
+            engine = desk._engine
+            for name in names:
+                await desk.accept(name, name, id="m", role="operator")
+
+                def leave_in_doubt(there: Snapshot) -> Commit:
+                    told: dict[str, Any] = {"token": "elsewhere:1:gone:0", "at": engine.shared.clock(), "died": False}
+                    act = deliveries.begin_sending(there, 1, engine.shared.policy, **told)
+                    return structs.replace(act, record=structs.replace(act.record, deaths=SUSPECT), leased_until=1.0)
+
+                await engine.store.commit(await engine.store.reload(Key("", name)), leave_in_doubt, at=1.0)
+        sent, loft.gate = len(loft.sent), asyncio.Event()
+        async with keep:
+            await until(lambda: len(loft.sent) == sent + 1 and len(keep._engine.workers.by_key) == 2)
+            await nothing_happens_for(0.1)
+            assert sent + 1 == len(loft.sent)
+            loft.gate.set()
+            await until(lambda: len(loft.sent) == sent + 2)
+
+    with caplog.at_level(logging.ERROR):
+        for opening in ("first", "second"):
+            asyncio.run(send_two([f"pigeon:{opening}:{n}" for n in range(2)]))
+
+    assert 4 == len(loft.sent)
+    assert [] == [record.getMessage() for record in caplog.records]

@@ -476,6 +476,34 @@ async def test_keys_that_are_left_of_what_was_erased_are_in_no_way(damage: str, 
     assert kept.body not in (now[0].body, b"")
 
 
+async def test_of_two_that_begin_on_keys_that_are_left_neither_loses_what_it_has_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both find keys that they cannot use, and no conversation; those that the first one has put in their place stay."""
+    url, name = f"memory://{secrets.token_hex(8)}", Key(SPACE, mark_of(ADA))
+    plain, first, second = driver_for(url), await opened(url), await opened(url)
+    await plain.open()
+    spare = Row(key=name, revision="s", incarnation="s", body=b"{}", updated_at=1.0)
+    await plain.write(Write(spare, replaces=None))
+    read = first.driver.read
+
+    async def and_the_other_is_first(act: Read) -> tuple[Row, list[Entry]] | None:
+        found = await read(act)
+        if act.key == ADA:
+            monkeypatch.undo()
+            await second.append(Append(ADA, [entry("m2")], revision="r2", at=5.0))
+        return found
+
+    monkeypatch.setattr(first.driver, "read", and_the_other_is_first)
+    await first.append(Append(ADA, [entry("m1")], revision="r1", at=5.0))
+    third = await opened(url)
+    log = await third.entries(Entries(ADA, after=0))
+    for driver in (plain, first, second, third):
+        await driver.close()
+
+    assert [("m2", MARKER.encode()), ("m1", MARKER.encode())] == [(one.id, one.body) for one in log]
+
+
 async def test_a_body_belongs_where_it_was_sealed() -> None:
     """Put under another id, number, role or conversation, or changed by a bit, it is refused by name."""
     url = f"memory://{secrets.token_hex(8)}"

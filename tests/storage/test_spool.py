@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,13 @@ async def test_what_was_not_taken_stays(tmp_path: Path) -> None:
     await kept.close()
 
 
-async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Path) -> None:
-    """However it falls between the looks of the hand-over."""
-    kept, store = journal(tmp_path), Taker()
+@pytest.mark.parametrize("pause_s", [0.0, 0.004])
+@pytest.mark.parametrize("keys", [(), ("a secret that nobody guesses",)], ids=["plain", "sealed"])
+async def test_what_comes_while_it_is_handed_over_is_not_forgotten(
+    tmp_path: Path, keys: tuple[str, ...], pause_s: float
+) -> None:
+    """However it falls between the looks of the hand-over; also where each act takes several of the driver's, as with keys."""
+    kept, store = Spool(f"{tmp_path}/journal.db", keys), Taker()
     await kept.open()
     wanted = []
 
@@ -100,7 +105,7 @@ async def test_what_comes_while_it_is_handed_over_is_not_forgotten(tmp_path: Pat
         for number in range(60):
             wanted.append(f"m{number}")
             await kept.keep(ADA, Entry(0, f"m{number}", "u", b"hi"), at=float(number), owner="")
-            await asyncio.sleep(0)
+            await asyncio.sleep(random.random() * pause_s)
 
     writer = asyncio.create_task(write())
     while not writer.done():
@@ -170,27 +175,31 @@ async def test_what_was_also_kept_to_begin_a_conversation_begins_one(tmp_path: P
     await kept.close()
 
 
-async def test_what_is_for_a_conversation_that_is_there_may_come_as_others_are_let_go_of(
+async def test_what_it_is_for_is_known_of_what_comes_at_the_end_of_a_hand_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is noted of it does not go with what was noted of those."""
+    """A message for a conversation that is there comes while that of before is let go of: it begins none either, and no note is left."""
     kept, store = journal(tmp_path), Taker()
     await kept.open()
+    await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
     erase, late = kept._driver.erase, list[asyncio.Task[None]]()
 
-    async def erased(act: Erase) -> None:
-        if not late:
-            entry = Entry(0, "late", "u", b"hi")
-            late.append(asyncio.create_task(kept.keep(ADA, entry, at=3.0, owner="", there=True)))
+    async def and_another_comes(act: Erase) -> None:
+        if act.key == ADA:
+            monkeypatch.undo()
+            another = kept.keep(ADA, Entry(0, "late", "u", b"hi"), at=2.0, owner="", there=True)
+            late.append(asyncio.create_task(another))
+            await asyncio.sleep(0)
         await erase(act)
 
-    monkeypatch.setattr(kept._driver, "erase", erased)
-    await kept.keep(ADA, Entry(0, "early", "u", b"hi"), at=1.0, owner="", there=True)
+    monkeypatch.setattr(kept._driver, "erase", and_another_comes)
     await kept.hand_over(store)
-    await asyncio.gather(*late)
-    given, dropped = await kept.hand_over(store), kept.dropped
+    await late[0]
+    assert kept.holds(ADA)
+    await kept.hand_over(store)
 
-    assert (0, 1, []) == (given, dropped, store.taken)
+    assert [] == store.taken
+    assert (1, 0) == (kept.dropped, len(kept))
     assert [] == await kept._driver.scan(Scan("key", limit=9))
     await kept.close()
 
@@ -224,22 +233,43 @@ async def test_what_was_erased_is_not_handed_over(tmp_path: Path) -> None:
     await kept.close()
 
 
-async def test_what_is_erased_while_it_is_handed_over_does_not_hold_that_up(tmp_path: Path) -> None:
-    """The hand-over ends, and goes on with the others."""
+async def test_what_is_erased_while_others_are_handed_over_ends_it_all_the_same(tmp_path: Path) -> None:
+    """Before its own turn, and in the middle of it."""
     kept, store = journal(tmp_path), Taker()
     await kept.open()
     for key in (ADA, BOB):
         await kept.keep(key, Entry(0, "m", "u", b"hi"), at=1.0, owner="")
 
     async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
-        if key == ADA:
-            await kept.erase(key)
+        for each in (ADA, BOB):
+            await kept.erase(each)
         return await store(key, entries, owner, there)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
+        given = await kept.hand_over(take)
+
+    assert [(ADA, "m", "")] == store.taken
+    assert (1, 0) == (given, len(kept))
+    await kept.close()
+
+
+async def test_what_comes_behind_an_erasure_is_handed_over(tmp_path: Path) -> None:
+    """Also where the conversation was erased in the middle of a hand-over: what comes then is numbered from the first again."""
+    kept, store = journal(tmp_path), Taker()
+    await kept.open()
+    await kept.keep(ADA, Entry(0, "before", "u", b"hi"), at=1.0, owner="")
+
+    async def take(key: Key, entries: list[Entry], owner: str, there: bool) -> bool:
+        if not store.taken:
+            await kept.erase(ADA)
+            await kept.keep(ADA, Entry(0, "behind", "u", b"hi"), at=2.0, owner="")
+        return await store(key, entries, owner, there)
+
+    async with asyncio.timeout(60):
+        await kept.hand_over(take)
         await kept.hand_over(take)
 
-    assert [(ADA, "m", ""), (BOB, "m", "")] == store.taken
+    assert ["before", "behind"] == [id for _, id, _ in store.taken]
     assert 0 == len(kept)
     await kept.close()
 

@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from ..errors import UsageError
 from ..extras import from_extra
-from ..offload import offload
+from ..offload import OfEachLoop, offload
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -51,14 +50,7 @@ class _Places:
             self._count -= 1
 
 
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Places] = WeakKeyDictionary()
-
-
-def _places() -> _Places:
-    loop = asyncio.get_running_loop()
-    if loop not in _by_loop:
-        _by_loop[loop] = _Places()
-    return _by_loop[loop]
+_places = OfEachLoop(_Places)
 
 
 @cache
@@ -87,7 +79,7 @@ def check_password(text: str) -> str:
 async def hash_password(text: str) -> str:
     """Return what is stored of a password. Raises `UsageError` for one that is too short or too long."""
     checked = check_password(text)
-    return await _places().run(_hasher().hash, checked)
+    return await _places.of_now().run(_hasher().hash, checked)
 
 
 async def is_password(text: str, hashed: str) -> bool:
@@ -96,7 +88,7 @@ async def is_password(text: str, hashed: str) -> bool:
     Raises `Busy` where too many ask.
     """
     against = hashed or await _decoy()
-    same = await _places().run(_compare, against, text[: LONGEST + 1])
+    same = await _places.of_now().run(_compare, against, text[: LONGEST + 1])
     return same and bool(hashed)
 
 
@@ -104,7 +96,7 @@ async def _decoy() -> str:
     """Return the hash of a password that nobody knows: an account that is not there must not answer sooner than one that is."""
     global _hashed
     if not _hashed:
-        _hashed = await _places().run(_hasher().hash, secrets.token_hex())
+        _hashed = await _places.of_now().run(_hasher().hash, secrets.token_hex())
     return _hashed
 
 

@@ -208,6 +208,7 @@ class Engine(Generic[State]):
             self.shared.open, self.watches.ended = True, False
             self.turns.open()
             self.leases.open()
+            self.sender.open()
             self.sweeper.start()
 
     async def close(self) -> None:

@@ -66,17 +66,17 @@ class Journal:
             if refused := self.spool.refused:
                 keys, fault = ", ".join(map(str, list(refused)[:5])), next(iter(refused.values()))
                 trouble = f"the journal holds messages of {len(refused)} conversations that cannot be given to the store: {keys} ({fault})"
-            if dropped := self.spool.dropped:
-                log.warning(
-                    "%d messages of the journal were not handed over: each was for a conversation that was there, and is not any more. "
-                    "Who sends one again is told so.",
-                    dropped,
-                )
             if count:
                 log.warning("%d messages of the journal were handed over to the store.", count)
                 self._notifier.tell_of_work()
         except StoreError as fault:  # what it keeps must not keep the sweep from the rest
             trouble = f"the journal waits to be handed over ({fault})"
+        if dropped := self.spool.dropped:
+            log.warning(
+                "%d messages of the journal were not handed over: each was for a conversation that was there, and is not any more. "
+                "Who sends one again is told so.",
+                dropped,
+            )
         self._waiting = trouble
         if not len(self.spool):
             self.full = ""

@@ -68,12 +68,16 @@ class Sender:
         self._first = first
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
-        self._suspects = asyncio.Lock()
-        """One at a time is sent that processes may have died of; all that were on their way beside it are suspects too."""
+        self.open()
         self.attempts: Counter[tuple[str, str]] = Counter()
         """How often a reply was tried to be sent, by channel and what became of it."""
         self.sent_at: float | None = None
         """When the last one was delivered."""
+
+    def open(self) -> None:
+        """Begin, in the loop of now."""
+        self._suspects = asyncio.Lock()  # (it belongs to the loop that waited for it)
+        """One at a time is sent that processes may have died of; all that were on their way beside it are suspects too."""
 
     def takes(self, key: Key) -> bool:
         """Tell whether what is replied in *key* goes out through a channel here."""

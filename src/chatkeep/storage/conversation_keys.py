@@ -171,11 +171,16 @@ class ConversationKeys:
         return held
 
     async def _make(self, key: Key, *, at: float, anew: bool = False) -> HeldKeys:
-        """Make keys of *key* where there are none; *anew*: also in the place of those that are there."""
+        """Make keys of *key* where there are none; *anew*: also in the place of those that are there, and cannot be
+        used."""
         name, fresh, id = self._row_key(key), fresh_key(), secrets.token_hex(ID_BYTES)
         stored = StoredKeys((Wrapped(id, self._ring.first, self._ring.seal(fresh, _bound(name, id))),))
         found = await self._driver.read(Read(name, tail=0)) if anew else None
         before = None if found is None else found[0]
+        if before is not None:
+            with suppress(Corrupt):  # else somebody has put others there meanwhile, and may have sealed with them
+                held = self._held[key] = self._unwrapped(key, before, _stored(before))
+                return held
         while True:
             try:
                 row = await put_keys(self._driver, name, before, stored, at=at)

@@ -10,11 +10,12 @@ beside it, before it is kept, and judged when it is handed over.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 
 from filelock import FileLock, Timeout
@@ -25,7 +26,6 @@ from ..drivers import driver_for
 from ..drivers.base import (
     ENTRIES_MOST,
     Append,
-    Appended,
     Entries,
     Entry,
     Erase,
@@ -62,8 +62,10 @@ class Spool:
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self.dropped = 0
         """How many messages the last hand-over has let go of, since what they were for was not there any more."""
-        self._holding: dict[Key, int] = {}  # key: how often something was put there
+        self._holding: dict[Key, int] = {}  # key: when something was put there last, as a count of all that was
+        self._puts = count(1)
         self._writing: Counter[Key] = Counter()
+        self._erasing: dict[Key, asyncio.Event] = {}
 
     async def open(self) -> None:
         """Open the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
@@ -121,11 +123,13 @@ class Spool:
         self._put(key)
         self._writing[key] += 1
         try:
-            if there and not await self._driver.entries(Entries(key, ids=[entry.id])):
-                await self._append(_notes_of(key), structs.replace(entry, body=b"there"), at=at)
-            kept = await self._append(key, entry, at=at, due_at=at, owner=owner)
-            if not there and entry.id in kept.known:
+            while (erasing := self._erasing.get(key)) is not None:
+                await erasing.wait()
+            if not there:  # whatever was noted of it before
                 await self._rewrite(_notes_of(key), blank=[note.number for note in await self._notes(key, [entry.id])])
+            elif not await self._driver.entries(Entries(key, ids=[entry.id])):
+                await self._append(_notes_of(key), structs.replace(entry, body=b"there"), at=at)
+            await self._append(key, entry, at=at, due_at=at, owner=owner)
         finally:
             self._put(key)  # again: a hand-over that looked before this was written must look once more
             self._writing[key] -= 1
@@ -138,51 +142,64 @@ class Spool:
         What is not taken stays. A conversation that *take* refuses is put into `refused` and holds up no other; when
         the store does not answer (`Unavailable`, `Uncertain`) that is raised, and ends it.
         """
-        count, self.refused, self.dropped = 0, {}, 0
+        total, self.refused, self.dropped = 0, {}, 0
         for key in list(self._holding):
             try:
-                count += await self._give(key, take)
+                total += await self._give(key, take)
             except (Unavailable, Uncertain):
                 raise
             except ChatkeepError as refusal:
                 self.refused[key] = refusal
-        return count
+        return total
 
     async def _give(self, key: Key, take: HandOver) -> int:
-        count, taken = 0, 0
-        seen: int | None = -1
-        while seen != self._holding.get(key) or self._writing[key]:
-            seen = self._holding.get(key)  # None: erased meanwhile
-            while entries := await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST)):
-                found = await self._driver.read(Read(key, tail=0))
-                noted = {note.id for note in await self._notes(key, [entry.id for entry in entries])}
+        total, seen, taken, of = 0, -1, 0, ""
+        while seen != self._holding.get(key, 0) or self._writing[key]:
+            seen = self._holding.get(key, 0)
+            while found := await self._driver.read(Read(key, tail=0)):
+                row = found[0]
+                if row.incarnation != of:  # erased meanwhile, and begun anew: numbered from the first again
+                    of, taken = row.incarnation, 0
+                entries = await self._driver.entries(Entries(key, after=taken, limit=ENTRIES_MOST))
+                if not entries:
+                    break
+                ids = [entry.id for entry in entries]
+                noted = {note.id for note in await self._notes(key, ids)}
                 for there, run in groupby([(entry.id in noted, entry) for entry in entries], itemgetter(0)):
                     given = [entry for _, entry in run]
-                    if await take(key, given, found[0].owner if found else "", there):
-                        count += len(given)
+                    if await take(key, given, row.owner, there):
+                        total += len(given)
                     else:
                         # What comes behind it may begin the conversation: it is not to be judged again.
-                        await self._rewrite(key, drop=given[-1].number)
+                        await self._rewrite(key, of=of, drop=given[-1].number)
                         self.dropped += len(given)
                 taken = entries[-1].number
-        # Nothing can come in between: acts of one process are done in the order in which they are asked for.
-        await self.erase(key)
-        return count
+        await self.erase(key)  # nothing comes in between: what comes now waits for its end
+        return total
 
     async def erase(self, key: Key) -> None:
         """Let go of whatever is here of *key*."""
+        before, over = self._erasing.get(key), asyncio.Event()
+        self._erasing[key] = over
+        # (What is noted of a message that is on its way stays.)
+        gone = (key,) if self._writing[key] else (key, _notes_of(key))
         self._holding.pop(key, None)
-        await self._driver.erase(Erase(key, at=0.0))
-        if key not in self._holding and not self._writing[key]:  # else it may be what came meanwhile that is noted
-            await self._driver.erase(Erase(_notes_of(key), at=0.0))
+        try:
+            for each in gone:
+                await self._driver.erase(Erase(each, at=0.0))
+            if before is not None:
+                await before.wait()
+        finally:
+            if self._erasing.get(key) is over:
+                del self._erasing[key]
+            over.set()
 
-    async def _append(
-        self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = ""
-    ) -> Appended:
+    async def _append(self, key: Key, entry: Entry, *, at: float, due_at: float | None = None, owner: str = "") -> None:
         while True:
             try:
                 append = Append(key, [entry], revision=fresh_token(), at=at, due_at=due_at, owner=owner)
-                return await self._driver.append(append)
+                await self._driver.append(append)
+                return
             except Conflict as taken:  # handed over a moment ago, by a clock that was ahead
                 at = behind_erasure(at, taken.erased_at)
 
@@ -190,16 +207,18 @@ class Spool:
         """Return the notes that messages with these *ids* are only for a conversation that is there."""
         return [note for note in await self._driver.entries(Entries(_notes_of(key), ids=ids)) if note.body]
 
-    async def _rewrite(self, key: Key, *, drop: int = 0, blank: Collection[int] = ()) -> None:
-        """Let go of what is numbered up to *drop*, and of the bodies of those numbered in *blank*."""
+    async def _rewrite(self, key: Key, *, of: str = "", drop: int = 0, blank: Collection[int] = ()) -> None:
+        """Let go of what is numbered up to *drop*, and of the bodies of those numbered in *blank*. *of*: only of this incarnation."""
         while (drop or blank) and (found := await self._driver.read(Read(key, tail=0))):
+            if of and found[0].incarnation != of:
+                return
             row = structs.replace(found[0], revision=fresh_token())
             with suppress(Conflict):  # another message was kept meanwhile
                 await self._driver.write(Write(row, found[0].revision, since=row.head, drop=drop, blank=blank))
                 return
 
     def _put(self, key: Key) -> None:
-        self._holding[key] = self._holding.get(key, 0) + 1
+        self._holding[key] = next(self._puts)
 
     async def _rows(self) -> AsyncIterator[Row]:
         after: Row | None = None
