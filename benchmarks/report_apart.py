@@ -1,4 +1,4 @@
-"""What RESULTS.md says of the benchmarks that are started alone: `edges`, `cold`, `moving` and `pieces`."""
+"""What RESULTS.md says of the benchmarks that are started alone: `edges`, `cold`, `uncached`, `moving` and `pieces`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ Found = dict[str, Any]
 
 SLOWEST = 0.5  # a writing act, times as fast as its floor
 COLD_MS = 250
+UNCACHED = 2.1  # the processor's time of a turn whose conversation is read first, x a warm one
 COLD = ("redis", "postgresql", "upstash")
 BUSY = 5  # a load average that a move and two stores do not make alone
 MOVING = "moving"  # how the names of all runs of it begin
@@ -38,6 +39,11 @@ def bars(apart: Found) -> list[Bar]:
             wanted = f"under {COLD_MS}" if name in COLD else ""
             whole = engine["ours"]["whole"]
             found.append(Bar(label, wanted, f"{whole:.0f}", whole < COLD_MS if wanted else None))
+    if uncached := apart.get("uncached"):
+        for kind in uncached["kinds"]:
+            if kind["kind"] in ("cold", "new"):
+                figure, label = f"{kind['x']:.2f}", f"{kind['title']}: CPU of a turn, x a warm one"
+                found.append(Bar(label, f"at most {UNCACHED:g}", figure, kind["x"] <= UNCACHED))
     for moving in [apart[name] for name in sorted(apart) if name.startswith(MOVING)]:
         for way in moving["ways"]:
             label = f"{way['way']}: {moving['conversations']:,} conversations, seconds closed"
@@ -48,7 +54,13 @@ def bars(apart: Found) -> list[Bar]:
 def sections(apart: Found) -> list[str]:
     """All there is about them."""
     moves = {name: moving_section for name in sorted(apart) if name.startswith(MOVING)}
-    made = {"edges": acts_section, "cold": cold_section, **moves, "pieces": pieces_section}
+    made = {
+        "edges": acts_section,
+        "cold": cold_section,
+        "uncached": uncached_section,
+        **moves,
+        "pieces": pieces_section,
+    }
     parts: list[str] = []
     for name, section in made.items():
         if found := apart.get(name):
@@ -86,6 +98,22 @@ def cold_section(found: Found) -> list[str]:
         f"A process for one message, on a store that is there; ms, each the least of {found['runs']} runs. Whole: from the start of the process "
         "to its end. Answered: from its start to its answer, behind which the process of a function does not end.\n",
         "| | whole | CPU | answered | import | open | receive | close |\n|---|---|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def uncached_section(found: Found) -> list[str]:
+    """A title, and the lines below it."""
+    lines = [
+        f"| {kind['title']} | {kind['processor']:.0f} | {kind['x']:.2f}x | {kind['reads']:.2f} | {kind['writes']:.2f} |"
+        for kind in found["kinds"]
+    ]
+    return [
+        "Conversations that are not in memory",
+        f"{found['conversations']:,} conversations of 30 messages, 64 turns at once. Warm: those that go on; cold: those that a process which was "
+        f"just started has not seen; random: any of them, where the cache holds one in {found['held']}; new: those that nobody has begun. The "
+        "processor's time of chatkeep's process for a turn, in microseconds, and how often the store was asked to read and to write for it.\n",
+        "| | CPU us | | reads | writes |\n|---|---|---|---|---|",
         *lines,
     ]
 
