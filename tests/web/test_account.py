@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route
@@ -380,26 +381,38 @@ def ordering(person: BrowserContext, shop: Shop, user: str) -> Page:
     return page
 
 
+@contextmanager
+def cut_off(browser: Browser, shop: Shop, user: str, *modules: str) -> Iterator[tuple[BrowserContext, Page]]:
+    """A telephone of the user's that shows the order and has lost its network. *modules*: what a page has fetched that is a while old."""
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
+        until(there, "chat.messages.some((m) => m.text === '1: tea')")
+        there.evaluate("(modules) => Promise.all(modules.map((one) => import(`/${one}.js`))).then(() => 0)", modules)
+        telephone.set_offline(True)
+        until(there, "chat.status === 'offline'")
+        yield telephone, there
+
+
+def reconnect(telephone: BrowserContext, there: Page) -> None:
+    """It has a network again, and its page learns of that."""
+    telephone.set_offline(False)
+    there.evaluate("dispatchEvent(new Event('online'))")
+
+
 @pytest.mark.journey
 def test_a_message_that_waited_does_not_bring_back_what_was_deleted(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
     """It is shown as not sent, also what is written behind it; whoever sends it again begins a new conversation."""
     page = ordering(person, shop, user)
-    with profile(browser) as telephone:
-        there = account_of(telephone, shop.address, user)
-        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
-        until(there, "chat.messages.some((m) => m.text === '1: tea')")
-        there.evaluate("import('/keeping.js').then(() => 0)")  # a page has it that is a while old
-        telephone.set_offline(True)
-        until(there, "chat.status === 'offline'")
+    with cut_off(browser, shop, user, "keeping") as (telephone, there):
         there.evaluate("async () => { await chat.send('late'); await chat.send('later'); }")
         assert "sending" == there.evaluate("chat.messages.at(-1).status")
         page.evaluate("account.delete(ids.c)")
         with profile(browser) as elsewhere:
             until(account_of(elsewhere, shop.address, user), "!account.conversations.length")
-        telephone.set_offline(False)
-        there.evaluate("dispatchEvent(new Event('online'))")
+        reconnect(telephone, there)
         until(
             there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 2"
         )
@@ -416,13 +429,7 @@ def test_what_a_server_keeps_in_its_journal_does_not_bring_back_what_was_deleted
 ) -> None:
     """The store is away when a message comes that has waited: what became of it is asked until it is known. Sent again it begins anew."""
     page = ordering(person, shop, user)
-    with profile(browser) as telephone:
-        there = account_of(telephone, shop.address, user)
-        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
-        until(there, "chat.messages.some((m) => m.text === '1: tea')")
-        there.evaluate("Promise.all(['/keeping.js', '/slots.js'].map((part) => import(part))).then(() => 0)")
-        telephone.set_offline(True)
-        until(there, "chat.status === 'offline'")
+    with cut_off(browser, shop, user, "keeping", "slots") as (telephone, there):
         there.evaluate("chat.send('late')")
         asked: list[str | None] = []
 
@@ -439,8 +446,7 @@ def test_what_a_server_keeps_in_its_journal_does_not_bring_back_what_was_deleted
         there.route("**/messages", answer)
         page.evaluate("account.delete(ids.c)")
         until(page, "!account.conversations.length && !account.stats().outbox.waiting")
-        telephone.set_offline(False)
-        there.evaluate("dispatchEvent(new Event('online'))")
+        reconnect(telephone, there)
         until(
             there, "chat.messages.filter((m) => m.status === 'failed' && m.error.includes('was erased')).length === 1"
         )
@@ -457,18 +463,11 @@ def test_a_change_of_a_slot_that_waited_does_not_bring_back_what_was_deleted(
 ) -> None:
     """It is said to be refused; whoever changes the slot again begins a new conversation."""
     page = ordering(person, shop, user)
-    with profile(browser) as telephone:
-        there = account_of(telephone, shop.address, user)
-        there.evaluate("async () => { window.chat = await account.chat(ids.c); }")
-        until(there, "chat.messages.some((m) => m.text === '1: tea')")
-        there.evaluate("import('/slots.js').then(() => 0)")  # a page has it that is a while old
-        telephone.set_offline(True)
-        until(there, "chat.status === 'offline'")
+    with cut_off(browser, shop, user, "slots") as (telephone, there):
         there.evaluate("chat.slot('form').set({ name: 'Ada' })")
         page.evaluate("account.delete(ids.c)")
         until(page, "!account.conversations.length && !account.stats().outbox.waiting")
-        telephone.set_offline(False)
-        there.evaluate("dispatchEvent(new Event('online'))")
+        reconnect(telephone, there)
         # (Its problem says so too, until what is there is asked for, which is nothing.)
         until(there, "chat.status === 'failed' && chat.stats().refused === 1")
         page.wait_for_timeout(500)
