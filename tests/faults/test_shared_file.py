@@ -187,7 +187,8 @@ async def test_i1_a_backup_that_is_moved_over_the_file_is_what_there_is(tmp_path
         copy = [sys.executable, "-c", "from chatkeep.cli import main; main()", "backup", file, f"{file}.copy"]
         await asyncio.to_thread(subprocess.run, copy, check=True)
         kept, _ = await held(f"{file}.copy")
-        # (They talk on until they are killed: told that it is enough, they may have ended before the file is moved.)
+        for bot in running:
+            bot.go()
         await asyncio.to_thread(subprocess.run, ["mv", f"{file}.copy", file], check=True)
         for bot in running:
             await asyncio.to_thread(bot.until, "fault Replaced")
