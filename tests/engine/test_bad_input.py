@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import apsw
 import pytest
 
 from chatkeep import Corrupt, HandlerFailed, Turn, UsageError
+from chatkeep.drivers import Key
 
 from ..support.counting import count, texts
+from ..support.waiting import until
 
 
 def very_deep() -> list[Any]:
@@ -111,6 +114,39 @@ async def test_damage_in_the_file_is_corrupt_and_stays_in_its_conversation(
     assert "4: hi" == (await keep.receive("bob", "hi")).replies[0].text
     await keep.erase("ada")
     assert "1: again" == (await keep.receive("ada", "again")).replies[0].text
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_who_comes_while_the_damage_is_read_is_told_of_what_is_there_then(
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has read the damage when the conversation is erased; a message that comes before it says so is answered."""
+    keep = await opened(count)
+    await keep.receive("ada", "hi")
+    await keep.close()
+    db = apsw.Connection(str(tmp_path / "chat.db"))
+    db.execute("update conversation set body = x'01'")
+    db.close()
+    keep = await opened(count)
+    sound, seen, go = keep._engine.store.reload, asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any, **options: Any) -> Any:
+        try:
+            return await sound(*given, **options)
+        except Corrupt:
+            seen.set()
+            await go.wait()
+            raise
+
+    monkeypatch.setattr(keep._engine.store, "reload", slow)
+    keep._engine.workers.begin(Key("", "ada"))
+    await seen.wait()
+    await keep.erase("ada")
+    asked = asyncio.create_task(keep.receive("ada", "again"))
+    await until(lambda: bool(keep._engine.workers.by_key[Key("", "ada")].waiters))
+    go.set()
+
+    assert "1: again" == (await asked).replies[0].text
 
 
 @pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is asked)

@@ -81,6 +81,10 @@ class WorkLoop:
                 pause = await (self._step(worker) if self._shared.open else self._hand_back(worker))
             except TurnedAway:
                 pause = 0.0  # this Chatkeep closes
+            except (Corrupt, Unsupported):
+                if not worker.wake.is_set():
+                    raise
+                worker.warm, pause = False, 0.0  # somebody has come since this was read, perhaps after an erasure or a repair
             if not self._shared.open:
                 if pause is None:
                     return
