@@ -64,7 +64,7 @@ export class Account extends Emitter {
     this._out = false;
     if (token) this._write("", { at: serverTime(Date.now()), ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
     const hasGuests = guest || Object.keys(this._storage).some((key) => key.startsWith(`chatkeep:${this._url}:`));
-    if (claim) this._write(":claim", hasGuests ? { guest } : undefined);
+    if (claim) this._write(":claim", hasGuests ? { guest, id: random() } : undefined);
     this._claims = claim;
     this._tell({ who: true });
     await this._identify();

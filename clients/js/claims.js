@@ -5,20 +5,28 @@ const SAVED_AT_ONCE = 200;
 
 const TOLD_MS = 60_000; // so long every tab is told what one of them has claimed, also the one that has signed in
 
-// Makes what guests have here the user's: each is one write. What is broken off goes on later, or at the next opening.
-export const claim = (account, tools) => tools.locked(`${account._key}:claim`, () => claimOnce(account, tools));
+// Makes what guests have here the user's: each is one write. What is broken off goes on later, or at the next opening. Whoever asks
+// again for the same sign-in is told the same; the notice comes once.
+export function claim(account, tools) {
+  const { _subject: subject } = account;
+  return tools.locked(`${account._key}:claim`, () => (subject === account._subject ? claimOnce(account, tools) : []));
+}
 
 async function claimOnce(account, tools) {
-  const subject = account._subject;
-  const before = account._read(":claim") ?? {};
-  const told = before.told ?? { claimed: await claimGuests(account, tools, before.guest), subject, at: Date.now() };
+  const { _url: url, _subject: subject, _shelf: shelf } = account;
+  const { id = "", guest } = account._read(":claim") ?? {};
+  // What was claimed lies in IndexedDB: a tab may see what another one has written into localStorage later than it gets the lock.
+  const place = [url, subject, "~claim"];
+  const kept = await shelf.seen(place);
+  const told = kept && kept.of === id ? kept : { v: 2, of: id, claimed: await claimGuests(account, tools, guest), at: Date.now() };
   if (subject !== account._subject) return [];
-  const isNew = Date.now() - told.at < TOLD_MS;
-  const claimed = isNew && told.subject === subject ? told.claimed : [];
-  account._write(":claim", isNew && told.claimed.length ? { told } : undefined);
-  account._claims = false;
-  if (claimed.length) account.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
+  if (told !== kept) await shelf.see(place, told);
+  const claimed = Date.now() - told.at < TOLD_MS ? told.claimed : [];
+  account._write(":claim", claimed.length ? { id } : undefined);
+  if (told.of === account._toldOf) return claimed;
   await account._pull();
+  account._toldOf = told.of;
+  if (claimed.length) account.notify({ kind: "claimed", text: "Your earlier chats are in your account now." });
   return claimed;
 }
 

@@ -150,6 +150,33 @@ def test_the_tab_that_signs_in_is_told_what_another_one_has_claimed(
     assert "ck_" not in page.evaluate("localStorage.getItem(account._key + ':claim')")
 
 
+def test_the_tab_that_signs_in_sees_late_what_another_one_has_claimed(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """What the other tab writes into localStorage when it claims is not there yet when this one gets the lock."""
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """async () => { const { open } = await import('/client.js'); const visitor = await open({ name: 'late' });
+           await visitor.send('said as a guest');
+           await new Promise((done) => visitor.on('message', (m) => m.role === 'assistant' && done()));
+           visitor.close();
+           const read = Storage.prototype.getItem, kept = {};
+           Storage.prototype.getItem = function (key) {
+             return key.endsWith(':claim') ? (kept[key] ??= read.call(this, key)) : read.call(this, key); }; }"""
+    )
+    tab = account_of(person, shop.address)
+    held: list[Route] = []
+    page.route("**/v1/me", lambda route: held.append(route))
+    page.evaluate("(user) => { window.signing = signIn(user); }", user)
+    until(tab, "notices.some((notice) => notice.kind === 'claimed')")
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/me")
+
+    assert 1 == len(page.evaluate("signing"))
+    assert page.evaluate("notices.filter((notice) => notice.kind === 'claimed').length === 1")
+
+
 def test_a_tab_that_reads_of_a_sign_in_later_than_it_is_told(shop: Shop, person: BrowserContext, user: str) -> None:
     """What one tab writes into localStorage, another one may not see yet when it is told of it: it looks again when it does."""
     page, tab = account_of(person, shop.address), account_of(person, shop.address)
