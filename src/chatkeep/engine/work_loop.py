@@ -84,7 +84,10 @@ class WorkLoop:
             except (Corrupt, Unsupported):
                 if not worker.wake.is_set():
                     raise
-                worker.warm, pause = False, 0.0  # somebody has come since this was read, perhaps after an erasure or a repair
+                worker.warm, pause = (
+                    False,
+                    0.0,
+                )  # somebody has come since this was read, perhaps after an erasure or a repair
             if not self._shared.open:
                 if pause is None:
                     return
