@@ -298,6 +298,34 @@ def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_p
     assert {"said": ["mine"]} == found.state
 
 
+def test_a_change_whose_answer_was_lost_is_not_called_somebody_elses(service: Service, person: BrowserContext) -> None:
+    """It was made; saved once more it is the same change, and nobody has changed the state meanwhile."""
+    tenant = service.keep.tenant("salon")
+    service.receive("ada", "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route(
+        "**/state/said", lambda route: lose(route) if route.request.method == "PUT" else route.fallback(), times=2
+    )
+    page.locator("#state").get_by_role("button", name="Edit").click()
+    page.get_by_label("Value of said, as JSON").fill('["mine"]')
+    save = page.locator("#state").get_by_role("button", name="Save")
+    save.click()
+    expect(page.locator("#state").get_by_role("alert")).not_to_be_empty()
+    save.click()
+    expect(page.locator("#state")).to_contain_text("mine")
+    expect(page.get_by_label("Value of said, as JSON")).to_have_count(0)
+    found = service.portal.call(tenant.conversation, "ada")
+
+    assert found is not None
+    assert {"said": ["mine"]} == found.state
+
+
 def test_a_change_is_undone_behind_a_turn_of_the_bot(service: Service, person: BrowserContext, tmp_path: Path) -> None:
     """With the bot on: what its turn has made of another member stays; what it has made of this one is not overwritten, as is said."""
     tenant = service.keep.tenant("salon")
