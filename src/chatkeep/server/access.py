@@ -76,7 +76,7 @@ from .masking import Masker
 from .ownership import Ownership
 from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
 from .reads import Reads
-from .refusals import forbidden, not_found, unauthorized
+from .refusals import forbidden, not_found, refuse_step, unauthorized
 from .signed_in import PROOF, TENANT, SignedIn
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
@@ -393,6 +393,8 @@ class Access:
                 )
             absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
             judge(principal, policy, conversation, visitors=self.anonymous, absent=absent)
+            if absent:
+                refuse_step(conversation)
             if principal.masked and conversation is not None:
                 conversation = self.masker.unseal(principal.tenant, conversation)
                 if conversation is None:
