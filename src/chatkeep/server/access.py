@@ -71,7 +71,8 @@ from ..model import Content
 from ..tenant import Tenant
 from . import wire
 from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_in, cookies_of, refuse_other_pages, same_origin
-from .known_credentials import HELD, NOTED_S, KnownCredentials
+from .known_credentials import NOTED_S, KnownCredentials
+from .last_known import HELD
 from .masking import Masker
 from .ownership import Ownership
 from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
@@ -423,9 +424,10 @@ class Access:
             issued = await self.visit(id)
         else:
             try:
-                await tenant.create(id, owner=await self.find_beginner(request))
+                await tenant.create(id, owner=(owner := await self.find_beginner(request)))
             except OtherOwner:
                 raise not_found() from None
+            self._ownership.note_begun(tenant.name, id, owner)
         request.state.absent = False
         return issued
 
