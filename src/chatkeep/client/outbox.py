@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
-from .link import TokenChanged
+from .link import TokenChanged, pause
 from .refusals import PreconditionFailed
 from .values import Pending, Queued
 
@@ -94,6 +94,10 @@ NameOf = Callable[[str, Told], Awaitable[str]]
 Settled = Callable[[Queued, str], None]
 
 
+class Postponed(Exception):
+    """The server has the message, and does not know yet what becomes of it: it is asked again in a while, and others go out meanwhile."""
+
+
 def credential_of(token: str) -> str:
     """Return the owner of what is posted with *token*, as long as its subject is not known. (A subject has no colon.)"""
     return f"credential:{sha256(token.encode()).hexdigest()}"
@@ -120,6 +124,7 @@ class Outbox:
         self._first = True  # no credential was in hand yet in this run
         self._asking = False  # whose the credential is may bring more to be sent
         self._subjects: dict[str, str] = {}
+        self._postponed: dict[int, int] = {}  # messages that are asked for again, by number: how often they were
         self._totals: dict[str, list[int]] = {}  # by owner: how many wait, how many were refused
 
     async def open(self, deliver: Deliver, name_of: NameOf, settled: Settled) -> None:
@@ -127,9 +132,9 @@ class Outbox:
         Open the file; what an earlier run has left in it goes out first.
 
         *deliver* is told, too, whether the conversation was there when the message was posted, and whether the message has waited
-        since; it tells whether the conversation is there by now: what a server has in its journal has begun none yet. *settled* is
-        told of each message that went out, and of each that was refused, with the reason.
-        *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
+        since; it tells whether the conversation is there by now: what a server has in its journal has begun none yet, and where it is
+        to begin none, this raises `Postponed`. *settled* is told of each message that went out, and of each that was refused, with the
+        reason. *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -140,7 +145,7 @@ class Outbox:
         except OSError as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
-        self._workers, self._ready = {}, asyncio.Queue()
+        self._workers, self._ready, self._postponed = {}, asyncio.Queue(), {}
         self._loop = asyncio.get_running_loop()
         try:
             await self._loop.run_in_executor(self._thread, self._connect)
@@ -212,6 +217,7 @@ class Outbox:
                     db.execute(f"delete from {table} where owner in (?, ?)", owners)
 
         await self._do(act)
+        self._postponed.clear()
         await self._look_again()
 
     async def adopt(self) -> int:
@@ -336,7 +342,15 @@ class Outbox:
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
                 if (first := await self._do(_first_of(conversation, owners))) is not None:
-                    await self._settle(*first, token, owners, deliver, settled)
+                    number = first[0].number
+                    try:
+                        await self._settle(*first, token, owners, deliver, settled)
+                        self._postponed.pop(number, None)
+                    except Postponed:
+                        # Its conversation waits, and no sender with it.
+                        self._postponed[number] = tries = self._postponed.get(number, 0) + 1
+                        asyncio.get_running_loop().call_later(pause(tries), self._ready.put_nowait, conversation)
+                        continue
                 elif not self._workers[conversation]:
                     del self._workers[conversation]
                     continue
@@ -359,7 +373,8 @@ class Outbox:
         logged = False
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            logged = await deliver(queued, there, queued.posted_at <= self._waited_until, token, self._tell)
+            waited = queued.posted_at <= self._waited_until or queued.number in self._postponed
+            logged = await deliver(queued, there, waited, token, self._tell)
         except TokenChanged:
             return
         except ChatkeepError as refusal:
