@@ -86,6 +86,23 @@ async def test_a_save_whose_answer_was_lost_is_made_once(place: Place, checked: 
     assert (1, "To Florence", []) == (proxy.lost["reply"], saved.title, saved.conflicts)
 
 
+async def test_an_erasure_whose_answer_was_lost_is_done(place: Place) -> None:
+    """What is not there any more was erased by it; a user is not told that it is uncertain. What never was there is not found, as ever."""
+    token = (await issue_user_token(place.keep, "", "ada")).token
+    async with Proxy(place.port) as proxy, Client(f"http://127.0.0.1:{proxy.port}", token) as phone:
+        for name in ("trip", "shop"):
+            await phone.account.create(name)
+        proxy.lose = lambda request: "reply" if request.startswith(b"DELETE") and proxy.lost["reply"] < 1 else None
+        await phone.account.delete("trip")
+        proxy.lose = lambda request: "reply" if request.startswith(b"DELETE") and proxy.lost["reply"] < 2 else None
+        await phone.conversation("shop").erase()
+        with pytest.raises(NotFound):
+            await phone.conversation("shop").erase()
+        left = [one.id async for one in phone.account.conversations()]
+
+    assert (2, []) == (proxy.lost["reply"], left)
+
+
 async def test_without_an_event_loop(place: Place) -> None:
     """The same words."""
     token = (await issue_user_token(place.keep, "", "ada")).token

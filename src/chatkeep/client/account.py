@@ -270,7 +270,7 @@ class Account:
     async def delete(self, conversation: str) -> None:
         """Erase a conversation; the user's other devices are told. Twice is fine. There is no way back."""
         try:
-            await self._link.ask("DELETE", conversation_at(conversation), about=conversation)
+            await self._link.ask("DELETE", conversation_at(conversation), about=conversation, removes=True)
         except NotFound:
             log.debug("%s was gone already, or is nobody's.", conversation)
 
