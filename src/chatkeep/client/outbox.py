@@ -103,6 +103,15 @@ def credential_of(token: str) -> str:
     return f"credential:{sha256(token.encode()).hexdigest()}"
 
 
+class _Waiting(msgspec.Struct):
+    """A conversation to be looked at. came: something came since somebody looked. postponed: the number of its message that was
+    `Postponed` last, *tries* times in a row."""
+
+    came: bool = True
+    postponed: int = 0
+    tries: int = 0
+
+
 class Outbox:
     """The file at *path*, holding messages for the server at *server*."""
 
@@ -113,7 +122,7 @@ class Outbox:
         self._db: apsw.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._workers: dict[str, bool] = {}  # conversations to be looked at; True: something came since somebody looked
+        self._workers: dict[str, _Waiting] = {}  # conversations to be looked at
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._changed = asyncio.Event()  # there is another credential, or the first message for one
@@ -124,7 +133,6 @@ class Outbox:
         self._first = True  # no credential was in hand yet in this run
         self._asking = False  # whose the credential is may bring more to be sent
         self._subjects: dict[str, str] = {}
-        self._postponed: dict[int, int] = {}  # messages that are asked for again, by number: how often they were
         self._totals: dict[str, list[int]] = {}  # by owner: how many wait, how many were refused
 
     async def open(self, deliver: Deliver, name_of: NameOf, settled: Settled) -> None:
@@ -145,7 +153,7 @@ class Outbox:
         except OSError as fault:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
-        self._workers, self._ready, self._postponed = {}, asyncio.Queue(), {}
+        self._workers, self._ready = {}, asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         try:
             await self._loop.run_in_executor(self._thread, self._connect)
@@ -217,7 +225,6 @@ class Outbox:
                     db.execute(f"delete from {table} where owner in (?, ?)", owners)
 
         await self._do(act)
-        self._postponed.clear()
         await self._look_again()
 
     async def adopt(self) -> int:
@@ -338,20 +345,23 @@ class Outbox:
     async def _send(self, deliver: Deliver, settled: Settled) -> None:
         while True:
             conversation = await self._ready.get()
-            self._workers[conversation] = False
+            waiting = self._workers[conversation]
+            waiting.came = False
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
                 if (first := await self._do(_first_of(conversation, owners))) is not None:
-                    number = first[0].number
                     try:
                         await self._settle(*first, token, owners, deliver, settled)
-                        self._postponed.pop(number, None)
                     except Postponed:
                         # Its conversation waits, and no sender with it.
-                        self._postponed[number] = tries = self._postponed.get(number, 0) + 1
-                        asyncio.get_running_loop().call_later(pause(tries), self._ready.put_nowait, conversation)
+                        number = first[0].number
+                        waiting.tries = waiting.tries + 1 if waiting.postponed == number else 1
+                        waiting.postponed = number
+                        asyncio.get_running_loop().call_later(
+                            pause(waiting.tries), self._ready.put_nowait, conversation
+                        )
                         continue
-                elif not self._workers[conversation]:
+                elif not waiting.came:
                     del self._workers[conversation]
                     continue
             except Exception as fault:  # a full disk, or a bug: the message stays, and its conversation waits
@@ -373,7 +383,9 @@ class Outbox:
         logged = False
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            waited = queued.posted_at <= self._waited_until or queued.number in self._postponed
+            waited = (
+                queued.posted_at <= self._waited_until or queued.number == self._workers[queued.conversation].postponed
+            )
             logged = await deliver(queued, there, waited, token, self._tell)
         except TokenChanged:
             return
@@ -401,7 +413,8 @@ class Outbox:
     def _wake(self, conversation: str) -> None:
         if conversation not in self._workers:
             self._ready.put_nowait(conversation)
-        self._workers[conversation] = True
+            self._workers[conversation] = _Waiting()
+        self._workers[conversation].came = True
 
     def _is_unnamed(self) -> bool:
         return self._token is not None and credential_of(self._token) not in self._subjects
