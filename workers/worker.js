@@ -26,6 +26,7 @@ const FENCE_MS = EPOCH_MS + 1000; // when nobody does that any more, also where 
 const TELL_MS = 2000; // when an alarm tells a shard what the act itself could not
 const HELD_MS = 10_000 + TELL_MS + 1000; // how long workerd may keep a conversation in memory after an act, and the alarm that the act has set
 const SCANNED = 0.75; // of the places for conversations in memory, so many are for those that go through many
+const HEARD_MOST = 0.75; // and so many for those that somebody listens to
 const MARK_S = 8 * 86_400; // how long the mark of an erasure stays: a day more than was promised
 const COUNTERS_KEPT_S = 3600;
 const RING_MS = 1000; // a shard rings no more often
@@ -149,8 +150,9 @@ export class Conversation extends DurableObject {
   async events(where, until, { after, returns, shows, name }) {
     if (Date.now() > until) return null;
     const { readable, writable } = new IdentityTransformStream();
+    const leave = listenTo(this.env, nameIn(where.store, where.tenant, where.id));
     const ending = this.stream(writable.getWriter(), where, { after, returns, shows, name });
-    this.ctx.waitUntil(ending.catch(() => {})); // (the client has gone)
+    this.ctx.waitUntil(ending.catch(() => {}).finally(leave)); // (the client has gone)
     return readable;
   }
 
@@ -1170,9 +1172,12 @@ function orderOf([score, tenant, id], [otherScore, otherTenant, otherId]) {
 // The conversations that workerd has in memory, by name, and until when; those that it lets go of first come first.
 const HELD = new Map();
 
+// Those that somebody listens to, which stay in memory meanwhile: by how many streams, and until when at most.
+const HEARD = new Map();
+
 // Whether a conversation may be asked, which brings it into memory. A workerd of one's own has three files open for each one there, and
-// without files left it does not answer, or ends. Whoever goes through *many* leaves places to the others.
-function hasRoom(env, name, many) {
+// without files left it does not answer, or ends. Whoever goes through *many* leaves places to the others, and so does whoever *listens*.
+function hasRoom(env, name, many, listens = false) {
   const most = Number(env.OBJECTS_MOST ?? 0);
   if (!most) return true; // the platform makes room itself
   const now = Date.now();
@@ -1180,13 +1185,35 @@ function hasRoom(env, name, many) {
     if (until > now && until <= now + HELD_MS) break; // (what is later comes of a clock that was set back)
     HELD.delete(held);
   }
-  if (!HELD.has(name) && HELD.size >= (many ? SCANNED : 1) * most) return false;
+  for (const [heard, { until }] of HEARD) {
+    if (until > now && until <= now + STREAM_MS + HELD_MS) break;
+    HEARD.delete(heard);
+  }
+  if (HEARD.has(name)) return true;
+  if (listens && HEARD.size >= HEARD_MOST * most) return false;
+  if (!HELD.has(name) && HELD.size >= (many ? SCANNED : 1) * (most - HEARD.size)) return false;
   HELD.delete(name);
   HELD.set(name, now + HELD_MS);
   return true;
 }
 
-const CROWDED = "it has as many conversations in memory as OBJECTS_MOST lets it, and lets go of one ten seconds after it was asked";
+// Somebody begins to listen to a conversation that has a place. Gives what is called when that ends.
+function listenTo(env, name) {
+  if (!Number(env.OBJECTS_MOST ?? 0)) return () => {};
+  const { streams = 0 } = HEARD.get(name) ?? {};
+  HELD.delete(name);
+  HEARD.delete(name);
+  HEARD.set(name, { streams: streams + 1, until: Date.now() + STREAM_MS + HELD_MS });
+  return () => {
+    const heard = HEARD.get(name);
+    if (!heard || (heard.streams -= 1) > 0) return;
+    HEARD.delete(name);
+    HELD.set(name, Date.now() + HELD_MS);
+  };
+}
+
+const CROWDED =
+  "it has as many conversations in memory as OBJECTS_MOST lets it, and lets go of one ten seconds after it was asked, and after nobody listens to it any more";
 const CROWDED_ANSWER = JSON.stringify({ error: CROWDED, undone: true });
 
 // Has a conversation do a list of acts for whoever has the store open under *epoch*.
@@ -1505,8 +1532,8 @@ function refuseElsewhere(epoch) {
   if (/^(moved|filling):/.test(epoch)) throw new Refusal(503, "unavailable", "The conversations are being moved. Nothing was lost; try again later.");
 }
 
-function refuseCrowd(env, store, tenant, id) {
-  if (!hasRoom(env, nameIn(store, tenant, id), false)) throw new Refusal(503, "overloaded", `The store is busy: ${CROWDED}. Nothing was done. Try again soon.`);
+function refuseCrowd(env, store, tenant, id, listens = false) {
+  if (!hasRoom(env, nameIn(store, tenant, id), false, listens)) throw new Refusal(503, "overloaded", `The store is busy: ${CROWDED}. Nothing was done. Try again soon.`);
 }
 
 // Has a conversation's object answer, as part of the store as it is now.
@@ -1636,7 +1663,7 @@ async function events(asked) {
   for (;;) {
     const { epoch, shards, until } = await epochOf(env, store, EPOCHS.get(store)?.epoch ?? "");
     refuseElsewhere(epoch ?? "");
-    refuseCrowd(env, store, tenant, id);
+    refuseCrowd(env, store, tenant, id, true);
     const where = { store, epoch, shard: crc32(`${tenant}\0${id}`) % shards, tenant, id };
     const stream = await conversationOf(env, store, tenant, id).events(where, until, { after, returns: known !== null, shows: scopes.includes("state:read"), name: asked.name });
     if (stream !== null) return new Response(stream, { headers });

@@ -56,6 +56,7 @@ export async function leaveNothing(account, tools, unsent) {
 
 async function change(account, { Problem, pick }, id, body, { put = false, gone = false } = {}) {
   if (!account._subject) throw new Problem(401, { detail: "Nobody is signed in." });
+  if (/^\.?\.?$/.test(id)) throw new TypeError(`a conversation cannot be called "${id}"`); // browsers take it for a step in the address
   await account._edit((items, store) => {
     const last = items.findLast((item) => item.of === id);
     const goesOn = last && !gone && !last.gone && !last.tried ? last : undefined;

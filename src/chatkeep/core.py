@@ -298,7 +298,7 @@ class Core(Generic[State]):
         look: Callable[[Snapshot], None],
         **told: Any,
     ) -> Saved:
-        """Save as `Tenant.save` does, when *look*, given what is there, raises nothing; with what else a client may save."""
+        """Save as `Tenant.save` does, when *look*, given what is there, raises nothing; with what else `saving.save` takes."""
         claims = Claims(self._opened.store, tenant, clock=self.clock) if told.get("owner") else None
         return await save(self._opened, key_for(tenant, conversation), messages, look=look, claims=claims, **told)
 

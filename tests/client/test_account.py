@@ -8,8 +8,10 @@ import pytest
 
 from chatkeep.auth.credentials import issue_user_token
 from chatkeep.client import Client, NotFound, PreconditionFailed, SyncClient, Unauthorized
+from chatkeep.testing.proxy import Loss, Proxy
 
 from ..support.client_server import Place
+from ..support.waiting import until
 
 
 async def test_an_account_has_its_list_saves_and_devices(place: Place) -> None:
@@ -52,6 +54,53 @@ async def test_an_account_has_its_list_saves_and_devices(place: Place) -> None:
     assert ("title", "Florence", ["tea", "milk"]) == (lost.about, lost.value, merged)
     assert {"trip", "shop", visit.id} == ids
     assert ("user", "ada", phone.token) == (me.kind, me.user, fresh.token)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+async def test_a_save_whose_answer_was_lost_is_made_once(place: Place, checked: bool) -> None:
+    """It is sent again and known by its key, also where another device has saved meanwhile, whose title stays."""
+    url, token = f"http://127.0.0.1:{place.port}", (await issue_user_token(place.keep, "", "ada")).token
+    async with (
+        Proxy(place.port) as proxy,
+        Client(f"http://127.0.0.1:{proxy.port}", token) as phone,
+        Client(url, token) as tab,
+    ):
+        first = await phone.account.create("trip", title="To Rome")
+        came, held = asyncio.Event(), asyncio.Event()
+
+        def lose(request: bytes) -> Loss | None:
+            if not request.startswith(b"PUT") or came.is_set():
+                return "request" if request.startswith(b"PUT") and not held.is_set() else None
+            came.set()
+            return "reply"
+
+        proxy.lose = lose
+        saving = asyncio.create_task(
+            phone.account.save("trip", title="To Naples", checksum=first.checksum if checked else None)
+        )
+        await until(lambda: proxy.lost["reply"])
+        await tab.account.save("trip", title="To Florence")
+        held.set()
+        saved = await saving
+
+    assert (1, "To Florence", []) == (proxy.lost["reply"], saved.title, saved.conflicts)
+
+
+async def test_an_erasure_whose_answer_was_lost_is_done(place: Place) -> None:
+    """What is not there any more was erased by it; a user is not told that it is uncertain. What never was there is not found, as ever."""
+    token = (await issue_user_token(place.keep, "", "ada")).token
+    async with Proxy(place.port) as proxy, Client(f"http://127.0.0.1:{proxy.port}", token) as phone:
+        for name in ("trip", "shop"):
+            await phone.account.create(name)
+        proxy.lose = lambda request: "reply" if request.startswith(b"DELETE") and proxy.lost["reply"] < 1 else None
+        await phone.account.delete("trip")
+        proxy.lose = lambda request: "reply" if request.startswith(b"DELETE") and proxy.lost["reply"] < 2 else None
+        await phone.conversation("shop").erase()
+        with pytest.raises(NotFound):
+            await phone.conversation("shop").erase()
+        left = [one.id async for one in phone.account.conversations()]
+
+    assert (2, []) == (proxy.lost["reply"], left)
 
 
 async def test_without_an_event_loop(place: Place) -> None:

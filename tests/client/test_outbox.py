@@ -17,6 +17,7 @@ import pytest
 from chatkeep import BadMessage, Misconfigured, Unavailable, UsageError
 from chatkeep.auth.credentials import create_key, forget, issue_token
 from chatkeep.client import Client, NotFound, Pending, PreconditionFailed, Queued, SyncClient
+from chatkeep.client import outbox as outbox_module
 from chatkeep.client.link import TokenChanged
 from chatkeep.client.outbox import Outbox
 from chatkeep.drivers.base import Act, Append, Erase, Key, Read, Write
@@ -481,6 +482,39 @@ async def test_a_rotated_token_sends_what_the_old_one_has_posted(running: Runnin
         await outbox.close()
 
     assert (0, 0, 0) == numbers(pending)
+
+
+async def test_what_waits_in_a_servers_journal_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What becomes of it is asked again and again; other conversations do not wait for that, however few senders there are."""
+    monkeypatch.setattr(outbox_module, "SENDERS", 1)
+    away = Away(MemoryDriver())
+    keep = counting(wrapped(away), on_outage="journal", journal=f"{tmp_path}/j.db", store_timeout="50ms", poll="50ms")
+    async with (
+        serving(create_app(keep)) as port,
+        Proxy(port) as proxy,
+        Place(port, (await create_key(keep, "")).token, keep).client(
+            port=proxy.port, queue=str(tmp_path / "q.db")
+        ) as client,
+    ):
+        ada = client.conversation("ada")
+        await ada.post("before")
+        await asyncio.wait_for(client.drained(), 10)
+        proxy.lose = lambda _: "request"
+        await ada.post("late")
+        await until(lambda: client.pending.trouble)
+        away.away = True
+        proxy.lose = lambda _: None
+        await until(lambda: "journal" in client.pending.trouble)
+        await client.conversation("bob").post("meanwhile")
+        await until(lambda: client.pending.waiting == 1)
+        away.away = False
+        await asyncio.wait_for(client.drained(), 30)
+        await until(lambda: not keep.trouble)
+        logs = [[message.text async for message in keep.history(name)][::2] for name in ("ada", "bob")]
+
+    assert [["before", "late"], ["meanwhile"]] == logs
 
 
 @pytest.mark.parametrize("subject", ["", "ada's"])

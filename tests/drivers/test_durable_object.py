@@ -37,7 +37,7 @@ from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import DurableObjectServer, worker_module
 from tests.support.soaking import SOAK
-from tests.support.waiting import until
+from tests.support.waiting import time_passes, until
 
 pytestmark = pytest.mark.server
 
@@ -438,6 +438,41 @@ async def test_a_conversation_where_somebody_waits_keeps_its_place() -> None:
 
     assert 202 == told.status
     assert kept_s > 8
+
+
+@pytest.mark.slow
+async def test_a_conversation_that_somebody_listens_to_keeps_its_place() -> None:
+    """A stream keeps it in memory: its place is taken for as long as anybody listens, and free soon after nobody does. Who listens
+    leaves places to others."""
+    own = "if (!most || name.includes('~')) return true;"  # (the records of chatkeep's own have room in this test)
+    worker = re.sub(r"if \(!most\) return true;", own, worker_module())
+    worker, changed = re.subn(r"const (HELD_MS|CHECK_MS) = [^;]*;", r"const \1 = 2000;", worker)
+    assert (True, 2) == (own in worker, changed)
+    with DurableObjectServer(settings={"OBJECTS_MOST": "2", "VISITORS": "yes"}, worker=worker) as server:
+        driver = await opened_on(f"{server.url}&timeout=30")
+
+        async def taken(*names: str) -> bool:
+            said = [Append(Key("", name), [Entry(0, "1", "u", b"hi")], revision="r", at=1.0) for name in names]
+            with contextlib.suppress(Unavailable):
+                return bool(await asyncio.gather(*(driver.append(act) for act in said)))
+            return False
+
+        async with ClientSession() as http:
+            begun = await HttpUser(http, server.address).ask("POST", "/conversations")
+            headers = {"authorization": f"Bearer {begun.json['token']}"}
+            url = f"{server.address}/v1/conversations/{begun.json['id']}/events"
+            async with http.get(url, headers=headers) as one:
+                async with http.get(url, headers=headers) as other:
+                    assert (200, 200) == (one.status, other.status)
+                    await until(lambda: taken("bob"))
+                tried = []
+                for _ in range(10):
+                    await time_passes(0.5)
+                    tried.append(await taken("bob", "eve"))
+            await until(lambda: taken("bob", "eve"), within=60.0, every=0.5)
+        await driver.close()
+
+    assert [False] * 10 == tried
 
 
 async def test_the_public_api_refuses_a_store_that_was_moved() -> None:

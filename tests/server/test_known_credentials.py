@@ -8,12 +8,25 @@ from typing import Any
 
 import pytest
 
-from chatkeep.auth.credentials import forget, list_tokens, stored_credentials
+from chatkeep import Chatkeep
+from chatkeep.auth.credentials import (
+    create_key,
+    forget,
+    issue_token,
+    issue_user_token,
+    list_tokens,
+    stored_credentials,
+)
 from chatkeep.auth.format import name_of
-from chatkeep.errors import Unavailable
+from chatkeep.errors import Replaced, Unavailable
+from chatkeep.server import create_app, last_known
 from chatkeep.server.known_credentials import KnownCredentials
+from chatkeep.testing.servers import RedisServer
 
+from ..support.counting import count
 from ..support.salon import ADA, Clock, House, housed
+from ..support.serving import Client, serving
+from ..support.stores import FAST
 from ..support.waiting import nothing_happens_for, time_passes, until
 
 
@@ -90,3 +103,63 @@ async def test_without_a_store_nobody_is_let_in_or_turned_away(house: House, mon
         return await house.may(token) == 200
 
     await until(is_let_in)  # the store is left alone for a moment where a sweep has met its absence too
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("outage_s", [600.0, 0.0])
+async def test_who_is_known_writes_into_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage_s: float
+) -> None:
+    """While the store cannot be reached whoever was let in a while ago is, by each kind of credential. Of others nobody knows, and they are
+    answered 503; so is whoever has not come for as long as it is remembered, and whoever was there before something was ended here."""
+    monkeypatch.setattr(last_known, "OUTAGE_S", outage_s)
+    journal = {"on_outage": "journal", "journal": str(tmp_path / "journal.db"), "store_timeout": "1s"}
+    with RedisServer("valkey-9", tmp_path) as server:
+        keep = Chatkeep[Any](f"{server.url}?timeout=1", **FAST | journal)
+        keep.on_message(count)
+        app = create_app(keep, title="A bot")
+        async with serving(app) as port:
+            client = Client(port, (await create_key(keep, "")).token)
+
+            async def tried(credential: str, conversation: str = "ada") -> int:
+                headers = {"Authorization": f"Bearer {credential}", "Prefer": "respond-async"}
+                path = f"/v1/conversations/{conversation}/messages"
+                return (await client.ask("POST", path, b'{"content": "hi"}', headers)).status
+
+            token = (await issue_token(keep, "", "ada", scopes=["send"])).token
+            user = (await issue_user_token(keep, "", "bob")).token
+            known = [(client.key, "ada"), (token, "ada"), (user, "bob")]
+            before = [await tried(*one) for one in known]
+            stranger = (await create_key(keep, "")).token
+            server.kill()
+            await time_passes(1.1)  # by then what was looked at is looked at again
+            during = [await tried(*one) for one in known]
+            others = [await tried(stranger), await tried(user, "eve")]
+            app.state.access.look_again()
+            ended = [await tried(*one) for one in known]
+            server.start()
+            await until(lambda: not keep.trouble)
+            after = [await tried(*one) for one in (*known, (stranger, "ada"))]
+
+    assert [202] * 7 == before + after
+    assert [202 if outage_s else 503] * 3 == during
+    assert [503] * 5 == others + ended
+
+
+def test_what_is_known_is_what_was_said_last() -> None:
+    """Also that there is nothing; not what a look from before something was ended here brings. Another store is no outage."""
+    keep = Chatkeep[Any]("memory://", on_outage="read")
+    known = last_known.LastKnown[str, int](keep)
+    known.note("a", 1, round=known.round)
+    assert 1 == known.find("a", Unavailable("away"))
+    with pytest.raises(Replaced):
+        known.find("a", Replaced("other"))
+    known.note("a", None, round=known.round)
+    before = known.round
+    known.clear()
+    known.note("b", 2, round=before)
+    refusing = last_known.LastKnown[str, int](Chatkeep[Any]("memory://"))
+    refusing.note("a", 1, round=0)
+    for held, name in ((known, "a"), (known, "b"), (refusing, "a")):
+        with pytest.raises(Unavailable, match="away"):
+            held.find(name, Unavailable("away"))

@@ -203,6 +203,34 @@ async def test_what_is_saved_for_a_conversation_that_is_there_begins_none(house:
     assert ([412, 412], 412, [None, None]) == (late, erased.status, there)
 
 
+@pytest.mark.parametrize("id", [".", ".."])
+async def test_nobody_begins_what_browsers_take_for_a_step_in_the_path(id: str) -> None:
+    """A user, or a visitor who chooses an id, is refused on each way: at the desk "the bot of this conversation" would be everybody's. What
+    an application has under such an id can be read and written by whose it is."""
+    async with housed("memory://", protocols=["aisdk"], anonymous=True) as house:
+        ada, at = await house.token("ada"), f"/v1/conversations/{id}"
+        message = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+        tried = [
+            await house.ask("POST", "/v1/conversations", {"id": id}, token=ada),
+            await house.ask("PUT", at, {"title": "x"}, token=ada),
+            await house.ask("POST", f"{at}/messages", {"content": "hi"}, token=ada),
+            await house.ask("PUT", f"{at}/state/x", 1, token=ada, If_None_Match="*"),
+            await house.ask("PATCH", f"{at}/state/x", {"value": 1}, token=ada, **MERGE),
+            await house.ask("POST", "/api/chat", {"id": id, "messages": [message]}, token=ada),
+            await house.ask("POST", "/api/chat", {"id": id, "messages": [message]}, token=""),
+        ]
+        absent = await house.keep.conversation(id)
+        await house.keep.user("ada").create(id)
+        there = [
+            await house.ask("POST", "/v1/conversations", {"id": id}, token=ada),
+            await house.ask("POST", f"{at}/messages", {"content": "hi"}, token=ada),
+        ]
+
+    assert [(400, True)] * 7 == [(answer.status, b"cannot be called" in answer.body) for answer in tried], tried
+    assert absent is None
+    assert [200, 200] == [answer.status for answer in there]
+
+
 class Erasing(Wrapped):
     """A driver under which somebody else erases "trip" right after it was looked at, or before it is written to, once from `armed` on."""
 

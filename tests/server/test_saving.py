@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from chatkeep.people.saving import ADDED_AT_ONCE
+
 from ..support.users import House, housed
 
 
@@ -51,3 +53,73 @@ async def test_a_save_says_what_was_in_conflict(house: House) -> None:
     assert (204, "C", "D") == (restored.status, named, forced.json["title"])
     assert (403, 404) == (forged.status, absent.status)
     assert [("m1", "hi", 5.5, True)] == [(one["id"], one["content"], one["created_at"], one["saved"]) for one in log]
+
+
+async def test_a_save_that_is_sent_again_is_told_as_done(house: House) -> None:
+    """Its answer was lost, and its own write has made `If-Match` untrue. It is known by whose it is, what it says and what it is for, also
+    where somebody has saved behind it; whatever else is for that version is refused as before, also by who asks for the same."""
+    token, other, path = await house.token("ada"), await house.token("bob"), "/v1/conversations/c"
+    first = await house.ask("PUT", path, {"title": "A"}, token=token)
+    asked, match = {"title": "B", "messages": [{"id": "m1", "content": "hi"}], "archived": True}, first.headers["etag"]
+    done = await house.ask("PUT", path, asked, token=token, If_Match=match)
+    again = await house.ask("PUT", path, asked, token=token, If_Match=match)
+    others = [
+        (await house.ask("PUT", path, asked | more, token=token, If_Match=tag)).status
+        for more, tag in (({"title": "C"}, match), ({"archived": False}, match), ({}, '"other"'))
+    ]
+    others.append((await house.ask("PUT", path, asked, If_Match=match)).status)  # by a service key
+    later = await house.ask("PUT", path, {"title": "C"}, token=token)
+    superseded = await house.ask("PATCH", path, asked, token=token, If_Match=match)
+    stranger = await house.ask("PUT", path, asked, token=other, If_Match=match)
+
+    assert [200, 200] == [done.status, again.status]
+    assert (done.headers["etag"], done.json | {"added": []}) == (again.headers["etag"], again.json)
+    assert ([412] * 4, 404) == (others, stranger.status)
+    assert (200, "C", later.headers["etag"]) == (
+        superseded.status,
+        superseded.json["title"],
+        superseded.headers["etag"],
+    )
+
+
+async def test_a_save_for_what_is_there_once_more_is_done_once_more(house: House) -> None:
+    """A checksum comes back with what it was made of: the same save for it is another one then, and no repetition."""
+    token, path = await house.token("ada"), "/v1/conversations/c"
+    first = await house.ask("PUT", path, {"title": "A"}, token=token)
+    for match in (first.headers["etag"], None, first.headers["etag"]):
+        title = "A" if match is None else "B"
+        saved = await house.ask("PUT", path, {"title": title}, token=token, **({"If_Match": match} if match else {}))
+
+        assert (200, title) == (saved.status, saved.json["title"])
+
+
+async def test_a_save_is_known_by_its_idempotency_key(house: House) -> None:
+    """Also where somebody has saved behind it, and for a client that may not read: it has no second effect, and the same conflicts."""
+    token, writer = await house.token("ada"), await house.token("ada", scopes=["send", "save"])
+    path, key = "/v1/conversations/c", '"k1"'
+    first = await house.ask("PUT", path, {"title": "A", "messages": [{"id": "m1", "content": "hi"}]}, token=token)
+    asked = {"title": "B", "messages": [{"id": "m1", "content": "ho"}, {"id": "m2", "content": "hi"}]}
+    told = {"token": writer, "If_Match": first.headers["etag"], "Idempotency_Key": key}
+    done = await house.ask("PUT", path, asked, **told)
+    unkeyed = await house.ask("PUT", path, asked, token=writer, If_Match=first.headers["etag"])
+    later = await house.ask("PUT", path, {"title": "C"}, token=token)
+    again = await house.ask("PUT", path, asked, **told)
+    other = await house.ask("PUT", path, asked, **told | {"Idempotency_Key": '"k2"'})
+
+    assert (200, 200, 412, 412) == (done.status, again.status, unkeyed.status, other.status)
+    assert (["m1"], ["m2"]) == (done.json["conflicts"], done.json["added"])
+    assert (["m1"], []) == (again.json["conflicts"], again.json["added"])
+    assert ("C", later.headers["etag"]) == (again.json["title"], again.headers["etag"])
+
+
+async def test_a_long_save_that_broke_off_goes_on_only_where_it_may(house: House) -> None:
+    """The first of its acts is there already, the rest is not: `If-Match` is looked at before anything is written."""
+    token, path = await house.token("ada"), "/v1/conversations/c"
+    messages = [{"id": f"m{n}", "content": "x"} for n in range(ADDED_AT_ONCE + 1)]
+    first = await house.ask("PUT", path, {"messages": messages[:-1]}, token=token)
+    refused = await house.ask("PUT", path, {"messages": messages}, token=token, If_Match='"other"')
+    told = {"token": token, "If_Match": first.headers["etag"]}
+    whole, again = [await house.ask("PUT", path, {"messages": messages}, **told) for _ in range(2)]
+
+    assert (200, 412, 200, 200) == (first.status, refused.status, whole.status, again.status)
+    assert (["m200"], []) == (whole.json["added"], again.json["added"])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Error, Page, Route
 
 from ..support.browsing import ROOT, Shop, account_of, page_of_a_proxy, profile
 
@@ -49,6 +49,9 @@ def test_a_list_is_changed_here_and_seen_elsewhere(
                await account.create('Old', ids.old);
                await account.rename(ids.trip, 'Naples'); await account.pin(ids.shop); await account.delete(ids.old); }"""
         )
+        for id in ("", ".", ".."):
+            with pytest.raises(Error, match="a conversation cannot be called"):
+                page.evaluate("id => account.create('Step', id)", id)
         assert ["Milk", "Naples"] == page.evaluate(TITLES)
         until(tab, "account.conversations.length === 2 && account.conversations[0].title === 'Milk'")
         until(there, "JSON.stringify(account.conversations.map((one) => one.title)) === given", '["Milk","Naples"]')

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec import structs
-from playwright.sync_api import BrowserContext, Dialog, Page, Route, expect
+from playwright.sync_api import BrowserContext, Dialog, Error, Page, Route, expect
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
@@ -294,6 +294,55 @@ def test_colleagues_are_told_why(service: Service, person: BrowserContext, tmp_p
     expect(page.locator("#state")).to_contain_text("mine")
 
     found = service.portal.call(service.keep.tenant("salon").conversation, "ada")
+    assert found is not None
+    assert {"said": ["mine"]} == found.state
+
+
+def test_what_is_meant_for_one_conversation_is_never_done_to_all(service: Service, person: BrowserContext) -> None:
+    """A browser takes ".." in an address for a step: "the bot of that conversation" would be the tenant's. The desk does not ask then."""
+    tenant = service.keep.tenant("salon")
+    service.receive("..", "hello")
+    page = opened(person, service)
+    for id in (".", ".."):
+        for path in ("/bot", "?messages=0", "/state/.."):
+            with pytest.raises(Error, match="out of reach of a browser"):
+                page.evaluate(
+                    """async ([id, path]) => {
+                      const { ask, at } = await import("./operator-ask.js");
+                      await ask(at(id) + path, { method: "PUT", body: { paused: true } });
+                    }""",
+                    [id, path],
+                )
+
+    assert not service.portal.call(tenant.conversation, "..").paused
+    service.receive("ada", "hello")
+    assert [("user", "hello"), ("assistant", "1: hello")] == service.log("ada")
+
+
+def test_a_change_whose_answer_was_lost_is_not_called_somebody_elses(service: Service, person: BrowserContext) -> None:
+    """It was made; saved once more it is the same change, and nobody has changed the state meanwhile."""
+    tenant = service.keep.tenant("salon")
+    service.receive("ada", "hello")
+    page = opened(person, service)
+    choose(page, "ada")
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route(
+        "**/state/said", lambda route: lose(route) if route.request.method == "PUT" else route.fallback(), times=2
+    )
+    page.locator("#state").get_by_role("button", name="Edit").click()
+    page.get_by_label("Value of said, as JSON").fill('["mine"]')
+    save = page.locator("#state").get_by_role("button", name="Save")
+    save.click()
+    expect(page.locator("#state").get_by_role("alert")).not_to_be_empty()
+    save.click()
+    expect(page.locator("#state")).to_contain_text("mine")
+    expect(page.get_by_label("Value of said, as JSON")).to_have_count(0)
+    found = service.portal.call(tenant.conversation, "ada")
+
     assert found is not None
     assert {"said": ["mine"]} == found.state
 

@@ -207,24 +207,29 @@ class Account:
         return await self._save("PATCH" if there else "PUT", conversation, asked, checksum, notify)
 
     async def _save(
-        self, method: str, conversation: str, asked: Mapping[str, Any], checksum: str | None, notify: bool
+        self,
+        method: str,
+        conversation: str,
+        asked: Mapping[str, Any],
+        checksum: str | None,
+        notify: bool,
+        *,
+        key: str = "",
     ) -> Saved:
-        headers = {} if checksum is None else {"if-match": f'"{checksum}"'}
+        # By its key the server knows a save that it has done and whose answer was lost.
+        headers = {"idempotency-key": f'"{(key := key or secrets.token_hex(16))}"'}
+        if checksum is not None:
+            headers["if-match"] = f'"{checksum}"'
         notices, id = self._link.notices, f"save:{conversation}"
         try:
             answer = await self._link.ask(
-                method,
-                conversation_at(conversation),
-                asked,
-                about=conversation,
-                headers=headers,
-                repeatable=checksum is None,
+                method, conversation_at(conversation), asked, about=conversation, headers=headers
             )
         except PreconditionFailed:
             raise
         except ChatkeepError as fault:
             if notify:
-                again = partial(self._save, method, conversation, asked, checksum, notify)
+                again = partial(self._save, method, conversation, asked, checksum, notify, key=key)
                 runs: dict[str, Run] = {"retry": again} if isinstance(fault, StoreError) else {}
                 notices.tell("failed", str(fault), about=conversation, id=id, actions=runs | {"discard": _nothing})
             raise
@@ -265,7 +270,7 @@ class Account:
     async def delete(self, conversation: str) -> None:
         """Erase a conversation; the user's other devices are told. Twice is fine. There is no way back."""
         try:
-            await self._link.ask("DELETE", conversation_at(conversation), about=conversation)
+            await self._link.ask("DELETE", conversation_at(conversation), about=conversation, removes=True)
         except NotFound:
             log.debug("%s was gone already, or is nobody's.", conversation)
 

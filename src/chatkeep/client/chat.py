@@ -292,7 +292,7 @@ class Chat:
 
     async def erase(self) -> None:
         """Remove the conversation, its state, its tokens and shares. There is no way back. What is posted later begins a new one."""
-        await self._link.ask("DELETE", self._path, about=self.id)
+        await self._link.ask("DELETE", self._path, about=self.id, removes=True)
         with suppress(UsageError):  # there is no queue
             await self._queue().forget(self.id)
 

@@ -17,9 +17,9 @@ from .account import Account, Claimed
 from .addresses import conversation_at, given, with_query
 from .chat import ASYNC, Chat, as_posted
 from .desk import Desk
-from .link import Link, pause
+from .link import Link
 from .notices import EXPIRED, Notice
-from .outbox import Outbox
+from .outbox import Outbox, Postponed
 from .refusals import NotFound, Unauthorized
 from .statistics import Statistics
 from .values import Conversation, Created, Me, Pending, Queued, Receipt, Redeemed
@@ -303,16 +303,12 @@ class Client:
             headers.update(only_there)
             told(trouble)
 
-        asked_for = 0
         with suppress(HandlerFailed):  # it is in the log, which is all that was promised
-            while True:
-                answer = await self._link.ask("POST", path, asked, about=about, headers=headers, told=tell, only=token)
-                if answer.to(Receipt).number:
-                    return True
+            answer = await self._link.ask("POST", path, asked, about=about, headers=headers, told=tell, only=token)
+            if not answer.to(Receipt).number:
                 if "if-match" not in headers:
                     return False  # it is in the server's journal, and has begun nothing yet
                 # Only when the server's store is back is it known whether the conversation is still there.
                 told(f"{about} is in the server's journal, which waits for its store. Nothing has to be done.")
-                asked_for += 1
-                await asyncio.sleep(pause(asked_for))
+                raise Postponed
         return True

@@ -179,13 +179,16 @@ class Link:
         repeatable: bool = True,
         told: Callable[[str], None] | None = None,
         only: str | UnsetType | None = UNSET,
+        removes: bool = False,
     ) -> Answer:
         """
         Make one request and return its answer; it is made again while it fails in a way that passes, and is *repeatable* or was
         certainly not done.
 
         Ends within the timeout. With *told* it never gives up, not even for want of a valid token, and tells what is
-        in the way. With *only* it is sent with that token or not at all: `TokenChanged` when there is another.
+        in the way. With *only* it is sent with that token or not at all: `TokenChanged` when there is another. What
+        *removes* something that is not there any more after an attempt without an answer has removed it; the answer
+        is empty then.
         """
         raw = None if body is UNSET else encode(body, about)
         doubt = False
@@ -218,6 +221,8 @@ class Link:
                         self.statistics.received_bytes += len(body)
                         return Answer(said.headers, body, doubt)
         except (Unauthorized, Forbidden, NotFound) as refused:
+            if doubt and removes and isinstance(refused, NotFound):
+                return Answer({}, b"", doubt)
             if doubt:  # what was done the first time may be the very reason
                 raise Uncertain(f"{refused} An earlier attempt was not answered. {HAPPENED}") from refused
             raise

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
-from .link import TokenChanged
+from .link import TokenChanged, pause
 from .refusals import PreconditionFailed
 from .values import Pending, Queued
 
@@ -94,9 +94,22 @@ NameOf = Callable[[str, Told], Awaitable[str]]
 Settled = Callable[[Queued, str], None]
 
 
+class Postponed(Exception):
+    """The server has the message, and does not know yet what becomes of it: it is asked again in a while, and others go out meanwhile."""
+
+
 def credential_of(token: str) -> str:
     """Return the owner of what is posted with *token*, as long as its subject is not known. (A subject has no colon.)"""
     return f"credential:{sha256(token.encode()).hexdigest()}"
+
+
+class _Waiting(msgspec.Struct):
+    """A conversation to be looked at. came: something came since somebody looked. postponed: the number of its message that was
+    `Postponed` last, *tries* times in a row."""
+
+    came: bool = True
+    postponed: int = 0
+    tries: int = 0
 
 
 class Outbox:
@@ -109,7 +122,7 @@ class Outbox:
         self._db: apsw.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._workers: dict[str, bool] = {}  # conversations to be looked at; True: something came since somebody looked
+        self._workers: dict[str, _Waiting] = {}  # conversations to be looked at
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._changed = asyncio.Event()  # there is another credential, or the first message for one
@@ -127,9 +140,9 @@ class Outbox:
         Open the file; what an earlier run has left in it goes out first.
 
         *deliver* is told, too, whether the conversation was there when the message was posted, and whether the message has waited
-        since; it tells whether the conversation is there by now: what a server has in its journal has begun none yet. *settled* is
-        told of each message that went out, and of each that was refused, with the reason.
-        *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
+        since; it tells whether the conversation is there by now: what a server has in its journal has begun none yet, and where it is
+        to begin none, this raises `Postponed`. *settled* is told of each message that went out, and of each that was refused, with the
+        reason. *name_of* asks the server for the subject of a token, as long as it takes. Raises `Misconfigured`.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -332,12 +345,23 @@ class Outbox:
     async def _send(self, deliver: Deliver, settled: Settled) -> None:
         while True:
             conversation = await self._ready.get()
-            self._workers[conversation] = False
+            waiting = self._workers[conversation]
+            waiting.came = False
             token, owners = self._token, self._owners()  # the message goes out with this token, or not at all
             try:
                 if (first := await self._do(_first_of(conversation, owners))) is not None:
-                    await self._settle(*first, token, owners, deliver, settled)
-                elif not self._workers[conversation]:
+                    try:
+                        await self._settle(*first, token, owners, deliver, settled)
+                    except Postponed:
+                        # Its conversation waits, and no sender with it.
+                        number = first[0].number
+                        waiting.tries = waiting.tries + 1 if waiting.postponed == number else 1
+                        waiting.postponed = number
+                        asyncio.get_running_loop().call_later(
+                            pause(waiting.tries), self._ready.put_nowait, conversation
+                        )
+                        continue
+                elif not waiting.came:
                     del self._workers[conversation]
                     continue
             except Exception as fault:  # a full disk, or a bug: the message stays, and its conversation waits
@@ -359,7 +383,10 @@ class Outbox:
         logged = False
         sql, refused, reason = "delete from outbox where number = ?", 0, ""
         try:
-            logged = await deliver(queued, there, queued.posted_at <= self._waited_until, token, self._tell)
+            waited = (
+                queued.posted_at <= self._waited_until or queued.number == self._workers[queued.conversation].postponed
+            )
+            logged = await deliver(queued, there, waited, token, self._tell)
         except TokenChanged:
             return
         except ChatkeepError as refusal:
@@ -386,7 +413,8 @@ class Outbox:
     def _wake(self, conversation: str) -> None:
         if conversation not in self._workers:
             self._ready.put_nowait(conversation)
-        self._workers[conversation] = True
+            self._workers[conversation] = _Waiting()
+        self._workers[conversation].came = True
 
     def _is_unnamed(self) -> bool:
         return self._token is not None and credential_of(self._token) not in self._subjects

@@ -7,6 +7,7 @@ of kind "conflict", from which it can be restored.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -151,7 +152,7 @@ def save_into(
     """
     record = there.record
     if asked.token in record.changes:
-        return None, []
+        return None, find_conflicts(asked, known)
     conflicts: list[str] = []
     notes: list[Draft] = []
     if asked.title is not None and asked.title != record.title:
@@ -191,6 +192,18 @@ def save_into(
     row = there.row
     act = next_commit(there, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
     return act, conflicts
+
+
+def find_conflicts(asked: Save, known: Mapping[str, Message]) -> list[str]:
+    """Return what of *asked*, which was saved before, gave way then: what the log has a note of."""
+    notes = {TITLE: _note_id(asked, "", asked.title or "")}
+    notes |= {draft.id: _note_id(asked, draft.id, draft.content) for draft in asked.drafts}
+    return [about for about, note in notes.items() if note in known]
+
+
+def token_from(id: str, number: int) -> str:
+    """Name one of the acts of the save with this *id*: that before which it has made *number* others."""
+    return urlsafe_b64encode(sha256(f"{id}\n{number}".encode()).digest()[:9]).decode()
 
 
 def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from ..conversation import saves
 from ..conversation.keys import check_user
 from ..conversation.saves import Save, Saved, SavedMessage
@@ -32,10 +34,13 @@ async def save(
     by: str = "",
     look: Callable[[Snapshot], None] | None = None,
     claims: Claims | None = None,
+    id: str | None = None,
+    renews: bool = False,
     **told: Any,
 ) -> Saved:
     """Save from outside; see `Tenant.save`. *look* is given what is there, and refuses by raising; *claims* tell whether that is
-    *owner*'s, where *look* does not."""
+    *owner*'s, where *look* does not. *id* names the save: what was done under it is done, whatever *look* says of it now; where it
+    *renews*, what *look* lets in once more is done once more."""
     now = engine.shared.clock()
     if owner:
         check_user(owner)
@@ -44,13 +49,15 @@ async def save(
     given = [saves.message_from(key, message) for message in messages]
     drafts = saves.drafts_from(key, given, at=now, limit=engine.shared.settings.message_limit)
     when = saves.written_at(key, at, now=now)
-    added, conflicts = list[str](), list[str]()
+    added, conflicts, acts = list[str](), list[str](), 0
     for first in range(0, max(len(drafts), 1), ADDED_AT_ONCE):
         page = drafts[first : first + ADDED_AT_ONCE]
-        asked = Save(drafts=page, at=when, by=by, token=fresh_token(), **(told if not first else {}))
-        looks = look if not first else None
-        after, news, gave_way = await _commit(engine, key, asked, owner=owner, look=looks, claims=claims)
+        token = fresh_token() if id is None else saves.token_from(id, acts)
+        asked = Save(drafts=page, at=when, by=by, token=token, **(told if not first else {}))
+        asks: dict[str, Any] = {"look": look if not acts else None, "claims": claims, "renews": renews}
+        after, news, gave_way = await _commit(engine, key, asked, owner=owner, **asks)
         added, conflicts = added + news, conflicts + gave_way
+        acts += token in after.record.changes
     return Saved(
         id=key.id,
         version=find_version(after.row.head, after.record),
@@ -69,6 +76,7 @@ async def _commit(
     owner: str,
     look: Callable[[Snapshot], None] | None,
     claims: Claims | None,
+    renews: bool,
 ) -> tuple[Snapshot, list[str], list[str]]:
     """Write *asked*, creating the conversation for *owner* where there is none. Answers the snapshot it leaves, the ids that were added,
     and the conflicts."""
@@ -88,14 +96,19 @@ async def _commit(
             known |= {message.id: message for message in page}
 
         def decide(there: Snapshot, known: dict[str, Message] = known, row: Row = row) -> Commit | None:
-            if asked.token in there.record.changes:
+            # In an earlier run of this call, or by an earlier call of its name.
+            done, asks = asked.token in there.record.changes, asked
+            if done and not (renews and _is_let_in(there, look)):
+                conflicts[:] = conflicts or saves.find_conflicts(asked, known)
                 return None
-            if look is not None:
+            if done:
+                asks = structs.replace(asked, token=fresh_token())
+            elif look is not None:
                 look(there)
             if (row.incarnation, row.owner) != (there.row.incarnation, there.row.owner):
                 # What is known of its log is of another one, or it is another's.
                 raise Duplicate(f"{key} was erased, created or given away meanwhile.", row=there.row, numbers={})
-            act, conflicts[:] = saves.save_into(there, asked, known, shared.policy, at=shared.clock())
+            act, conflicts[:] = saves.save_into(there, asks, known, shared.policy, at=shared.clock())
             return act
 
         try:
@@ -104,3 +117,12 @@ async def _commit(
             continue
         added = [message.id for message in said or () if message.role != "system"]
         return after, added, conflicts
+
+
+def _is_let_in(there: Snapshot, look: Callable[[Snapshot], None] | None) -> bool:
+    try:
+        if look is not None:
+            look(there)
+    except Exception:
+        return False
+    return look is not None

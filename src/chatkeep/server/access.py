@@ -71,12 +71,13 @@ from ..model import Content
 from ..tenant import Tenant
 from . import wire
 from .cookies import COOKIE, ELSEWHERE, SHARED_MOST, cookies_in, cookies_of, refuse_other_pages, same_origin
-from .known_credentials import HELD, NOTED_S, KnownCredentials
+from .known_credentials import NOTED_S, KnownCredentials
+from .last_known import HELD
 from .masking import Masker
 from .ownership import Ownership
 from .principals import VISITOR, AccessPolicy, KnownUser, Principal, Users, judge
 from .reads import Reads
-from .refusals import forbidden, not_found, unauthorized
+from .refusals import forbidden, not_found, refuse_step, unauthorized
 from .signed_in import PROOF, TENANT, SignedIn
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
@@ -393,6 +394,8 @@ class Access:
                 )
             absent = await self._look_for(principal, conversation) if principal.kind == "user" else False
             judge(principal, policy, conversation, visitors=self.anonymous, absent=absent)
+            if absent:
+                refuse_step(conversation)
             if principal.masked and conversation is not None:
                 conversation = self.masker.unseal(principal.tenant, conversation)
                 if conversation is None:
@@ -421,9 +424,10 @@ class Access:
             issued = await self.visit(id)
         else:
             try:
-                await tenant.create(id, owner=await self.find_beginner(request))
+                await tenant.create(id, owner=(owner := await self.find_beginner(request)))
             except OtherOwner:
                 raise not_found() from None
+            self._ownership.note_begun(tenant.name, id, owner)
         request.state.absent = False
         return issued
 

@@ -26,7 +26,7 @@ from .access import access_of, allows, conversation_asked, keep_of, principal_of
 from .audit import audited
 from .cookies import COOKIE, clear_cookie, refuse_other_pages, set_cookie
 from .problems import RETRY_AFTER_S
-from .refusals import forbidden, gone, not_found
+from .refusals import forbidden, gone, not_found, refuse_step
 from .telemetry import carried
 from .wire import Refused, Resource, as_json
 
@@ -79,6 +79,8 @@ async def begin_for_user(request: Request, asked: wire.NewConversation) -> Respo
         raise HTTPException(400, "A user's conversation is the user's and needs no cookie; nothing was begun.")
     tenant, user = tenant_of(request), principal_of(request).user
     there = asked.id is not None and await tenant.user(user).owns(asked.id)
+    if not there:
+        refuse_step(asked.id)
     taken = Refused(409, "taken", "This id is taken; nothing was begun. Choose another one.")
     if asked.id is not None and not there and access_of(request).is_customers(tenant.name, asked.id):
         raise taken

@@ -13,7 +13,8 @@ from msgspec import structs
 from ..app import Chatkeep, core_of
 from ..auth.credentials import StoredCredential, end_reused, stored_credentials
 from ..auth.format import digest_of, id_of, is_mistyped
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
+from .last_known import HELD, LastKnown
 
 log = logging.getLogger("chatkeep.server")
 
@@ -25,7 +26,6 @@ FRESH_S = 1.0
 NOTED_S = 3600.0
 """`last_used_at` is no finer than this: a write for each request would cost more than it tells."""
 
-HELD = 10_000
 TASKS_MOST = 100
 
 
@@ -33,7 +33,8 @@ class KnownCredentials:
     """
     The credentials of the store of *keep* that were used lately.
 
-    One is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds.
+    One is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds; while the store cannot be
+    reached, what `LastKnown` has of it counts.
     """
 
     def __init__(self, keep: Chatkeep[Any]) -> None:
@@ -41,6 +42,7 @@ class KnownCredentials:
         self._records = stored_credentials(keep)
         self._clock = core_of(keep).clock
         self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
+        self._last: LastKnown[str, StoredCredential] = LastKnown(keep)
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -55,6 +57,7 @@ class KnownCredentials:
     def look_again(self) -> None:
         """Let go of what is known, after one was ended here."""
         self._looked.clear()
+        self._last.clear()
 
     async def find_valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
         """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*.
@@ -83,8 +86,17 @@ class KnownCredentials:
             if text and is_mistyped(text):
                 return None
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._looked[name] = self._start(self._records.get(name))
+            task = self._looked[name] = self._start(self._look(name))
         return task.result() if task.done() else await asyncio.shield(task)
+
+    async def _look(self, name: str) -> StoredCredential | None:
+        round = self._last.round
+        try:
+            stored = await self._records.get(name)
+        except Unavailable as away:
+            return self._last.find(name, away)
+        self._last.note(name, stored, round=round)
+        return stored
 
     def note_use(self, name: str, stored: StoredCredential) -> None:
         """Note down, once in a while, that a credential was used; nobody waits for it."""

@@ -127,7 +127,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     (ONE, "get"): Operation(query=wire.ConversationQuery, gives={200: answers.Conversation}, refuses=READ),
     **{
         (ONE, method): Operation(
-            takes=saving.Saving, headers=MATCH, gives={200: saving.SavedConversation}, refuses=(412, *WRITE)
+            takes=saving.Saving, headers=MATCH | KEY, gives={200: saving.SavedConversation}, refuses=(412, *WRITE)
         )
         for method in ("put", "patch")
     },

@@ -27,6 +27,21 @@ def not_found() -> wire.Refused:
     return wire.Refused(404, "not-found", NOT_FOUND)
 
 
+STEPS = (".", "..")
+"""Ids that browsers, and proxies which tidy up addresses, take for a step in the path: what is asked of them is asked of something else."""
+
+
+def refuse_step(conversation: str | None) -> None:
+    """Refuse to begin a conversation for a customer under an id that no page could ask for, nor anybody at the desk."""
+    if conversation in STEPS:
+        raise wire.Refused(
+            400,
+            "bad-key",
+            f"A conversation cannot be called {conversation!r}: browsers and proxies take that for a step in the path. Nothing was begun; "
+            "choose another id.",
+        )
+
+
 def gone(why: str) -> wire.Refused:
     """Return 412, for what is meant for a conversation that was there. *why*: what was not done."""
     there = "The conversation is not there (any more): nobody has begun it, or it was erased"

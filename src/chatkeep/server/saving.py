@@ -140,7 +140,7 @@ async def save(request: Request, *, creates: bool) -> Response:
         raise HTTPException(400, "Only a service key names the owner; nothing was saved.")
     if asked.messages and "save" not in principal.scopes:
         raise forbidden("This token has not the scope 'save', which it takes to save messages.")
-    match = wire.tags(request, "if-match")
+    match, key = wire.tags(request, "if-match"), wire.idempotency_key(request)
     force = asked.force or match == {"*"}
 
     def look(there: Snapshot) -> None:
@@ -148,7 +148,11 @@ async def save(request: Request, *, creates: bool) -> Response:
             raise not_found()
         refuse_other_version(request, there)
 
-    told = structs.asdict(asked) | {"force": force}
+    # Sent again, since its answer was lost, it has made its own `If-Match` untrue.
+    name = ["key", key] if key is not None else ["match", principal.subject or principal.id, sorted(match or ())]
+    names = key is not None or match not in (None, {"*"})
+    told = structs.asdict(asked) | {"force": force, "renews": key is None}
+    told["id"] = msgspec.json.encode([*name, asked]).decode() if names else None
     told["owner"] = asked.owner or await access_of(request).find_beginner(request)
     messages = [structs.asdict(one) for one in told.pop("messages")]
     try:

@@ -19,7 +19,8 @@ from ..auth.rights import ROLES, rights_of
 from ..drivers.url import is_loopback
 from ..errors import UsageError
 from .admin import PUBLIC
-from .known_credentials import FRESH_S, HELD
+from .known_credentials import FRESH_S
+from .last_known import HELD
 
 Operators = Callable[[Request], str | Awaitable[str | None] | None]
 """Says which account has sent a request, as the host in front knows it; None: nobody."""

@@ -30,6 +30,8 @@ export class Problem extends Error {
 export const words = (fault) => (fault instanceof Problem ? fault.message : "The server does not answer.");
 
 export async function ask(path, { method = "GET", body, headers, signal = AbortSignal.timeout(ASK_MS), tenant = me.tenant } = {}) {
+  // Browsers take these for steps in the path: what is meant for one conversation would be done to all.
+  if (/(^|\/)\.\.?([/?]|$)/.test(path)) throw new Problem(0, { detail: "What is called “.” or “..” is out of reach of a browser. Use the command line, or a client in a program." });
   const answer = await fetch(API + path, {
     method,
     body: body === undefined ? undefined : JSON.stringify(body),

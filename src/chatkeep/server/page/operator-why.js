@@ -1,6 +1,6 @@
 // Why a conversation is as it is: what is done next, its state as a tree that can be changed, its turns, and who did what.
 
-import { ask, at, button, element, json, may, nameOf, pretty, say, span, timeOf } from "./operator-ask.js";
+import { ask, at, button, element, json, may, nameOf, pretty, random, say, span, timeOf } from "./operator-ask.js";
 import { create } from "./shown.js";
 
 const DEEP = 6;
@@ -195,10 +195,12 @@ async function edit(place, slot, made) {
     state.shown = "";
     json(`${at(place.id)}?messages=0`, { tenant: place.tenant }).then((found) => place.end.signal.aborted || showState(place, found.state));
   };
+  let sent = {};
   const save = button("Save", async () => {
     try {
-      const body = JSON.parse(field.value);
-      await ask(path, { method: "PUT", body, headers: { "if-match": tag }, tenant: place.tenant });
+      const [text, body] = [field.value, JSON.parse(field.value)];
+      if (sent.text !== text) sent = { text, key: random() }; // the same once more, as its answer was lost, is the same change
+      await ask(path, { method: "PUT", body, headers: { "if-match": tag, "idempotency-key": sent.key }, tenant: place.tenant });
       end();
     } catch (found) {
       if (found instanceof SyntaxError) fault.textContent = `This is not JSON: ${found.message}`;

@@ -33,7 +33,7 @@ from ..access import Access, bearer
 from ..cookies import COOKIE, SHARED_MOST, clear_cookie, cookies_in, same_origin, set_cookie, shared_cookie
 from ..limits import is_forwarded
 from ..principals import AccessPolicy, Principal
-from ..refusals import forbidden, not_found, unauthorized
+from ..refusals import forbidden, not_found, refuse_step, unauthorized
 from .answer_stream import AnswerStream, Ended
 
 log = logging.getLogger("chatkeep.server")
@@ -268,6 +268,7 @@ class Entrance:
         if principal.kind == "visitor":
             if await access.is_taken(conversation):
                 raise unauthorized()  # an id alone is no right
+            refuse_step(conversation)
             request.state.absent = True
         return structs.replace(caller, begins=request)
 
