@@ -37,7 +37,7 @@ SUFFIXES = ("", "-wal", "-shm")
 ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
 SETTLED_NS = 3_000_000_000  # file systems tell times apart that are so far from each other, the coarsest by two seconds
-SETTLED_FINE_NS = 100_000_000  # and those that write parts of a millisecond, by the tick of the system's clock, 10 ms at most
+SETTLED_FINE_NS = 100_000_000  # and those that write parts of a millisecond, by a tick of the clock: 10 ms at most
 LOOK_AGAIN_NS = 100_000_000  # a folder in which something has just happened is no help for so long, whatever its time
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
