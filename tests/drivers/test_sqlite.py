@@ -1194,11 +1194,28 @@ async def test_a_folder_whose_time_may_stay_is_not_believed(
         await driver.close()
 
 
+@pytest.mark.parametrize(
+    ("ago_s", "parts", "believed"), [(0.05, 1, False), (0.5, 1, True), (2.9, 0, False), (3.1, 0, True)]
+)
+def test_a_folder_is_believed_as_soon_as_its_times_tell_two_changes_apart(
+    ago_s: float, parts: int, believed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with parts of a millisecond do so at once, others perhaps after two seconds."""
+    folder, now, files = sqlite_file.Folder(str(tmp_path)), 1_700_000_000_000_000_000, object()
+    look = (1, 1, now - round(ago_s * 1e9) + parts)
+    monkeypatch.setattr(sqlite_file.Folder, "look", lambda _: look)
+
+    folder.settle(files, look, now)
+
+    assert folder.settled == ((files, look) if believed else None)
+
+
 async def test_a_folder_in_which_something_has_just_happened_is_not_looked_at_each_time(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says nothing of its files yet, so these are looked at, and what happens to them is noticed as before."""
     hour = 3_600_000_000_000
+    monkeypatch.setattr(sqlite_file, "SETTLED_FINE_NS", hour)
     monkeypatch.setattr(sqlite_file, "SETTLED_NS", hour)
     monkeypatch.setattr(sqlite_file, "LOOK_AGAIN_NS", hour)
     looks = 0

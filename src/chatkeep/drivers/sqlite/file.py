@@ -37,6 +37,7 @@ SUFFIXES = ("", "-wal", "-shm")
 ASIDE = ("-wal", "-journal", "-shm")  # SQLite makes them beside a database, and applies them to whatever stands there
 BUSY_MS = 10_000
 SETTLED_NS = 3_000_000_000  # file systems tell times apart that are so far from each other, the coarsest by two seconds
+SETTLED_FINE_NS = 100_000_000  # and those that write parts of a millisecond, by a tick of the clock: 10 ms at most
 LOOK_AGAIN_NS = 100_000_000  # a folder in which something has just happened is no help for so long, whatever its time
 # Where SQLite locks (sqlite.org/fileformat2.html, "lock-byte page", and wal.c). WRITER is a byte beside it, of our own.
 SHARED, SHARED_BYTES, WRITER = 0x40000002, 510, 0x40000200
@@ -141,7 +142,9 @@ class Folder:
         """Note that *files* were found in place after *look*, by who *began* with that look."""
         # What changes in the moment of the change before may leave the same time. And a time that was never seen to change, as the files
         # were made, perhaps never does.
-        if look != self._first and began - look[2] > SETTLED_NS:
+        changed = look[2]
+        apart = SETTLED_FINE_NS if changed % 1_000_000 else SETTLED_NS
+        if look != self._first and began - changed > apart:
             self.settled, self.look_from = (files, look), 0
         else:
             self.settled, self.look_from = None, began + LOOK_AGAIN_NS
