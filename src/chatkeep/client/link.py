@@ -89,13 +89,13 @@ class Answer(NamedTuple):
 
 
 def decoded(raw: bytes | str, kind: type[T]) -> T:
-    """Return what the server said, as a *kind*."""
+    """Return what the server said, as a *kind*. Raises `Uncertain` for what is something else, perhaps of another program."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
-        raise ChatkeepError(
+        raise Uncertain(
             f"The server's answer is not what this client understands ({fault}). Is it a chatkeep server, and no newer than the "
-            "client? What was asked for was done."
+            f"client? If something was to be changed: {HAPPENED[0].lower()}{HAPPENED[1:]}"
         ) from fault
 
 
