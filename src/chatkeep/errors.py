@@ -96,7 +96,7 @@ class Unsupported(UsageError):
 
 
 class NotOpen(UsageError):
-    """The Chatkeep is not open here: never opened, closed again, or opened in another event loop, thread or process."""
+    """The Chatkeep, or the client, is not open here: never opened, closed again, or opened in another event loop, thread or process."""
 
 
 class Misconfigured(UsageError):

@@ -559,7 +559,8 @@ class Tenant(Surface[State]):
     def for_owner(self, owner: str, *, begins: bool = False) -> Tenant[State]:
         """Return the same tenant, for what *owner* does: what is created there is *owner*'s, also what a message begins anew that was on
         its way when its conversation was erased. *begins*: a change there is to begin the conversation, and raises `OtherOwner` where
-        somebody else was faster."""
+        somebody else was faster. It is no check of rights: conversations of others are reached as before; `user(owner).owns(id)` tells
+        whose one is."""
         return Tenant(self._engine, self._tenant, owner=owner, begins=begins)
 
 

@@ -329,6 +329,33 @@ def test_what_is_wrong_with_https_is_told_and_not_what_http_answers(place: Place
     assert (3, True) == (refused[0], f"{url} is not reached: Cannot connect" in refused[2]), refused
 
 
+class OtherApi(BaseHTTPRequestHandler):
+    """Another program, which answers everything with JSON of its own."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "8")
+        self.end_headers()
+        self.wfile.write(b'{"a": 1}')
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_nothing_is_said_to_be_missing_or_done_where_another_program_answers(place: Place) -> None:
+    """Exit code 5, for nobody knows what it has done, and never 1: not found."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), OtherApi) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        shown, listed = place.ran("show", url, "c0"), place.ran("list", url)
+        other.shutdown()
+
+    for code, _, told in (shown, listed):
+        assert (5, True) == (code, "Is it a chatkeep server" in told), told
+        assert "perhaps it was done" in told, told
+
+
 def test_everywhere_takes_a_key_that_may(place: Place) -> None:
     refused = place.ran("pause", place.url, "--everywhere")
     key = place.made("--everywhere")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from chatkeep import (
     ChatkeepError,
     HandlerFailed,
     Misconfigured,
+    NotOpen,
     OtherOwner,
     TooLarge,
     Unavailable,
@@ -209,7 +211,7 @@ async def test_what_passes_is_waited_for_and_what_does_not_is_not() -> None:
     server.should_exit = True
     await serving
 
-    assert (Unavailable, ChatkeepError) == (took["/moved"], took["/page"])
+    assert (Unavailable, Uncertain) == (took["/moved"], took["/page"])
     assert 1.1 <= took["/busy"] < 2
     assert 1.2 <= took["/dated"] < 4
     assert 0.3 <= took["/proxy"] < 2
@@ -525,3 +527,49 @@ async def test_an_answer_without_end_is_not_kept(
         await server.wait_closed()
 
     assert sent < 50_000_000
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of a loop that ended, nobody can close the sockets
+async def test_a_client_is_used_in_the_loop_that_opened_it_and_elsewhere_refused_in_words(
+    place: Place, tmp_path: Path
+) -> None:
+    """A loop that has ended, one that goes on, and no second opening; a client that was closed may be opened in any loop."""
+
+    def elsewhere() -> list[str]:
+        client = Client(place.url, place.key, queue=str(tmp_path / "queue.db"))
+        chat = client.conversation("ada")
+        told: list[str] = []
+
+        async def refused() -> None:
+            client.token = place.key
+            for use in (lambda: chat.send("two"), lambda: chat.post("two"), client.drained, client.refused):
+                with pytest.raises(NotOpen, match="nothing was done") as refusal:
+                    await asyncio.wait_for(use(), 30)
+                told.append(str(refusal.value))
+
+        async def first() -> None:
+            await client.open()
+            await asyncio.to_thread(asyncio.run, refused())
+            with pytest.raises(UsageError, match="open already"):
+                await client.open()
+
+        async def again(id: str) -> None:
+            async with client:
+                await chat.post(id, id=id)
+                await asyncio.wait_for(client.drained(), 60)
+
+        asyncio.run(first())
+        asyncio.run(refused())
+        asyncio.run(again("m2"))
+        asyncio.run(again("m3"))
+        return told
+
+    told = await asyncio.to_thread(elsewhere)
+    async with place.client() as client:
+        said = [message.text for message in await client.conversation("ada").history() if message.role == "user"]
+
+    assert ["m2", "m3"] == said
+    assert [True] * 4 == ["opened in another event loop" in words for words in told[:4]]
+    assert [True] * 4 == ["has ended" in words for words in told[4:]]

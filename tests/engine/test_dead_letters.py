@@ -67,6 +67,34 @@ async def test_a_replay_that_is_answered_closes_its_letter_and_no_other(opened: 
     assert ["fine: bad parts"] == [m.text async for m in keep.history("ada") if m.role == "assistant"]
 
 
+async def test_who_sends_a_message_again_that_was_replayed_gets_the_answer_to_its_replay(opened: Any) -> None:
+    """Also to the replay of a replay; until there is an answer, and when the letter was dismissed, it has failed."""
+    bot = Bot()
+    keep = await opened(bot, attempts=1)
+
+    async def send(id: str) -> Any:
+        return await keep.receive("ada", f"bad {id}", id=id)
+
+    for id in ("m1", "m2"):
+        with pytest.raises(HandlerFailed):
+            await send(id)
+    first, second = (await numbers(keep, "ada"))[0]
+    copy = (await keep.replay("ada", first)).number
+    await until(lambda: listed(keep, [second, copy]))
+    failed = await send("m1")
+    bot.broken = False
+    await keep.replay("ada", copy)
+    await keep.dismiss("ada", second)
+    await until(lambda: listed(keep, []))
+
+    answered, dismissed = await send("m1"), await send("m2")
+
+    assert ("failed", []) == (failed.status, failed.replies)
+    assert ("answered", True, first, "m1") == (answered.status, answered.duplicate, answered.number, answered.id)
+    assert ["fine: bad m1"] == [reply.text for reply in answered.replies]
+    assert ("failed", []) == (dismissed.status, dismissed.replies)
+
+
 async def test_a_replay_that_fails_too_takes_the_place_of_its_letter(opened: Any) -> None:
     """One matter, one letter; the replay of the replay closes it."""
     bot = Bot()

@@ -85,6 +85,9 @@ class Client:
 
     async def open(self) -> None:
         """Make ready, and start to send what is in the queue. Asks the server nothing."""
+        if self._link.is_open:
+            self._link.confinement.refuse_second()
+            await self.close()  # the loop of the opening before has ended
         await self._link.open()
         if self._outbox is not None:
             try:

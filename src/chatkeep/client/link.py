@@ -23,6 +23,7 @@ from ..durations import Duration, seconds
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
 from ..extras import from_extra
 from ..secrecy import split_entry
+from .confinement import Confinement
 from .notices import Notices
 from .refusals import Forbidden, NotFound, Unauthorized, answered_by_another, refusal
 from .statistics import Statistics
@@ -88,13 +89,13 @@ class Answer(NamedTuple):
 
 
 def decoded(raw: bytes | str, kind: type[T]) -> T:
-    """Return what the server said, as a *kind*."""
+    """Return what the server said, as a *kind*. Raises `Uncertain` for what is something else, perhaps of another program."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
-        raise ChatkeepError(
+        raise Uncertain(
             f"The server's answer is not what this client understands ({fault}). Is it a chatkeep server, and no newer than the "
-            "client? What was asked for was done."
+            f"client? If something was to be changed: {HAPPENED[0].lower()}{HAPPENED[1:]}"
         ) from fault
 
 
@@ -131,6 +132,7 @@ class Link:
             raise Misconfigured(f"timeout, attempt: {fault}.") from fault
         self.notices = Notices()
         self.statistics = Statistics()
+        self.confinement = Confinement()
         self._session: aiohttp.ClientSession | None = None
         self._reading: set[aiohttp.ClientResponse] = set()
 
@@ -148,6 +150,7 @@ class Link:
 
     async def open(self) -> None:
         """Make ready; connects to nobody yet."""
+        self.confinement.begin()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),  # streams must not starve requests
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -284,6 +287,7 @@ class Link:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None or self._session.closed:
             raise UsageError(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
+        self.confinement.check(about)
         if only is not UNSET and only != self.token:
             raise TokenChanged
         headers = {"content-type": "application/json", **headers} if raw is not None else dict(headers)

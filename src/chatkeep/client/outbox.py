@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from ..conversation.keys import key_for, message_id
 from ..errors import BadMessage, ChatkeepError, Misconfigured, Uncertain, UsageError
+from .confinement import Confinement
 from .link import TokenChanged, pause
 from .refusals import PreconditionFailed
 from .values import Pending, Queued
@@ -120,7 +121,7 @@ class Outbox:
         self._lock = FileLock(f"{path}.lock", mode=0o600)
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._confinement = Confinement()
         self._tasks: list[asyncio.Task[None]] = []
         self._workers: dict[str, _Waiting] = {}  # conversations to be looked at
         self._ready: asyncio.Queue[str] = asyncio.Queue()
@@ -154,9 +155,10 @@ class Outbox:
             raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
         self._workers, self._ready = {}, asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+        self._empty, self._changed = asyncio.Event(), asyncio.Event()  # an event belongs to the loop that waits for it
+        self._confinement.begin()
         try:
-            await self._loop.run_in_executor(self._thread, self._connect)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
             self._subjects = dict(await self._do(_known))
             self._asking = self._is_unnamed()
             await self._look_again()
@@ -169,7 +171,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop sending and close the file; what it holds stays."""
-        tasks, self._tasks, self._loop = self._tasks, [], None
+        tasks, self._tasks, self._confinement.loop = [task for task in self._tasks if not task.done()], [], None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -194,8 +196,8 @@ class Outbox:
         self._asking = self._is_unnamed()
         if self._asking:
             self._empty.clear()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._changed.set)
+        if self._confinement.loop is not None and not self._confinement.loop.is_closed():
+            self._confinement.loop.call_soon_threadsafe(self._changed.set)
 
     async def hand_over(self, before: str | None, after: str) -> None:
         """Give what was posted with one token, or without any in this run, to another token of the same holder."""
@@ -262,6 +264,7 @@ class Outbox:
 
     async def drained(self) -> None:
         """Wait until no message waits that may go out with the client's credential."""
+        self._confinement.check(f"queue={self._path}")
         await self._empty.wait()
 
     async def refused(self) -> list[Queued]:
@@ -468,6 +471,7 @@ class Outbox:
 
         if self._thread is None:
             raise UsageError(f"queue={self._path} is not open; nothing was done.")
+        self._confinement.check(f"queue={self._path}")
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _connect(self) -> None:

@@ -40,7 +40,10 @@ class Waiter(Struct, eq=False):
 
 
 async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome | None:
-    """Find out what became of message *number*, with as much of the log behind it as is needed to know; None: it is unread."""
+    """Find out what became of message *number*, with as much of the log behind it as is needed to know; None: it is unread.
+
+    One that was set aside and answered when it was replayed has that answer.
+    """
     if snapshot.record.cursor < number:
         return Outcome("dropped") if snapshots.is_withdrawn(snapshot, number) else None
     found: list[Message] = []
@@ -52,7 +55,15 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
             found += page
             if any((message.reply_from or 0) > number for message in page):
                 break
-    return snapshots.find_outcome(snapshot.record, number, found)
+    outcome = snapshots.find_outcome(snapshot.record, number, found)
+    if outcome is None or outcome.status != "failed" or number in snapshot.record.dead:
+        return outcome
+    # Its letter is closed: whoever sends the message again gets the answer to its replay.
+    for replay in await store.find(snapshot.row.key, snapshot.row.incarnation, [dead_letters.replay_id(number)]):
+        replayed = await read_outcome(store, snapshot, replay.number)
+        if replayed is not None and replayed.status == "answered":
+            return replayed
+    return outcome
 
 
 async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: LeaseKeeper, here: bool) -> Answering:
