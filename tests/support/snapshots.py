@@ -19,7 +19,7 @@ def message(number: int, role: Any = "user", content: Any = "hello", **members: 
     return Message(number=number, role=role, content=content, **members)
 
 
-def note(number: int, kind: str, *, about: int = 0, content: str = "", id: str = "", **metadata: Any) -> Message:
+def note(number: int, kind: str, /, *, about: int = 0, content: str = "", id: str = "", **metadata: Any) -> Message:
     """A note of chatkeep's own, about one message."""
     return message(
         number,
