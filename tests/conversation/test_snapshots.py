@@ -307,3 +307,12 @@ def test_the_window_holds_the_last_messages_and_all_that_wait() -> None:
     assert [4, 5, 6, 7, 8] == fit(8, noted)
     window.widen()
     assert [1, 2, 3, 4, 5] == fit(5)
+
+
+def test_the_end_of_a_backlog_is_held_with_what_comes_before_it() -> None:
+    """Where no more follows than would be held anyway, nothing is left to be read."""
+    talk = [message(n, "user" if n > HELD // 2 else "system") for n in range(1, 3 * HELD)]
+
+    assert [False, True] == [
+        is_cut(shorten(snapshot(*talk[: 2 * HELD + more]), 2)) for more in (HELD // 2, HELD // 2 + 1)
+    ]

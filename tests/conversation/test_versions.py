@@ -56,3 +56,9 @@ def test_a_checksum_of_an_older_version_counts_too() -> None:
     assert is_checksum(SEEN, old)
     assert old != checksum_before("i", 2, body_of(ADA, structs.replace(SEEN.record, begun=2)))
     assert not is_checksum(SEEN, "")
+
+
+def test_what_older_versions_have_told_is_the_same_for_ever() -> None:
+    """Clients have it from them."""
+    assert "03d6403baf480932a5af8e2a" == checksum_before("i", 2, b'{"crc":"0a1b2c3d","format":1}')
+    assert checksum_before("i", 2, b'{"crc":"0a1b2c3d","x":1}') == checksum_before("i", 2, b'{"crc":"0a1b2c3d","y":2}')
