@@ -375,3 +375,13 @@ def test_integers_that_a_browser_would_change_are_in_chatkeeps_own_entries_alone
     else:
         with pytest.raises(BadMessage, match="metadata"):
             entry_for(Key("", "ada"), "x", number=1, id=id, role=role, **told)
+
+
+def test_a_state_takes_no_more_room_than_it_may() -> None:
+    """To the byte, as it is stored."""
+    states: StateCodec[Any] = StateCodec(dict, limit=20)
+    fits = {"n": "x" * (20 - len('{"n":""}'))}
+
+    assert 20 == len(bytes(states.encode(ADA, fits)))
+    with pytest.raises(TooLarge, match="the state takes 21 bytes, 20 are allowed; nothing was stored"):
+        states.encode(ADA, {"n": fits["n"] + "x"})
