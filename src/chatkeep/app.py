@@ -294,7 +294,8 @@ class Chatkeep(Surface[State]):
 
         In order, one at a time, each under a key that never changes; one that fails for the moment is tried again with
         growing pauses, also by another instance after a crash. What became of it is in `deliveries`. Every instance on
-        the store that answers messages should have the same outlet.
+        the store that answers messages should have the same outlet. Raises `Misconfigured` where there is one already, and once
+        this Chatkeep is open.
         """
         if self._engine.is_open:
             raise Misconfigured("This Chatkeep is open already; call `deliver` before `async with keep`.")
@@ -326,6 +327,8 @@ class Chatkeep(Surface[State]):
 
             salon = keep.tenant("salon-7")
             receipt = await salon.receive("ada", "hello", id="wamid.1")
+
+        Raises `BadKey` for a name that cannot be stored everywhere, or is chatkeep's own.
         """
         key_for(name, "-")
         return Tenant(self._engine, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import structs
 
@@ -13,7 +13,7 @@ from .conversation.snapshots import Snapshot, copy_messages, unread_messages
 from .conversation.versions import find_checksum, find_version
 from .drivers.base import Index, Key, Row, row_at
 from .engine.engine import Engine
-from .errors import Corrupt, Unavailable, Unsupported
+from .errors import Corrupt, Unavailable, Unsupported, UsageError
 from .model import Conversation, Message, State
 from .people.claims import Claims
 
@@ -70,6 +70,8 @@ async def list_conversations(
     after: Conversation[State] | None,
 ) -> AsyncIterator[Conversation[State]]:
     """List the conversations of a tenant (None: of all), each with so many of its last *messages*; see `Tenant.conversations`."""
+    if by not in get_args(Index):
+        raise UsageError(f'by is "recent" or "key", not {by!r:.40}; nothing was listed.')
     behind = None if after is None else _row_of(after)
     if owner and tenant is not None:
         claims = Claims(engine.store, tenant, clock=engine.shared.clock)

@@ -273,7 +273,7 @@ class Surface(PeopleSurface[State]):
             async for conversation in keep.conversations(limit=20, messages=1):
                 print(conversation.id, [message.text for message in conversation.messages])
 
-        One that cannot be read does not end the list: it is shown with the reason in its `fault`.
+        One that cannot be read does not end the list: it is shown with the reason in its `fault`. Raises `UsageError` for another *by*.
         """
         told: dict[str, Any] = {"by": by, "limit": limit, "messages": messages, "after": after}
         async for conversation in list_conversations(self._opened, self._tenant, owner=owner, **told):
@@ -343,6 +343,8 @@ class Surface(PeopleSurface[State]):
         When this returns no read on any instance shows it. (Of one that had an owner, its id is kept for 30 days, for devices that keep a
         copy of the owner's list.) A message that was on its way, or comes later, begins a new
         conversation; a turn that was running writes nothing.
+
+        Raises `OnHold` when the conversation, or its owner, is on legal hold. Twice is fine.
         """
         await self._opened.erase(self._key(conversation))
 
@@ -530,7 +532,7 @@ class Surface(PeopleSurface[State]):
         What is *unread* is answered as `overlap` says, and reminders that fell due meanwhile come; with unread="skip" both are
         passed over (but for what comes in that very moment). A conversation answers when neither it, nor its tenant, nor
         everything is paused. The resume of a tenant goes through its conversations; should this process die meanwhile, another
-        one that has the store open goes on.
+        one that has the store open goes on. Raises `UsageError` for another *unread*.
         """
         skips = skips_unread(unread)
         if conversation is None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
+import pytest
+
+from chatkeep.cli import main
 
 from ..support.program import PATIENCE_S, PROGRAM, chatkeep
 
@@ -35,3 +42,42 @@ def test_looking_needs_no_server_libraries(tmp_path: Path) -> None:
     assert "False" == done.stdout.strip()
     assert "chatkeep[server]" in done.stderr
     assert [] == list(tmp_path.iterdir())
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by its words."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands(main))
+
+
+def typed_in(line: str) -> list[str]:
+    """What *line* has behind "chatkeep", up to a pipe or a file that it writes to."""
+    words = shlex.split(line)
+    words = words[words.index("chatkeep") + 1 :]
+    ends = [place for place, word in enumerate(words) if word in ("|", ">")]
+    return words[: min(ends)] if ends else words
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_shows_how_it_is_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In lines that name it, or what is done beside it, and that its own parser takes: no option has another name by now."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHATKEEP_KEY", "ck_k_x")
+    Path("monday.jsonl").touch()
+    _, _, shown = (COMMANDS[name].help or "").partition("Example")
+    typed: list[str] = []
+    for words in [typed_in(line) for line in shown.splitlines() if "chatkeep " in line]:
+        size = 2 if " ".join(words[:2]) in COMMANDS else 1
+        typed.append(" ".join(words[:size]))
+        with COMMANDS[typed[-1]].make_context(typed[-1], words[size:]) as context:
+            assert context.params
+
+    assert name in typed

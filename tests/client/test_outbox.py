@@ -611,18 +611,6 @@ async def test_a_queue_belongs_to_one_process_and_one_server(place: Place, tmp_p
             await client.conversation("ada").post("tea")
 
 
-async def test_the_file_is_durable_at_each_answer(tmp_path: Path) -> None:
-    """WAL with synchronous=FULL: nothing that was answered is only in memory."""
-    outbox = Outbox(str(tmp_path / "q.db"), "http://host")
-    await outbox.open(lambda queued, token, told: asyncio.Event().wait(), None, None)  # type: ignore[arg-type, return-value]
-    assert outbox._db is not None
-    found = [outbox._db.pragma("journal_mode"), outbox._db.pragma("synchronous")]
-    await outbox.close()
-
-    assert ["wal", 2] == found
-    assert apsw.SQLITE_VERSION_NUMBER >= 3_051_003
-
-
 async def test_the_sync_client_has_the_queue_too(place: Place, tmp_path: Path) -> None:
     """Posted from a plain thread, sent by the client's own."""
 

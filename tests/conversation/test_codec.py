@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
 from chatkeep import BadKey, BadMessage, Corrupt, TooLarge, Unsupported
-from chatkeep.conversation.codec import _crc, body_of, entry_for, json_of, message_from, record_from
+from chatkeep.conversation.codec import LETTERS, _crc, body_of, entry_for, json_of, message_from, record_from
 from chatkeep.conversation.keys import key_for, message_id
 from chatkeep.conversation.record import Record, Reminder
 from chatkeep.conversation.shapes import UNREAD, _copy, misfit
@@ -346,3 +346,42 @@ def test_what_is_said_of_deaths_takes_no_room_where_there_were_none() -> None:
     assert b"deaths" not in plain
     assert b"alone" not in plain
     assert (2, True) == (record_from(ADA, told).deaths, record_from(ADA, told).alone)
+
+
+def test_a_redacted_note_says_of_which_message_it_was() -> None:
+    """By its id, where that is one of chatkeep's: another one does not count, whatever it looks like."""
+    key = Key("", "ada")
+    ids = ["~dead:i.7", "~dead:i.x", "~other:i.7", "dead:i.7", "7"]
+    found = [message_from(key, "i", Entry(9, id, LETTERS["system"], b"")) for id in ids]
+
+    assert [(7, "dead", "redacted"), *[(None, "blank", "")] * 4] == [
+        (one.reply_to, one.metadata["kind"], one.content) for one in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "id", "fits"),
+    [("system", "", True), ("event", "~reminder:1", True), ("event", "m1", False), ("user", "", False)],
+)
+def test_integers_that_a_browser_would_change_are_in_chatkeeps_own_entries_alone(
+    role: Any, id: str, fits: bool
+) -> None:
+    """They hold what a platform has sent, or what was set before there was the rule."""
+    told: dict[str, Any] = {"created_at": 1.0, "limit": 1000, "metadata": {"id": 2**53 + 1}}
+    if fits:
+        entry = entry_for(Key("", "ada"), "x", number=1, id=id, role=role, **told)
+
+        assert 2**53 + 1 == message_from(Key("", "ada"), "i", entry).metadata["id"]
+    else:
+        with pytest.raises(BadMessage, match="metadata"):
+            entry_for(Key("", "ada"), "x", number=1, id=id, role=role, **told)
+
+
+def test_a_state_takes_no_more_room_than_it_may() -> None:
+    """To the byte, as it is stored."""
+    states: StateCodec[Any] = StateCodec(dict, limit=20)
+    fits = {"n": "x" * (20 - len('{"n":""}'))}
+
+    assert 20 == len(bytes(states.encode(ADA, fits)))
+    with pytest.raises(TooLarge, match="the state takes 21 bytes, 20 are allowed; nothing was stored"):
+        states.encode(ADA, {"n": fits["n"] + "x"})

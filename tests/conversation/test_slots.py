@@ -15,7 +15,7 @@ from chatkeep import UsageError
 from chatkeep.conversation import merge as merging
 from chatkeep.conversation.merge import MISSING, Version, merge
 from chatkeep.conversation.record import Record
-from chatkeep.conversation.slots import merge_slot
+from chatkeep.conversation.slots import mark_of, merge_slot
 from chatkeep.conversation.snapshots import Snapshot
 from chatkeep.conversation.state import StateCodec
 from chatkeep.drivers.base import Key, Row
@@ -164,3 +164,31 @@ def test_long_lists_are_merged_item_by_item(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert 300 < few <= 60 * 300
     assert many <= 11 * few
+
+
+@pytest.mark.parametrize(
+    ("stamped", "at", "stands"),
+    [
+        pytest.param("here", 7.0, "mine", id="merged before, and mine is later"),
+        pytest.param("here", 3.0, "here", id="merged before, and mine is earlier"),
+        pytest.param("other", 7.0, "here", id="written since by somebody else, who counts as new"),
+        pytest.param(None, 7.0, "here", id="never merged, and as new as the conversation"),
+        pytest.param("other", 200.0, "mine", id="written since, and mine is later still"),
+    ],
+)
+def test_a_slot_is_as_old_as_its_last_merge_unless_somebody_has_written_it_since(
+    stamped: str | None, at: float, stands: str
+) -> None:
+    """What gives way is told, with its time and device."""
+    stamps = {"name": (5.0, "laptop", mark_of(stamped)), "gone": (1.0, "", 0)} if stamped is not None else {}
+    state = Raw(b'{"name":"here","other":1}')
+    row = Row(key=Key("", "c"), revision="r", incarnation="r", updated_at=100.0)
+    there = Snapshot(row, Record(state=state, stamps=stamps), ())
+    made = merge_slot(there, STATES, (state, 1), "name", "before", Version("mine", at, "phone"), "later")
+    values = {"mine": at, "here": 5.0 if stamped == "here" else 100.0}
+    lost = next(iter({*values} - {stands}))
+
+    assert stands == msgspec.json.decode(made.raw or state)["name"]
+    assert [(lost, values[lost])] == [(loss.value, loss.at) for loss in made.losses]
+    assert {"name"} == {*made.stamps}
+    assert (max(values.values()), mark_of(stands)) == made.stamps["name"][::2]

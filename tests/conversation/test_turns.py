@@ -10,7 +10,7 @@ from msgspec import Raw, json, structs
 
 from chatkeep.conversation import housekeeping, leases, snapshots, turns
 from chatkeep.conversation.record import Record
-from chatkeep.conversation.snapshots import Policy, Snapshot
+from chatkeep.conversation.snapshots import Draft, Policy, Snapshot
 from chatkeep.drivers.base import AT_ONCE, Key, Row
 from chatkeep.model import Message
 
@@ -503,3 +503,42 @@ def test_what_the_sweep_writes_keeps_every_unread_message_and_never_spins(snapsh
         kept = [message for message in snapshot.messages if message.number > act.drop]
         assert kept == [message for message in snapshot.messages if message in kept]
         assert all(message.created_at + policy.retention_s <= AT for message in snapshot.messages[: act.drop])
+
+
+def test_a_turn_that_opened_a_session_is_found_again_by_it() -> None:
+    """The next session, which began with the message that it answers: in another one somebody else has answered."""
+    first = Message(id="m1", number=1, role="user", content="x", created_at=AT)
+    row = Row(key=Key("", "a"), revision="r", incarnation="b", head=1)
+    before = Snapshot(row, Record(session=2, since=1), (first,))
+
+    def now(**record: Any) -> Snapshot:
+        return structs.replace(before, record=structs.replace(before.record, **record))
+
+    opened = now(session=3, since=1)
+
+    assert turns.is_same_turn(before, before, first, opens=True)
+    assert turns.is_same_turn(before, opened, first, opens=True)
+    assert not turns.is_same_turn(before, opened, first, opens=False)
+    assert not turns.is_same_turn(before, now(session=4, since=1), first, opens=True)
+    assert not turns.is_same_turn(before, now(session=3, since=2), first, opens=True)
+    assert not turns.is_same_turn(before, now(paused=True), first, opens=True)
+
+
+def test_the_act_that_answers_says_which_reply_is_about_to_be_sent() -> None:
+    """The first one, behind the message itself where that arrives with it; nobody says so without the lease."""
+    first = Message(id="m1", number=1, role="user", content="x", created_at=AT)
+    there = Snapshot(Row(key=Key("", "a"), revision="r", incarnation="b", head=1), Record(), (first,))
+    empty = Snapshot(Row(key=Key("", "a"), revision="", incarnation="", head=0), Record(), ())
+    arriving = Draft(role="user", content="x", id="m1", created_at=AT)
+
+    def sending(snapshot: Snapshot, **told: Any) -> Any:
+        told = {"state": Raw(b"{}"), "schema": 1, "opens": True, "at": AT, "out": True, "lease": "t"} | told
+        record = turns.finish_turn(snapshot, [first], ["hi", "you"], Policy(), **told).record
+        return record.delivery and record.delivery.sending
+
+    assert [2, 2, 0, None] == [
+        sending(there),
+        sending(empty, arriving=arriving),
+        sending(there, lease=None),
+        sending(there, out=False),
+    ]

@@ -8,9 +8,11 @@ import pytest
 
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import SAVED
-from chatkeep.conversation.words import LONGEST, TERMS, entry_words, find_in, has_words, terms_in, words_in
+from chatkeep.conversation.words import LONGEST, TERMS, entry_words, find_in, has_words, name_in, terms_in, words_in
 from chatkeep.drivers.base import Entry, EntryWords, Key, Term, Unindexed
 from chatkeep.model import Role
+
+from ..support.snapshots import message
 
 ADA = Key("", "ada")
 
@@ -130,3 +132,12 @@ def test_an_entry_has_the_words_of_people() -> None:
     assert ["blue", "parcel"] == words("user", channel=SAVED).words
     assert [[], ()] == [words("system").words, words("user", Key("~audit", "a")).words]
     assert EntryWords(5, 3, 0.0, ()) == damaged
+
+
+def test_a_customer_has_a_name_where_a_channel_tells_it() -> None:
+    """What was saved was said by the customer alone, and what is no text is no name."""
+    told = [({"name": "Ada"}, ""), ({"username": "ada"}, ""), ({"name": "Ada"}, SAVED), ({"name": 7}, ""), ({}, "")]
+
+    assert ["Ada", "ada", "", "", ""] == [
+        name_in(message(1, metadata=metadata, channel=channel)) for metadata, channel in told
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import pytest
 
-from chatkeep import Unsupported
+from chatkeep import Unsupported, UsageError
 
 from ..support.clock import Clock
 from ..support.counting import count
@@ -29,6 +29,19 @@ async def test_conversations_are_listed_last_changed_first_and_by_owner(opened: 
     assert 250 == len(set(listed))
     assert ["c249"] == [c.id async for c in keep.conversations(limit=1)]
     assert [f"c{n:03d}" for n in range(1, 250, 2)] == [c.id async for c in keep.conversations(owner="user-1")]
+
+
+async def test_a_list_in_an_order_that_there_is_not_is_refused(opened: Any) -> None:
+    """In words, with those that there are; of all tenants as of one."""
+    keep = await opened(count)
+    await keep.receive("ada", "hi")
+    for listed in (
+        keep.conversations(by="name"),
+        keep.all_conversations(by=""),
+        keep.conversations(owner="u", by="name"),
+    ):
+        with pytest.raises(UsageError, match='by is "recent" or "key"'):
+            await anext(listed)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -14,9 +14,11 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.drivers.base import Entries, Entry, Key, Read
 from chatkeep.server.access import EXPORTS
-from chatkeep.storage.paging import FIRST_READ
+from chatkeep.storage.paging import FIRST_READ, PAGE_BYTES, Paging, fitting, outline, walk_back
+from chatkeep.storage.reader import PAGE
 
 from ..support.serving import served
+from ..support.snapshots import message, note
 from ..support.stores import FAST
 from ..support.waiting import nothing_happens_for
 
@@ -122,3 +124,45 @@ async def test_exports_are_read_a_few_at_a_time() -> None:
 
     assert {9} == {said.count(b"\n") for said in told}
     assert EXPORTS == most
+
+
+def test_a_page_ends_with_the_message_that_makes_it_large() -> None:
+    """As many are asked for next as make a page of that size: one at least, and never more than a store is asked for."""
+    half = [message(n, content="x" * (PAGE_BYTES // 2)) for n in range(1, 6)]
+    small, huge, paging = [message(n) for n in range(1, 6)], message(1, content="x" * 3 * PAGE_BYTES), Paging()
+    seen = [(paging.limit, 0)]
+    for messages in (half, small, [huge, *small], half[:1], []):
+        count = paging.fit(messages)
+        seen.append((paging.limit, count))
+
+    assert [(FIRST_READ, 0), (1, 2), (PAGE, 5), (1, 1), (1, 1), (1, 0)] == seen
+    assert [2, 5, 0] == [fitting(messages) for messages in (half, small, [])]
+
+
+def test_an_outline_has_what_happened_and_not_what_was_said() -> None:
+    """The notes say it."""
+    log = [message(1), message(2, "assistant"), note(3, "dead", content="its reason"), message(4, "operator")]
+
+    assert ["", "", "its reason", ""] == [one.content for one in outline(log)]
+    assert log[2] is outline(log)[2]
+    assert [1, 2, 3, 4] == [one.number for one in outline(log)]
+
+
+@pytest.mark.parametrize(
+    ("before", "limit", "expected"),
+    [(100, 3, [5, 6, 7]), (5, 100, [1, 2, 3, 4]), (5, 0, []), (5, 2, [3, 4]), (1, 5, [])],
+)
+async def test_a_log_is_read_backwards_up_to_a_limit(before: int, limit: int, expected: list[int]) -> None:
+    """Each page in the order of the log."""
+    async with Chatkeep[Any]("memory://") as keep:
+        for number in range(7):
+            await keep.accept("ada", f"{number}", id=f"m{number}", role="operator")
+        store = keep._engine.store
+        snapshot = await store.load(Key("", "ada"))
+        assert snapshot is not None
+        pages = [
+            page
+            async for page in walk_back(store, Key("", "ada"), snapshot.row.incarnation, before=before, limit=limit)
+        ]
+
+    assert expected == [one.number for page in reversed(pages) for one in page]

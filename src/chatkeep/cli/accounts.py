@@ -77,7 +77,12 @@ def add_account(
 @store_argument
 @json_option
 def list_accounts(store: str, as_json: bool) -> None:
-    """List the accounts of a store."""
+    """List the accounts of a store.
+
+    \b
+    Example:
+      chatkeep accounts list chat.db
+    """
     from ..auth import accounts as people
 
     keep = existing(store)
@@ -122,7 +127,13 @@ def change_account(
     shown: str | None,
     disabled: bool | None,
 ) -> None:
-    """Change the role, the tenants or the name of an account; every server knows it within two seconds."""
+    """Change the role, the tenants or the name of an account; every server knows it within two seconds.
+
+    \b
+    Examples:
+      chatkeep accounts change chat.db kim --role admin
+      chatkeep accounts change chat.db kim --disable
+    """
     told = {"role": role, "tenants": tenants or None, "everywhere": everywhere, "shown": shown, "disabled": disabled}
     changed = {member: value for member, value in told.items() if value is not None}
     if not changed:
@@ -147,7 +158,12 @@ def change_account(
 @store_argument
 @name_argument
 def set_password(store: str, name: str) -> None:
-    """Give an account another password, and sign it out everywhere."""
+    """Give an account another password, and sign it out everywhere.
+
+    \b
+    Example:
+      chatkeep accounts password chat.db kim
+    """
     password, made = asked_password()
 
     async def change(keep: Chatkeep[Any]) -> bool:
@@ -164,7 +180,12 @@ def set_password(store: str, name: str) -> None:
 @store_argument
 @name_argument
 def remove_account(store: str, name: str) -> None:
-    """Remove an account, and sign it out everywhere. What it has written stays."""
+    """Remove an account, and sign it out everywhere. What it has written stays.
+
+    \b
+    Example:
+      chatkeep accounts remove chat.db kim
+    """
 
     async def remove(keep: Chatkeep[Any]) -> bool:
         from ..auth import accounts as people

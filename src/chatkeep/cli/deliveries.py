@@ -25,7 +25,12 @@ from .target import Verbs
 @utc_option
 @json_option
 def deliveries(store: str, conversation: str, tenant: str, as_json: bool) -> None:
-    """List how the sending of each reply through its channel stands."""
+    """List how the sending of each reply through its channel stands.
+
+    \b
+    Example:
+      chatkeep deliveries chat.db whatsapp:1550:4917012345
+    """
 
     async def work(of: Verbs) -> None:
         found = await of.deliveries(conversation)
@@ -43,6 +48,10 @@ def resend(store: str, conversation: str, number: int, tenant: str) -> None:
     """Send a reply once more: one that failed, or of which nobody knows.
 
     `chatkeep deliveries` has the numbers; whoever serves the bot on this store sends it.
+
+    \b
+    Example:
+      chatkeep resend chat.db whatsapp:1550:4917012345 8
     """
 
     async def work(of: Verbs) -> None:

@@ -75,7 +75,12 @@ def unhold(store: str, conversation: str | None, owner: str | None, tenant: str)
 @utc_option
 @json_option
 def holds(store: str, tenant: str, as_json: bool) -> None:
-    """List the legal holds of a tenant."""
+    """List the legal holds of a tenant.
+
+    \b
+    Example:
+      chatkeep holds chat.db --tenant salon-7
+    """
 
     async def work(of: Verbs) -> None:
         listed(

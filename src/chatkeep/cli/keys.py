@@ -79,7 +79,12 @@ def create_key(
 @store_argument
 @json_option
 def list_keys(store: str, as_json: bool) -> None:
-    """List the service keys of a store: what they are for, never what they are."""
+    """List the service keys of a store: what they are for, never what they are.
+
+    \b
+    Example:
+      chatkeep key list chat.db
+    """
     from ..auth import credentials
 
     keep = existing(store)
@@ -103,7 +108,12 @@ def list_keys(store: str, as_json: bool) -> None:
 @store_argument
 @click.argument("id", metavar="ID")
 def revoke_key(store: str, id: str) -> None:
-    """End a service key; every server on the store refuses it within two seconds."""
+    """End a service key; every server on the store refuses it within two seconds.
+
+    \b
+    Example:
+      chatkeep key revoke chat.db 4f1d0c2b9a7e6538
+    """
     from ..auth import credentials
 
     keep = existing(store)

@@ -158,6 +158,10 @@ def say(store: str, conversation: str, text: str, tenant: str, author: str) -> N
     """Say something in a conversation as a person.
 
     Whoever serves the bot on this store sends it through the conversation's channel, also while the bot is off.
+
+    \b
+    Example:
+      chatkeep say chat.db ada "Kim here. How can I help?" --author Kim
     """
 
     async def work(of: Verbs) -> None:

@@ -64,6 +64,10 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
     `chatkeep dead` has the numbers.
 
     It becomes a new message at the end of the log, and whoever runs the bot on this store answers it.
+
+    \b
+    Example:
+      chatkeep replay chat.db ada 7
     """
 
     async def work(of: Verbs) -> None:
@@ -83,6 +87,10 @@ def dismiss(store: str, conversation: str, number: int, tenant: str) -> None:
     """Take a message that was set aside off the list.
 
     Nobody has to do anything about it any more; it stays in the log. `chatkeep dead` has the numbers.
+
+    \b
+    Example:
+      chatkeep dismiss chat.db ada 7
     """
 
     async def work(of: Verbs) -> None:
@@ -102,6 +110,10 @@ def doubts(store: str, conversation: str, tenant: str, as_json: bool) -> None:
     """List the calls of which nobody knows whether they were done.
 
     They are those of tools that must not run twice (`@keep.once`), began and did not end. `settle` says how one has ended.
+
+    \b
+    Example:
+      chatkeep doubts chat.db ada
     """
 
     async def work(of: Verbs) -> None:

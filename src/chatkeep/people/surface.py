@@ -81,6 +81,8 @@ class PeopleSurface(Generic[State]):
 
             async for summary in keep.user("ada").conversations():
                 print(summary.title, summary.unseen)
+
+        Raises `BadKey` for a name that cannot be stored everywhere.
         """
         return User(self._engine, self._tenant, id)
 

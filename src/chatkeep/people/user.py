@@ -173,25 +173,28 @@ class User(Generic[State]):
         Give one of the user's conversations a title.
 
         *at* and *by*: when, and on which device, for a change that was made before; the later one stands, and what gives way is kept
-        as a note where *base*, the title that was there then, is not the one that is there now.
+        as a note where *base*, the title that was there then, is not the one that is there now. Raises as `archive`.
         """
         return await self._change(id, title=title, base=base, at=at, by=by)
 
     async def archive(self, id: str, on: bool = True) -> Saved:
-        """Put a conversation away, or back."""
+        """Put a conversation away, or back. Raises `OtherOwner` where the user has none of that id."""
         return await self._change(id, archived=on)
 
     async def pin(self, id: str, on: bool = True) -> Saved:
-        """Have a conversation stand first in the list, or not any more."""
+        """Have a conversation stand first in the list, or not any more. Raises as `archive`."""
         return await self._change(id, pinned=on)
 
     async def seen(self, id: str, number: int) -> Saved:
-        """Note that the user has read the log up to *number*; the greatest number that was noted stands."""
+        """Note that the user has read the log up to *number*; the greatest number that was noted stands. Raises as `archive`."""
         check_numbers(key_for(self._tenant, id), number)
         return await self._change(id, seen=number)
 
     async def delete(self, id: str) -> None:
-        """Erase one of the user's conversations; who keeps a copy of the list is told by `changes`. Twice is fine. There is no way back."""
+        """Erase one of the user's conversations; who keeps a copy of the list is told by `changes`. Twice is fine. There is no way back.
+
+        Raises `OtherOwner` for somebody else's, and `OnHold` when it, or its owner, is on legal hold.
+        """
         _, owners = await self._owners()
         await self._opened.erase(key_for(self._tenant, id), owners=owners)
 

@@ -12,7 +12,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -95,59 +95,70 @@ class Report(Struct, frozen=True, kw_only=True):
     faults: list[str]
 
 
-class Simulation:
-    """One run, against the servers at *urls*: any of them at any time, and another when one does not answer."""
+class Seen:
+    """What the customers of a run have seen: whom they told what, what they were told, and how long that took."""
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        plan: Plan,
-        transport: Transport,
-        *,
-        key: str,
-        platform_port: int | None = None,
-        tell: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self) -> None:
+        self.customers: dict[str, str] = {}
+        self.reports: list[DeliveryReport] = []
+        self.acks: dict[tuple[str, str], float] = {}
+        self.answers: dict[tuple[str, str], float] = {}
+        self.errors: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self._first: dict[tuple[str, str], float] = {}
+
+    @property
+    def sent(self) -> int:
+        """How many requests had a message in them."""
+        return sum([not one.acked for one in self.reports])
+
+    def note_first(self, said: SentMessage, at: float) -> None:
+        """Note a message that is about to be sent; what takes time is counted from the first time."""
+        self.customers[said.conversation] = said.customer
+        self._first.setdefault((said.conversation, said.id), at)
+
+    def note_sent(self, said: SentMessage) -> None:
+        """Note a request, whatever comes of it."""
+        self.reports.append(DeliveryReport(said.conversation, said.id, acked=False))
+
+    def note_receipt(self, said: SentMessage, receipt: Mapping[str, Any], at: float) -> None:
+        """Note that a message was taken, and the replies where they are in the answer."""
+        name = said.conversation, said.id
+        self.acks.setdefault(name, at - self._first[name])
+        answered = receipt.get("status") == "answered"
+        texts = [text_of(reply["content"]) for reply in receipt["replies"]] if answered else None
+        duplicate = receipt.get("duplicate", False)
+        self.reports.append(DeliveryReport(*name, acked=True, replies=texts, duplicate=duplicate))
+        if answered:
+            self.answers.setdefault(name, at - self._first[name])
+
+    def note_shown(self, conversation: str, id: str, at: float) -> None:
+        """Note when the reply to a message, if a customer has sent that, was on a screen."""
+        if (conversation, id) in self._first:
+            self.answers[conversation, id] = at - self._first[conversation, id]
+
+
+class Servers:
+    """The servers of one store: any of them at any time, and another when one does not answer."""
+
+    def __init__(self, urls: Sequence[str], key: str, dice: random.Random) -> None:
         self.urls = [url.rstrip("/") for url in urls]
         if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
             raise UsageError(f"{wrong[0]} is no server's address: write http://host:port. Nothing was simulated.")
-        self.plan, self.transport, self.tell = plan, transport, tell
         self._reading = {"Authorization": f"Bearer {key}"}
-        self.run_number = 10_000_000 + secrets.randbelow(90_000_000)
-        self.dice = random.Random(plan.seed)
-        self.platform = Platform()
-        self._port = platform_port
+        self._dice = dice
         self._session: aiohttp.ClientSession
-        self._told: list[DeliveryReport] = []
-        self._first: dict[tuple[str, str], float] = {}
-        self._customers: dict[str, str] = {}
-        self._acks: dict[tuple[str, str], float] = {}
-        self._answers: dict[tuple[str, str], float] = {}
-        self._errors: Counter[str] = Counter()
-        self._faults: list[str] = []
 
-    async def run(self) -> Report:
-        """Let all customers talk, wait until all is answered, and judge. Ctrl-C ends the talking. Raises `UsageError` for
-        a key that is not good, `Unavailable` when nobody is there."""
-        async with contextlib.AsyncExitStack() as stack:
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, trust_env=False))
-            await self._greet()
-            if self._port is not None:
-                await stack.enter_async_context(self.platform.listening(self._port))
-            began = time.monotonic()
-            talking, telling = asyncio.create_task(self._talk()), asyncio.create_task(self._progress())
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, talking.cancel)
-            try:
-                await asyncio.wait([talking])
-            finally:
-                asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-                telling.cancel()
-            if not talking.cancelled():
-                talking.result()
-            return await self._judge(time.monotonic() - began)
+    async def __aenter__(self) -> Servers:
+        """Make ready; connects to nobody yet."""
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
+        return self
 
-    async def _greet(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        """End every connection."""
+        await self._session.close()
+
+    async def greet(self) -> None:
         """Make sure that the key opens the door, before anything is written."""
         for url in self.urls:
             with contextlib.suppress(*SILENCES):
@@ -162,6 +173,74 @@ class Simulation:
                             "a service key of the tenant whose customers these are: `chatkeep key create` makes one."
                         )
         raise Unavailable(f"{', '.join(self.urls)} does not answer; nothing was simulated. Start it: chatkeep serve.")
+
+    async def post(
+        self, path: str, body: Any, headers: dict[str, str], dice: random.Random, *, within: float
+    ) -> tuple[int, float, bytes]:
+        """Return status, Retry-After and body of the answer of one of them. Raises one of SILENCES where there is none."""
+        async with (
+            asyncio.timeout(within),
+            self._session.post(dice.choice(self.urls) + path, data=body, headers=headers) as answer,
+        ):
+            return answer.status, float(answer.headers.get("retry-after", 0)), await answer.read()
+
+    async def get(self, path: str, deadline: float) -> Any:
+        """Return what is there, from whichever server answers; None for 404. Raises `Unavailable` when time is over."""
+        while True:
+            with contextlib.suppress(*SILENCES):
+                url = self._dice.choice(self.urls) + path
+                async with asyncio.timeout(REQUEST_S), self._session.get(url, headers=self._reading) as answer:
+                    if answer.status == 404:
+                        return None
+                    if answer.status == 200:
+                        return msgspec.json.decode(await answer.read())
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"{path} could not be read back for {PATIENCE_S:.0f} s, so there is no verdict. Start the servers."
+                )
+            await asyncio.sleep(0.25)
+
+
+class Simulation:
+    """One run, against the servers at *urls*: any of them at any time, and another when one does not answer."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        plan: Plan,
+        transport: Transport,
+        *,
+        key: str,
+        platform_port: int | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.plan, self.transport, self.tell = plan, transport, tell
+        self.run_number = 10_000_000 + secrets.randbelow(90_000_000)
+        self.dice = random.Random(plan.seed)
+        self.platform = Platform()
+        self.seen = Seen()
+        self._servers = Servers(urls, key, self.dice)
+        self._port = platform_port
+
+    async def run(self) -> Report:
+        """Let all customers talk, wait until all is answered, and judge. Ctrl-C ends the talking. Raises `UsageError` for
+        a key that is not good, `Unavailable` when nobody is there."""
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._servers)
+            await self._servers.greet()
+            if self._port is not None:
+                await stack.enter_async_context(self.platform.listening(self._port))
+            began = time.monotonic()
+            talking, telling = asyncio.create_task(self._talk()), asyncio.create_task(self._progress())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, talking.cancel)
+            try:
+                await asyncio.wait([talking])
+            finally:
+                asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+                telling.cancel()
+            if not talking.cancelled():
+                talking.result()
+            return await self._judge(time.monotonic() - began)
 
     async def _talk(self) -> None:
         async with asyncio.TaskGroup() as customers:
@@ -201,27 +280,18 @@ class Simulation:
 
     async def _say(self, said: SentMessage, dice: random.Random) -> None:
         """Send a message until the server has taken it and, where the answer comes back this way, answered it."""
-        name, began, pause = (said.conversation, said.id), time.monotonic(), PAUSES_S[0]
-        self._customers[said.conversation] = said.customer
-        self._first.setdefault(name, began)
+        began, pause = time.monotonic(), PAUSES_S[0]
+        self.seen.note_first(said, began)
         later = self.transport.channel is None and dice.random() < LATER
         while time.monotonic() - began < PATIENCE_S:
-            self._told.append(DeliveryReport(*name, acked=False))
+            self.seen.note_sent(said)
             answer = await self._post(self.transport.post(said), dice, later=later)
             if answer is None:
                 continue
             status, retry_after, body = answer
             if status in (200, 202):
-                now = time.monotonic() - self._first[name]
-                self._acks.setdefault(name, now)
                 receipt = msgspec.json.decode(body) if self.transport.channel is None else {}
-                answered = receipt.get("status") == "answered"
-                texts = [text_of(reply["content"]) for reply in receipt["replies"]] if answered else None
-                self._told.append(
-                    DeliveryReport(*name, acked=True, replies=texts, duplicate=receipt.get("duplicate", False))
-                )
-                if answered:
-                    self._answers.setdefault(name, now)
+                self.seen.note_receipt(said, receipt, time.monotonic())
                 if receipt.get("status") not in ("accepted", "journaled"):
                     return
                 if later:  # asked again, the server waits for the answer
@@ -229,13 +299,13 @@ class Simulation:
                     continue
                 pause = PAUSES_S[0]
             elif status in (408, 409, 429) or status >= 500:
-                self._errors[problem(body)] += 1
+                self.seen.errors[problem(body)] += 1
             else:
-                self._faults.append(f"REFUSED {said.conversation} {said.id}: {status} {problem(body)}")
+                self.seen.faults.append(f"REFUSED {said.conversation} {said.id}: {status} {problem(body)}")
                 return
             await asyncio.sleep(retry_after or dice.uniform(pause / 2, pause))
             pause = min(pause * 2, PAUSES_S[1])
-        self._faults.append(f"GIVEN UP {said.conversation} {said.id} after {PATIENCE_S:.0f} s")
+        self.seen.faults.append(f"GIVEN UP {said.conversation} {said.id} after {PATIENCE_S:.0f} s")
 
     async def _post(self, post: Post, dice: random.Random, *, later: bool) -> tuple[int, float, bytes] | None:
         """Return status, Retry-After and body of the answer; None when there was none. Sometimes the connection is cut: while the
@@ -249,13 +319,9 @@ class Simulation:
                 headers |= {"Content-Length": str(len(body))}
                 body = begun(body)
         try:
-            async with (
-                asyncio.timeout(patience),
-                self._session.post(dice.choice(self.urls) + post.path, data=body, headers=headers) as answer,
-            ):
-                return answer.status, float(answer.headers.get("retry-after", 0)), await answer.read()
+            return await self._servers.post(post.path, body, headers, dice, within=patience)
         except SILENCES as fault:
-            self._errors["cut by us" if cut else type(fault).__name__] += 1
+            self.seen.errors["cut by us" if cut else type(fault).__name__] += 1
             if not cut:
                 await asyncio.sleep(dice.uniform(*PAUSES_S) / 4)
             return None
@@ -263,15 +329,12 @@ class Simulation:
     async def _progress(self) -> None:
         while self.tell is not None:
             await asyncio.sleep(1.0)
-            answered = sum(map(len, self.platform.screens.values())) or len(self._answers)
+            answered = sum(map(len, self.platform.screens.values())) or len(self.seen.answers)
             self.tell(
-                f"{len(self._customers):,} customers, {self._sent:,} sent, {len(self._acks):,} acked, {answered:,} answered, "
-                f"{self._errors.total():,} errors; {times(latency((self._answers or self._acks).values()))}"
+                f"{len(self.seen.customers):,} customers, {self.seen.sent:,} sent, {len(self.seen.acks):,} acked, "
+                f"{answered:,} answered, {self.seen.errors.total():,} errors; "
+                f"{times(latency((self.seen.answers or self.seen.acks).values()))}"
             )
-
-    @property
-    def _sent(self) -> int:
-        return sum([not one.acked for one in self._told])
 
     async def _judge(self, seconds: float) -> Report:
         """Read every conversation back, and say what the customers would complain about."""
@@ -280,70 +343,33 @@ class Simulation:
 
         async def read(name: str) -> None:
             async with readers:
-                if found := await self._held(name, deadline):
+                if found := await held_by(self._servers, name, deadline):
                     held[name] = found
 
         if self.tell is not None:
-            self.tell(f"Reading {len(self._customers):,} conversations back.")
-        await asyncio.gather(*(read(name) for name in self._customers))
-        ids = {one.id for one in self._told}
+            self.tell(f"Reading {len(self.seen.customers):,} conversations back.")
+        await asyncio.gather(*(read(name) for name in self.seen.customers))
+        ids = {one.id for one in self.seen.reports}
         keeps_seen = any([keeps(found.state.get("seen"), ids) for found in held.values()])
-        verdict = check(self._told, held, any_bot=not keeps_seen)
-        faults, repeated = verdict.faults + self._faults, 0
+        verdict = check(self.seen.reports, held, any_bot=not keeps_seen)
+        faults, repeated = verdict.faults + self.seen.faults, 0
         if self.transport.channel is not None and self._port is not None:
             for name, found in held.items():
                 wrong, more = await self._on_screen(self.transport.channel, name, found, deadline)
                 faults, repeated = faults + wrong, repeated + more
         return Report(
-            customers=len(self._customers),
+            customers=len(self.seen.customers),
             seconds=seconds,
-            sent=self._sent,
+            sent=self.seen.sent,
             acked=verdict.acked,
             unacked=verdict.unacked,
             answered=sum([len(covered(found.messages)) for found in held.values()]),
             repeated=repeated,
-            ack=latency(self._acks.values()),
-            answer=latency(self._answers.values()),
-            errors=dict(self._errors.most_common()),
+            ack=latency(self.seen.acks.values()),
+            answer=latency(self.seen.answers.values()),
+            errors=dict(self.seen.errors.most_common()),
             faults=faults,
         )
-
-    async def _held(self, name: str, deadline: float) -> StoredConversation | None:
-        """Return what the server holds of a conversation, as soon as nothing in it is unread; None when it has none."""
-        path = f"/v1/conversations/{quote(name, safe='')}"
-        while True:
-            found = await self._get(f"{path}?messages=0", deadline)
-            if found is None or not found["unread"] or time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.25)
-        if found is None:
-            return None
-        messages: list[Message] = []
-        page: list[Any] = [None]
-        while page:
-            last = messages[-1].number if messages else 0
-            page = (await self._get(f"{path}/messages?after={last}&limit=500", deadline))["messages"]
-            messages += msgspec.convert(page, list[Message])
-        state = found.get("state")
-        # A bot's own reminders are nobody's messages.
-        talk = [message for message in messages if message.role != "event"]
-        return StoredConversation(talk, state if isinstance(state, dict) else {}, found["unread"], noted=False)
-
-    async def _get(self, path: str, deadline: float) -> Any:
-        """Return what is there, from whichever server answers; None for 404. Raises `Unavailable` when time is over."""
-        while True:
-            with contextlib.suppress(*SILENCES):
-                url = self.dice.choice(self.urls) + path
-                async with asyncio.timeout(REQUEST_S), self._session.get(url, headers=self._reading) as answer:
-                    if answer.status == 404:
-                        return None
-                    if answer.status == 200:
-                        return msgspec.json.decode(await answer.read())
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"{path} could not be read back for {PATIENCE_S:.0f} s, so there is no verdict. Start the servers."
-                )
-            await asyncio.sleep(0.25)
 
     async def _on_screen(
         self, channel: Channel, name: str, found: StoredConversation, deadline: float
@@ -365,9 +391,31 @@ class Simulation:
                 break
             await asyncio.sleep(0.25)
         for id, reply in covered(found.messages).items():
-            if reply.number in begins and (name, id) in self._first:
-                self._answers[name, id] = screen[begins[reply.number]][0] - self._first[name, id]
+            if reply.number in begins:
+                self.seen.note_shown(name, id, screen[begins[reply.number]][0])
         return faults, len(screen) - len(due) if not faults else 0
+
+
+async def held_by(servers: Servers, name: str, deadline: float) -> StoredConversation | None:
+    """Return what the server holds of a conversation, as soon as nothing in it is unread; None when it has none."""
+    path = f"/v1/conversations/{quote(name, safe='')}"
+    while True:
+        found = await servers.get(f"{path}?messages=0", deadline)
+        if found is None or not found["unread"] or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.25)
+    if found is None:
+        return None
+    messages: list[Message] = []
+    page: list[Any] = [None]
+    while page:
+        last = messages[-1].number if messages else 0
+        page = (await servers.get(f"{path}/messages?after={last}&limit=500", deadline))["messages"]
+        messages += msgspec.convert(page, list[Message])
+    state = found.get("state")
+    # A bot's own reminders are nobody's messages.
+    talk = [message for message in messages if message.role != "event"]
+    return StoredConversation(talk, state if isinstance(state, dict) else {}, found["unread"], noted=False)
 
 
 async def begun(body: bytes) -> AsyncIterator[bytes]:

@@ -38,6 +38,71 @@ class Call(Waiting, eq=False):
     size: ClassVar[int] = 0
 
 
+class CallsUnderWay:
+    """The calls of one connection that have left and are not answered yet, the oldest first.
+
+    *silent* is called when the oldest one has not been answered until its deadline.
+    """
+
+    def __init__(self, silent: Callable[[], None]) -> None:
+        self.calls: deque[Call] = deque()
+        self.batches = 0
+        self.last_of_old: Call | None = None  # after it nothing comes back for want of a script
+        self._silent = silent
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def begin(self, batch: list[Call]) -> None:
+        """Note a batch that is about to leave."""
+        for call in batch:
+            call.ends_batch = call is batch[-1]
+        self.calls.extend(batch)
+        self.batches += 1
+        self._watch(batch[0].deadline)
+
+    def hold_back(self) -> None:
+        """Let nothing else leave until what has left is answered, but for what is sent again."""
+        self.last_of_old = self.calls[-1]
+
+    def end_first(self) -> bool:
+        """Forget the oldest call, which is answered; True when something that had to wait for it may leave now."""
+        call = self.calls.popleft()
+        frees = call.ends_batch
+        if frees:
+            self.batches -= 1
+        if call is self.last_of_old:
+            self.last_of_old = None
+            return True
+        return frees
+
+    def clear(self) -> list[Call]:
+        """Return what will not be answered any more."""
+        left = list(self.calls)
+        self.calls.clear()
+        self.batches, self.last_of_old = 0, None
+        return left
+
+    def close(self) -> None:
+        """Look at no deadline any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _watch(self, deadline: float) -> None:
+        if self._alarm is None or deadline < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if not self.calls:
+            return
+        now = self._loop.time()
+        if self.calls[0].deadline <= now:
+            self._silent()
+        self._watch(max(self.calls[0].deadline, now + 0.01))
+
+
 class Link:
     """One server: a connection while there is one, what waits for it, and what it has not answered yet.
 
@@ -61,16 +126,13 @@ class Link:
         self._lost = lost
         self._idle = idle
         self._queue: BatchingQueue[Call] = BatchingQueue(self._expire)
-        self._sent: deque[Call] = deque()
-        self._last_of_old: Call | None = None  # after it nothing comes back for want of a script
-        self._flying = 0
+        self._under_way = CallsUnderWay(self._drop_silent)
         self._retiring = False
         self._left = False  # nothing that this server still answers counts
         self._fault = ""
         self._connection: Connection | None = None
-        self._loop = asyncio.get_running_loop()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._task = self._loop.create_task(self._run(), name=f"chatkeep redis link {address or opener.site.name}")
+        name = f"chatkeep redis link {address or opener.site.name}"
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
 
     def put(self, call: Call) -> None:
         """Queue *call*; everything put in one tick leaves in one write."""
@@ -86,7 +148,7 @@ class Link:
         """
         call.packed, call.whole = pack_command(act.whole), True
         self._queue.put_back([call], place=self._whole)
-        self._last_of_old = self._sent[-1]
+        self._under_way.hold_back()
 
     @property
     def _whole(self) -> int:
@@ -117,8 +179,7 @@ class Link:
         """Drop the connection and whatever still hangs on it."""
         await end(self._task)
         await self._queue.close()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._under_way.close()
         for call in self.take():
             call.settle(Unavailable(f"{self._name} was closed; {call.undone}."))
 
@@ -166,20 +227,17 @@ class Link:
 
     async def _talk(self, connection: Connection) -> None:
         """Write batches until the connection is lost; the answers are read beside it."""
-        reader = self._loop.create_task(self._read(connection), name="chatkeep redis reader")
+        reader = asyncio.get_running_loop().create_task(self._read(connection), name="chatkeep redis reader")
         reader.add_done_callback(lambda _: self._queue.wake())
+        under_way = self._under_way
         try:
-            while not reader.done() and not (self._retiring and not self._sent):
-                ready = len(self._queue.calls) if self._last_of_old is None else self._whole
-                if not ready or self._flying >= FLYING or self._retiring:
+            while not reader.done() and not (self._retiring and not under_way.calls):
+                ready = len(self._queue.calls) if under_way.last_of_old is None else self._whole
+                if not ready or under_way.batches >= FLYING or self._retiring:
                     await self._queue.woken()
                     continue
                 batch = self._queue.take(ready=ready)
-                for call in batch:
-                    call.ends_batch = call is batch[-1]
-                self._sent.extend(batch)
-                self._flying += 1
-                self._watch(batch[0].deadline)
+                under_way.begin(batch)
                 await connection.send(b"".join([call.packed for call in batch]))
             if not self._retiring:
                 await reader
@@ -200,17 +258,11 @@ class Link:
 
     def _settle(self, answer: Any) -> None:
         """Give the oldest call its answer."""
-        call = self._sent[0]
-        ended = call.ends_batch
-        self._answer(self, call, answer)
-        self._sent.popleft()
-        if call is self._last_of_old:
-            self._last_of_old = None
+        under_way = self._under_way
+        self._answer(self, under_way.calls[0], answer)
+        if under_way.end_first():
             self._queue.wake()
-        if ended:
-            self._flying -= 1
-            self._queue.wake()
-        if not self._sent:
+        if not under_way.calls:
             self._note()
 
     def _drop(self) -> None:
@@ -218,12 +270,9 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
-        self._flying = 0
         self._retiring = self._left = False
-        for call in self._sent:
+        for call in self._under_way.clear():
             call.settle(call.unanswered(self._name, self._fault))
-        self._sent.clear()
-        self._last_of_old = None
         self._note()
 
     def _expire(self, late: list[Call]) -> None:
@@ -231,25 +280,12 @@ class Link:
             call.settle(never_sent(self._name, self._fault, call.undone))
         self._note()
 
-    def _ring(self) -> None:
-        """Drop a connection that has been silent until the deadline of the oldest call."""
-        self._alarm = None
-        if not self._sent:
-            return
-        now = self._loop.time()
-        if self._sent[0].deadline <= now:
-            self._fault = f"silent for {self._opener.site.timeout:g} s"
-            if self._connection is not None:
-                self._connection.abort()
-        self._watch(max(self._sent[0].deadline, now + 0.01))
-
-    def _watch(self, deadline: float) -> None:
-        if self._alarm is None or deadline < self._alarm.when():
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm = self._loop.call_at(deadline, self._ring)
+    def _drop_silent(self) -> None:
+        self._fault = f"silent for {self._opener.site.timeout:g} s"
+        if self._connection is not None:
+            self._connection.abort()
 
     def _note(self) -> None:
-        self.busy = bool(self._queue.calls or self._sent)
+        self.busy = bool(self._queue.calls or self._under_way.calls)
         if not self.busy:
             self._idle()

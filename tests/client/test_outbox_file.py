@@ -1,0 +1,162 @@
+"""The file of an outbox: durable, one process's, and counted as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from chatkeep import BadMessage, Misconfigured, UsageError
+from chatkeep.client.outbox_file import KNOWN_MOST, OutboxFile
+
+ADA = ("credential:1", "ada's")
+BEN = ("credential:2", "credential:2")
+
+
+async def filled(tmp_path: Path) -> OutboxFile:
+    """A file with two messages of Ada's for the conversation c, and one of Ben's for d."""
+    file = OutboxFile(str(tmp_path / "q.db"), "http://host")
+    await file.open()
+    for conversation, id, owners in (("c", "m1", ADA), ("c", "m2", ADA), ("d", "m1", BEN)):
+        await file.put(conversation, id, b'{"content":"tea"}', owners)
+    return file
+
+
+async def test_the_file_is_durable_at_each_answer(tmp_path: Path) -> None:
+    """WAL with synchronous=FULL: nothing that was answered is only in memory."""
+    file = await filled(tmp_path)
+    assert file._db is not None
+    found = [file._db.pragma("journal_mode"), file._db.pragma("synchronous")]
+    await file.close()
+
+    assert ["wal", 2] == found
+    assert apsw.SQLITE_VERSION_NUMBER >= 3_051_003
+
+
+async def test_a_message_is_new_once(tmp_path: Path) -> None:
+    """Under its id, for its owner and conversation; other content under the id is refused, and nothing is queued."""
+    file = await filled(tmp_path)
+    try:
+        again = await file.put("c", "m1", b'{"content":"tea"}', ADA)
+        with pytest.raises(BadMessage, match="other content is queued under the id 'm1'"):
+            await file.put("c", "m1", b'{"content":"coffee"}', ADA)
+        elsewhere = await file.put("c", "m1", b'{"content":"coffee"}', BEN)
+        held = await file.held()
+    finally:
+        await file.close()
+
+    assert (False, True) == (again, elsewhere)
+    assert [("ada's", "c", 2, 0), ("credential:2", "d", 1, 0), ("credential:2", "c", 1, 0)] == held
+
+
+async def test_a_message_is_settled_under_the_owner_that_it_has_now(tmp_path: Path) -> None:
+    """It may have been given to somebody else while it was sent; one that is gone is nobody's."""
+    file = await filled(tmp_path)
+    try:
+        first = await file.first("d", BEN)
+        assert first is not None
+        await file.give("ben's", *BEN)
+        found = [await file.settle(first[0], "no such thing"), await file.settle(first[0], ""), None]
+        found[2] = await file.settle(first[0], "")
+        held = await file.held()
+    finally:
+        await file.close()
+
+    assert ["ben's", "ben's", None] == found
+    assert [("ada's", "c", 2, 0)] == held
+
+
+async def test_a_conversation_is_there_when_something_of_its_owner_was_taken_for_it(tmp_path: Path) -> None:
+    """What waits keeps what it was posted for; after an end what comes is not for what was there."""
+    file = await filled(tmp_path)
+    there = []
+    try:
+        for taken_by in ("", "ada's"):
+            first = await file.first("c", ADA)
+            assert first is not None
+            there.append(first[1])
+            await file.settle(first[0], "", taken_by=taken_by)
+        await file.put("c", "m3", b'{"content":"tea"}', ADA)
+        await file.end("c", ADA)
+        await file.put("c", "m4", b'{"content":"tea"}', ADA)
+        while (first := await file.first("c", ADA)) is not None:
+            there.append(first[1])
+            await file.settle(first[0], "")
+    finally:
+        await file.close()
+
+    assert [False, False, True, False] == there
+
+
+async def test_a_refused_message_waits_again_or_goes(tmp_path: Path) -> None:
+    """Of the owners that ask, and none else's; what only waits is no refused one."""
+    file = await filled(tmp_path)
+    try:
+        for _ in range(2):
+            first = await file.first("c", ADA)
+            assert first is not None
+            await file.settle(first[0], "not today")
+        one, two = [queued.number for queued in await file.refused(ADA)]
+        with pytest.raises(UsageError, match=f"no refused message has the number {one}"):
+            await file.drop(one, BEN)
+        done = [await file.retry(one, ADA), await file.drop(two, ADA)]
+        with pytest.raises(UsageError, match="nothing was done"):
+            await file.retry(one, ADA)
+        held = await file.held()
+    finally:
+        await file.close()
+
+    assert [("c", "ada's"), ("c", "ada's")] == done
+    assert [("ada's", "c", 1, 0), ("credential:2", "d", 1, 0)] == held
+
+
+async def test_only_what_nobody_known_has_posted_is_adopted_and_only_what_is_asked_for_is_discarded(
+    tmp_path: Path,
+) -> None:
+    """A known subject's messages are its own."""
+    file = await filled(tmp_path)
+    try:
+        await file.put("e", "m1", b'{"content":"tea"}', ("run:1", "run:1"))
+        adopted = await file.adopt("cleo's")
+        again = await file.adopt("credential:3")
+        await file.discard(ADA)
+        held = await file.held()
+    finally:
+        await file.close()
+
+    assert (2, 0) == (adopted, again)
+    assert [("cleo's", "d", 1, 0), ("cleo's", "e", 1, 0)] == held
+
+
+async def test_so_many_subjects_are_remembered(tmp_path: Path) -> None:
+    """The last ones; what was posted with a credential becomes its subject's when that is told."""
+    file = await filled(tmp_path)
+    try:
+        await file.name(BEN[0], "ben's")
+        held = await file.held()
+        for number in range(KNOWN_MOST):
+            await file.name(f"credential:1{number}", "cleo's")
+        known = await file.subjects()
+    finally:
+        await file.close()
+
+    assert ("ben's", "d", 1, 0) in held
+    assert (KNOWN_MOST, {"cleo's"}) == (len(known), {*known.values()})
+
+
+async def test_a_file_is_one_process_s_and_one_server_s_until_it_is_closed(tmp_path: Path) -> None:
+    """Then it can be opened again; a file that could not be opened is let go at once."""
+    file = await filled(tmp_path)
+    with pytest.raises(Misconfigured, match="in use by another process"):
+        await OutboxFile(str(tmp_path / "q.db"), "http://host").open()
+    await file.close()
+    with pytest.raises(UsageError, match="is not open; nothing was done"):
+        await file.held()
+    with pytest.raises(Misconfigured, match="holds messages for http://host"):
+        await OutboxFile(str(tmp_path / "q.db"), "http://other").open()
+    await file.open()
+    held = await file.held()
+    await file.close()
+
+    assert [("ada's", "c", 2, 0), ("credential:2", "d", 1, 0)] == held
