@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,17 +105,33 @@ class Sloppy(Loft):
         """Sends one, and is wrong about it."""
         delivered = await super().send(conversation, content, key=key, skip=skip, at=at)
         found = self.first.pop(0) if self.first else delivered
-        if isinstance(found, BaseException):
+        if issubclass(type(found), BaseException):
             raise found
         return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("answer", [None, Sent(status="delivered", ids=(5,))], ids=["None", "ids"])  # type: ignore[arg-type]
+class Secretive:
+    """An answer that raises where it is asked what it is."""
+
+    @property
+    def __class__(self) -> Any:
+        raise ValueError
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda: None, lambda: Sent(status="delivered", ids=(5,)), Secretive],  # type: ignore[arg-type]
+    ids=["None", "ids", "secretive"],
+)
 async def test_a_reply_of_which_an_outlet_says_nothing_useful_is_sent_once(
     sending: Any, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outlet that forgets its `return` has sent it: to ask again would show it to the customer for ever."""
-    loft = Sloppy(answer)
+    loft = Sloppy(answer())
     keep = await sending(count, loft, poll="20ms", retry_after="10ms")
     receipt = await keep.receive(ADA, "hi", id="m1")
     again = await keep.receive(ADA, "more", id="m2")
@@ -135,10 +152,22 @@ class Odd(BaseException):
     """Is no Exception."""
 
 
-@pytest.mark.parametrize("fault", [asyncio.CancelledError(), Odd("odd")], ids=["CancelledError", "BaseException"])
-async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, fault: BaseException) -> None:
+class Shy(Exception):
+    """Raises where it is asked what it is."""
+
+    @property
+    def __class__(self) -> Any:
+        raise Odd
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise Odd
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, Odd, Shy])
+async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Callable[[str], BaseException]) -> None:
     """Nobody who writes meanwhile hears of it, and the reply is sent again after a pause."""
-    loft = Sloppy(fault)
+    loft = Sloppy(kind("odd"))
     keep = await sending(count, loft, poll="20ms", retry_after="10ms")
     receipts = [await keep.receive(ADA, text, id=text) for text in ("hi", "more")]
     await until(lambda: len(loft.sent) == 3)

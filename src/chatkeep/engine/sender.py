@@ -18,7 +18,7 @@ from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
-from ..errors import EXITS, describe_fault
+from ..errors import EXITS, describe_fault, log_fault, presentable
 from ..model import Message
 from ..storage.reader import PAGE
 from ..storage.store import Store
@@ -190,11 +190,18 @@ class Sender:
             )
         except (*EXITS, GeneratorExit):
             raise
-        except BaseException as fault:
-            task = asyncio.current_task()
+        except BaseException as raised:
+            fault, task = presentable(raised), asyncio.current_task()
             if isinstance(fault, asyncio.CancelledError) and (task is None or task.cancelling()):
                 raise
-            log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
+            log_fault(
+                log,
+                logging.ERROR,
+                fault,
+                "%s: the outlet failed to send reply %d, and is asked again later.",
+                row.key,
+                number,
+            )
             return Sent(status="retry", reason=describe_fault(fault), parts=done)
         sent = deliveries.checked_answer(answer)
         if sent.status == "uncertain" and sent.cause == "bug":
