@@ -84,7 +84,7 @@ class Outlet(Protocol):
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation, and ends by a time-out of its
-        own where the platform does not answer: the conversation waits for it."""
+        own where the platform does not answer: the conversation waits for it, until `send_timeout` is over."""
 
     async def open(self) -> None:
         """Get ready to send."""
