@@ -649,7 +649,9 @@ def test_suspects_are_sent_one_at_a_time_in_whichever_loop_it_is_opened(
                 def leave_in_doubt(there: Snapshot) -> Commit:
                     told: dict[str, Any] = {"token": "elsewhere:1:gone:0", "at": engine.shared.clock(), "died": False}
                     act = deliveries.begin_sending(there, 1, engine.shared.policy, **told)
-                    return structs.replace(act, record=structs.replace(act.record, deaths=SUSPECT), leased_until=1.0)
+                    return structs.replace(
+                        act, record=structs.replace(act.record, sending_deaths=SUSPECT), leased_until=1.0
+                    )
 
                 await engine.store.commit(await engine.store.reload(Key("", name)), leave_in_doubt, at=1.0)
         sent, loft.gate = len(loft.sent), asyncio.Event()
