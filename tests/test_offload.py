@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import secrets
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
 from chatkeep.drivers.sockets import connected
+from chatkeep.errors import Misconfigured
 from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire
+from chatkeep.testing.servers import PostgresServer
+from tests.support.tls import self_signed
 from tests.support.waiting import until
 
 LIMIT_S = 60
@@ -75,6 +81,62 @@ async def test_a_host_is_found_while_calls_of_the_bot_hang() -> None:
     async with server, busy_executor(), asyncio.timeout(LIMIT_S):
         _, writer = await connected("localhost", server.sockets[0].getsockname()[1])
         writer.close()
+
+
+@asynccontextmanager
+async def upgrading(port: int, folder: Path) -> AsyncIterator[tuple[int, Path]]:
+    """A port before a PostgreSQL that knows no TLS, which upgrades to it with a certificate for localhost; and the certificate."""
+    certificate, context = self_signed(folder)
+    links: set[asyncio.Task[None]] = set()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 << 16):
+                sink.write(data)
+        sink.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readexactly(8)
+            writer.write(b"S")
+            await writer.start_tls(context)
+            arriving, leaving = await asyncio.open_connection("127.0.0.1", port)
+            for way in (pump(reader, leaving), pump(arriving, writer)):
+                links.add(asyncio.create_task(way))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as front:
+        yield front.sockets[0].getsockname()[1], certificate
+    for link in links:
+        link.cancel()
+    await asyncio.gather(*links, return_exceptions=True)
+
+
+@pytest.mark.server
+async def test_postgresql_is_found_by_its_name_while_calls_of_the_bot_hang(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Also as the second of two hosts, and where the name is what a certificate is checked for."""
+    schema = f"t{secrets.token_hex(6)}"
+    place = urlsplit(postgres.url)
+    user, base = place.netloc.rpartition("@")[0], place.path
+    async with upgrading(place.port or 0, tmp_path) as (secure, certificate):
+        tls = f"sslmode=verify-full&sslrootcert={certificate}"
+        two = f"postgresql://{user}@localhost:1,localhost:{place.port}{base}?schema={schema}"
+        named, numbered = (
+            f"postgresql://{user}@{host}:{secure}{base}?schema={schema}&{tls}" for host in ("localhost", "127.0.0.1")
+        )
+        async with busy_executor(), asyncio.timeout(LIMIT_S):
+            for url in (two, named):
+                async with Chatkeep[Any](url, version="1") as keep:
+                    await keep.accept("ada", "hi", id=url)
+            with pytest.raises(Misconfigured, match="certificate verify failed"):
+                async with Chatkeep[Any](numbered, version="1"):
+                    pass
+        async with Chatkeep[Any](two) as keep:
+            assert 2 == len([message async for message in keep.history("ada")])
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"set client_min_messages = warning; drop schema {schema} cascade")
+    await connection.close()
 
 
 async def test_passwords_are_compared_while_calls_of_the_bot_hang() -> None:

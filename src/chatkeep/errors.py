@@ -22,10 +22,11 @@ Programs act on the class; people read the message, which says what is now true,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from logging import Logger
 
     from .drivers.base import Entry, Row
 
@@ -38,13 +39,40 @@ EXITS = (SystemExit, KeyboardInterrupt)
 
 def describe_fault(fault: BaseException) -> str:
     """Put an exception into words, as they may be stored; also of one that cannot put itself into words."""
-    kind = type(fault).__name__
+    kind = cast("str", _NAME.__get__(type(fault)))  # (a metaclass may have a name of its own, which raises)
     try:
         said = str(fault)
-        text = f"{kind}: {said}"[:REASON_LONGEST] if said else kind
+        text = str(f"{kind}: {said}"[:REASON_LONGEST] if said else kind)
     except BaseException:  # its own __str__ may raise whatever it likes
         text = kind
     return text.encode("utf-8", "replace").decode().replace("\0", "�")
+
+
+def presentable(fault: BaseException) -> BaseException:
+    """Return *fault* as it may be judged and told; or, where looking at it raises, or it says that it is of another kind, a plain error
+    in its place, with its words and its way through the code."""
+    try:
+        kind = type(fault)
+        looked_at = (fault.__cause__, fault.__context__, fault.__suppress_context__, fault.__traceback__, bool(fault))
+        if looked_at and fault.__class__ is kind and kind.__name__ == _NAME.__get__(kind):
+            return fault
+    except BaseException:  # what it has of its own may raise whatever it likes
+        pass
+    stands_for = RuntimeError(f"{describe_fault(fault)}, an exception that cannot be looked at")
+    return stands_for.with_traceback(_TRACEBACK.__get__(fault))
+
+
+def log_fault(log: Logger, level: int, fault: BaseException | None, text: str, *arguments: object) -> None:
+    """Log *fault* with its way through the code. One that cannot be told, by itself or by what has caused it, stops nobody."""
+    try:
+        log.log(level, text, *arguments, exc_info=fault, stacklevel=2)
+    except EXITS:
+        raise
+    except BaseException:
+        log.log(level, f"{text} (its way through the code cannot be told)", *arguments, stacklevel=2)
+
+
+_NAME, _TRACEBACK = type.__dict__["__name__"], BaseException.__dict__["__traceback__"]
 
 
 class ChatkeepError(Exception):

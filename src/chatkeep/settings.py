@@ -110,7 +110,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `on_failure` says it (None: nothing). poll: how often the store is asked for work that another process, or a
     crash, has left. cache_entries, cache_bytes: bounds of the local cache (0 entries: none). quick: a handler that
     has lately been faster than this is run before the message is written, which saves a commit; a slower one
-    after. store_timeout: an act whose outcome the store does not tell is run again for so long.
+    after. store_timeout: an act whose outcome the store does not tell is run again for so long. send_timeout: an outlet that takes
+    longer to send a reply is given up, and asked again after a pause.
     on_outage: what happens while the store does not answer:
         refuse    `Unavailable`; nothing is acknowledged that is not in the store
         read      as refuse, and `conversation` shows what this process has seen last, marked `stale`
@@ -159,6 +160,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     state_limit: int = 1024 * 1024
     quick: Duration = "50ms"
     store_timeout: Duration = "5s"
+    send_timeout: Duration = "5m"
     on_outage: OnOutage = "refuse"
     on_replaced: OnReplaced = "refuse"
     background: bool = True
@@ -228,6 +230,7 @@ class Options(TypedDict, total=False):
     state_limit: int
     quick: Duration
     store_timeout: Duration
+    send_timeout: Duration
     on_outage: OnOutage
     on_replaced: OnReplaced
     background: bool
@@ -267,8 +270,9 @@ DURATIONS = (
     "poll",
     "quick",
     "store_timeout",
+    "send_timeout",
 )
-NEVER_ZERO = ("retention", "forget_after", "forget_visitors", "turn_timeout", "poll", "max_wait")
+NEVER_ZERO = ("retention", "forget_after", "forget_visitors", "turn_timeout", "poll", "max_wait", "send_timeout")
 CHOICES = {
     "overlap": get_args(Overlap),
     "interrupted": get_args(Interrupted),
@@ -293,6 +297,7 @@ PLAUSIBLE: dict[str, tuple[Duration, Duration]] = {
     "poll": ("50ms", "1m"),
     "quick": ("0s", "1s"),
     "store_timeout": ("500ms", "1m"),
+    "send_timeout": ("10s", "1h"),
     "drain": ("0s", "5m"),
     "keep_alive": ("5s", "1h"),
 }

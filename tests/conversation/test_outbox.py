@@ -6,8 +6,12 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from chatkeep.conversation import leases, outbox
 from chatkeep.conversation.outbox import Sent, checked_answer, key_of, list_deliveries, number_of
+from chatkeep.conversation.record import OutboxState, Record
+from chatkeep.conversation.snapshots import Commit, Policy, Snapshot
 from chatkeep.drivers import Key, Row
 from chatkeep.model import Message
 
@@ -164,3 +168,54 @@ def test_an_answer_of_an_outlet_stays_as_it_is(answer: Sent) -> None:
     """With all its members."""
     assert answer == checked_answer(answer)
     assert Sent(status="delivered", ids=("x",)) == checked_answer(Sent(status="delivered", ids=["x"]))  # type: ignore[arg-type]
+
+
+POLICY = Policy()
+GONE: dict[str, Any] = {"token": "t", "at": 1010.0, "died": True}
+
+
+def waiting(**record: Any) -> Snapshot:
+    """A reply, number 2, that waits to go out, with a message behind it that nobody has answered."""
+    said = log({"role": "user", "content": "hi"}, REPLY | {"reply_to": 1}, {"role": "user", "content": "more"})
+    row = Row(key=Key("", "pigeon:loft:ada"), revision="r", incarnation="b", head=3, lease="of the dead")
+    return Snapshot(row, Record(cursor=2, delivery=OutboxState(upto=1), **record), tuple(said))
+
+
+def after(snapshot: Snapshot, act: Commit | None) -> Snapshot:
+    """What is there when *act* is written; whoever has the lease then dies too."""
+    assert act is not None
+    return structs.replace(snapshot, record=act.record)
+
+
+def test_deaths_of_handlers_are_none_of_sendings() -> None:
+    """A handler has killed seven processes before the reply is sent again, and one more dies of that: it is no suspect."""
+    before = waiting(deaths=POLICY.max_begun - 1)
+    sending = after(before, outbox.begin_sending(before, 2, POLICY, token="t", at=1005.0))
+    again = after(sending, outbox.begin_sending(sending, 2, POLICY, **GONE))
+
+    assert not outbox.is_suspect(sending, 2, died=True)
+    assert "" == outbox.describe_deaths(again, POLICY)
+    assert (POLICY.max_begun - 1, 1) == (again.record.deaths, again.record.sending_deaths)
+
+
+def test_deaths_of_sendings_are_none_of_handlers() -> None:
+    """The message behind the reply is no suspect, in whichever process it is looked at."""
+    sending = waiting()
+    sending = after(sending, outbox.begin_sending(sending, 2, POLICY, token="t", at=1005.0))
+    for _ in range(POLICY.max_begun):
+        assert not leases.is_suspect(sending, died=False)
+        sending = after(sending, outbox.begin_sending(sending, 2, POLICY, **GONE))
+
+    assert 0 == sending.record.deaths
+    assert f"its process died {POLICY.max_begun} times while it was sent" == outbox.describe_deaths(sending, POLICY)
+
+
+@pytest.mark.parametrize("status", ["delivered", "retry"])
+def test_a_sending_that_ends_settles_its_own_deaths_alone(status: Any) -> None:
+    """The handler of what waits behind it stays a suspect, and the next reply begins without deaths."""
+    before = waiting(deaths=2, sending_deaths=3)
+    told: dict[str, Any] = {"at": 1010.0, "since": 1002.0, "retry_at": 1012.0, "doubtful": True, "token": "t"}
+    settled = after(before, outbox.note_delivery(before, 2, Sent(status=status), POLICY, **told))
+
+    assert (2, 0) == (settled.record.deaths, settled.record.sending_deaths)
+    assert leases.is_suspect(settled, died=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +15,8 @@ import pytest
 from chatkeep import Chatkeep, Delta, HandlerFailed, Instrument, Message, Misconfigured, Turn
 from chatkeep.blocking import BlockingChatkeep
 from chatkeep.channels import Webhook
+from chatkeep.engine.hooks import MOST, collect_replies
+from chatkeep.errors import BadMessage
 
 from ..support.waiting import until
 
@@ -57,6 +59,23 @@ UNFIT: dict[str, Any] = {
     "10 MB beyond ASCII": "é" * 5_000_000,
     "too many": ["x"] * 1000,
 }
+
+
+def test_of_too_many_replies_no_more_are_looked_at_than_there_may_be() -> None:
+    """A million of them would hold everybody else up."""
+    looked_at: list[int] = []
+
+    class Counted(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            for number in range(1_000_000):
+                looked_at.append(number)
+                yield "x"
+
+    turn = Turn(tenant="", conversation="ada", session=1, state={}, messages=[], history=[])
+    with pytest.raises(BadMessage, match="at most 400"):
+        collect_replies(turn, [Counted(), Counted()])
+
+    assert MOST + 1 == len(looked_at)
 
 
 @pytest.mark.parametrize("url", ["memory", "redis"], indirect=True)  # (no reply comes as far as to a store)

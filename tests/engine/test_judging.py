@@ -48,6 +48,65 @@ class Odd(Exception):
     __repr__ = __str__
 
 
+class Shy(Exception):
+    """Raises where it is asked what it is."""
+
+    @property
+    def __class__(self) -> Any:
+        raise Abort
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise Abort
+
+
+class Liar(Exception):
+    """Says that it ends the process."""
+
+    __class__ = SystemExit  # type: ignore[assignment]
+
+
+class Rootless(Exception):
+    """Raises where it is asked what it was raised beside."""
+
+    @property
+    def __context__(self) -> Any:  # type: ignore[override]
+        raise Abort
+
+
+class Undecided(Exception):
+    """Neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise Abort
+
+
+class Closed(Exception):
+    """Raises whatever it is asked."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise Abort
+
+
+class Nameless(type):
+    """A kind that raises where it is asked for its name."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise Abort
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    """Is of such a kind."""
+
+
+def caused_by(cause: BaseException) -> BaseException:
+    """An exception in order, with a cause that is not."""
+    fault = ValueError("boom")
+    fault.__cause__ = cause
+    return fault
+
+
 RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
     "Exception": (lambda: ValueError("boom"), "ValueError: boom"),
     "BaseException": (lambda: Abort("boom"), "Abort: boom"),
@@ -60,6 +119,13 @@ RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
     "mute": (Mute, "Mute"),
     "odd": (Odd, "Odd"),
     "huge": (lambda: ValueError("x" * 500_000), "ValueError: xxx"),
+    "shy": (lambda: Shy("boom"), "Shy: boom, an exception that cannot be looked at"),
+    "liar": (lambda: Liar("boom"), "Liar: boom, an exception that cannot be looked at"),
+    "rootless": (lambda: Rootless("boom"), "Rootless: boom"),
+    "undecided": (lambda: Undecided("boom"), "Undecided: boom"),
+    "closed": (lambda: Closed("boom"), "Closed: boom"),
+    "unnamed": (lambda: Unnamed("boom"), "Unnamed: boom"),
+    "caused by one like that": (lambda: caused_by(Rootless()), "ValueError: boom"),
     "not UTF-8": (lambda: ValueError("a\udcff\0b"), "ValueError: a?\N{REPLACEMENT CHARACTER}b"),
 }
 """What a handler may raise, and the reason that is noted."""

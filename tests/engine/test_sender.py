@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,6 +94,73 @@ async def test_an_outlet_that_raises_holds_up_nobody(sending: Any) -> None:
     assert [0, 1, 1, 1, 0] == [skip for _, _, skip in loft.sent]
 
 
+class Stuck(Loft):
+    """An outlet whose first sending never ends; *deaf*: not when it is cancelled either."""
+
+    def __init__(self, *, deaf: bool, closes: bool = True) -> None:
+        super().__init__()
+        self.deaf = deaf
+        self.closes = closes
+
+    async def send(self, conversation: str, content: Any, *, key: str, skip: int, at: float) -> Sent:
+        """Sends all but the first one."""
+        delivered = await super().send(conversation, content, key=key, skip=skip, at=at)
+        while len(self.sent) == 1 or self.deaf:
+            try:
+                await takes(3600)
+            except asyncio.CancelledError:
+                if not self.deaf:
+                    raise
+        return delivered
+
+    async def close(self) -> None:
+        """Ends, or does not."""
+        await takes(0 if self.closes else 3600)
+
+
+async def test_a_sending_that_never_ends_is_tried_again(sending: Any) -> None:
+    """It is given up when its time is over, and says why; what is written meanwhile is answered."""
+    loft = Stuck(deaf=False)
+    keep = await sending(count, loft, send_timeout="300ms", retry_after="10ms", poll="20ms")
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: loft.sent)
+    receipt = await asyncio.wait_for(keep.receive(ADA, "more", id="m2"), 30)
+    await all_delivered(keep, 2)
+
+    assert "2: more" == receipt.replies[0].text
+    assert ["1: hi", "1: hi", "2: more"] == loft.texts
+    assert 2 == len({key for key, _, _ in loft.sent})
+
+
+async def test_a_sending_that_nobody_can_end_keeps_neither_the_conversation_nor_close(
+    sending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It swallows its cancellation; why the reply waits is told, and nothing is left when the Chatkeep is closed."""
+    monkeypatch.setattr("chatkeep.engine.sender.GRACE_S", 0.05)
+    loft = Stuck(deaf=True)
+    keep = await sending(count, loft, send_timeout="100ms", retry_after="10ms", poll="20ms", turn_timeout="500ms")
+    await keep.accept(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) >= 3)
+    waiting = (await keep.deliveries(ADA))[0]
+    await asyncio.wait_for(keep.close(), 30)
+    await nothing_happens_for(0.05)
+
+    assert "waiting" == waiting.status
+    assert "TimeoutError: it took longer than 0.1 s, and still runs" == waiting.reason
+    assert [] == [task for task in asyncio.all_tasks() if task.get_name().startswith("chatkeep")]
+
+
+async def test_an_outlet_that_does_not_close_is_left(
+    sending: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is closed all the same."""
+    monkeypatch.setattr("chatkeep.engine.sender.CLOSES_S", 0.1, raising=False)
+    keep = await sending(count, Stuck(deaf=False, closes=False))
+    await asyncio.wait_for(keep.close(), 30)
+
+    assert "The outlet was not closed: it took longer than 0.1 s." in caplog.text
+
+
 class Sloppy(Loft):
     """An outlet of the application that answers, or raises, what it is told; then as it should."""
 
@@ -104,17 +172,33 @@ class Sloppy(Loft):
         """Sends one, and is wrong about it."""
         delivered = await super().send(conversation, content, key=key, skip=skip, at=at)
         found = self.first.pop(0) if self.first else delivered
-        if isinstance(found, BaseException):
+        if issubclass(type(found), BaseException):
             raise found
         return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("answer", [None, Sent(status="delivered", ids=(5,))], ids=["None", "ids"])  # type: ignore[arg-type]
+class Secretive:
+    """An answer that raises where it is asked what it is."""
+
+    @property
+    def __class__(self) -> Any:
+        raise ValueError
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda: None, lambda: Sent(status="delivered", ids=(5,)), Secretive],  # type: ignore[arg-type]
+    ids=["None", "ids", "secretive"],
+)
 async def test_a_reply_of_which_an_outlet_says_nothing_useful_is_sent_once(
     sending: Any, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outlet that forgets its `return` has sent it: to ask again would show it to the customer for ever."""
-    loft = Sloppy(answer)
+    loft = Sloppy(answer())
     keep = await sending(count, loft, poll="20ms", retry_after="10ms")
     receipt = await keep.receive(ADA, "hi", id="m1")
     again = await keep.receive(ADA, "more", id="m2")
@@ -135,10 +219,22 @@ class Odd(BaseException):
     """Is no Exception."""
 
 
-@pytest.mark.parametrize("fault", [asyncio.CancelledError(), Odd("odd")], ids=["CancelledError", "BaseException"])
-async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, fault: BaseException) -> None:
+class Shy(Exception):
+    """Raises where it is asked what it is."""
+
+    @property
+    def __class__(self) -> Any:
+        raise Odd
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise Odd
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, Odd, Shy])
+async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Callable[[str], BaseException]) -> None:
     """Nobody who writes meanwhile hears of it, and the reply is sent again after a pause."""
-    loft = Sloppy(fault)
+    loft = Sloppy(kind("odd"))
     keep = await sending(count, loft, poll="20ms", retry_after="10ms")
     receipts = [await keep.receive(ADA, text, id=text) for text in ("hi", "more")]
     await until(lambda: len(loft.sent) == 3)
@@ -553,7 +649,9 @@ def test_suspects_are_sent_one_at_a_time_in_whichever_loop_it_is_opened(
                 def leave_in_doubt(there: Snapshot) -> Commit:
                     told: dict[str, Any] = {"token": "elsewhere:1:gone:0", "at": engine.shared.clock(), "died": False}
                     act = deliveries.begin_sending(there, 1, engine.shared.policy, **told)
-                    return structs.replace(act, record=structs.replace(act.record, deaths=SUSPECT), leased_until=1.0)
+                    return structs.replace(
+                        act, record=structs.replace(act.record, sending_deaths=SUSPECT), leased_until=1.0
+                    )
 
                 await engine.store.commit(await engine.store.reload(Key("", name)), leave_in_doubt, at=1.0)
         sent, loft.gate = len(loft.sent), asyncio.Event()

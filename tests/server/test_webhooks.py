@@ -17,6 +17,7 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import issue_user_token
 from chatkeep.channels import Instagram, Messenger, Telegram, Webhook, WhatsApp
+from chatkeep.channels.aliases import Aliases
 from chatkeep.channels.base import PLATFORMS
 from chatkeep.channels.outlet import ChannelOutlet
 from chatkeep.drivers.base import Key, mark_of
@@ -243,6 +244,110 @@ async def test_a_number_that_was_given_up_is_somebody_elses(url: str, named: dic
     assert ["1: a", "2: ", "3: late", "1: new here", "4: b", "2: more", "for the first one"] == there.texts
     assert ["4917", "4918", "4918", "4917", "4918", "4917", "4918"] == [told["to"] for told in there.sent]
     assert {"whatsapp:1550:4917", f"whatsapp:1550:{'DE.9' if named else f'4917~{start + 20}'}"} == set(listed)
+
+
+async def test_a_number_that_is_taken_back_is_its_first_customers_again(url: str) -> None:
+    """Somebody else has had it in between: neither reads the other's words, and what is for that one, whose address nobody knows any more,
+    goes nowhere. What the platform tells late, or twice, changes nothing."""
+    start = 1763697600
+
+    async def tell(customer: str, text: str, second: int, *, sent: int = 1, **more: Any) -> None:
+        before = len(there.sent)
+        item = whatsapp_message(customer, text, f"w.{customer}.{second}", at=start + second)
+        assert 200 == (await post_whatsapp(client, item | more)).status
+        await until(lambda: len(there.sent) == before + sent)
+
+    def to(number: str) -> dict[str, Any]:
+        return {"type": "system", "system": {"body": "", "type": "user_changed_number", "wa_id": number}}
+
+    async with platform() as there, connected(url, there) as (client, keep):
+        pizza = keep.tenant("pizza")
+        await tell("4917", "ada", 1)
+        await tell("4917", "", 20, **to("4918"))
+        await tell("4917", "bob", 30)
+        await tell("4917", "", 20, sent=0, **to("4918"))  # once more
+        await tell("4917", "bob again", 40)
+        await tell("4918", "", 100, **to("4917"))
+        await tell("4917", "ada again", 110)
+        await tell("4917", "", 20, sent=0, **to("4918"))
+        await tell("4917", "ada still", 120)
+        second = f"whatsapp:1550:4917~{start + 20}"
+        await pizza.accept(second, "for bob", role="operator")
+
+        async def failed() -> bool:
+            return "failed" in [one.status for one in await pizza.deliveries(second)]
+
+        await until(failed)
+        await tell("4917", "bob, late", 90, sent=0)
+        told = {
+            found.id: [m.text async for m in pizza.history(found.id) if m.role in ("user", "operator")]
+            async for found in pizza.conversations()
+        }
+
+    assert {
+        "whatsapp:1550:4917": ["ada", "ada again", "ada still"],
+        second: ["bob", "bob again", "for bob", "bob, late"],
+    } == told
+    assert ["1: ada", "2: ", "1: bob", "2: bob again", "3: ", "4: ada again", "5: ada still"] == there.texts
+    assert ["4917", "4918", *["4917"] * 5] == [one["to"] for one in there.sent]
+
+
+async def test_replies_do_not_go_to_who_has_the_number_now(url: str) -> None:
+    """A number that comes with another user id is somebody else's: the first customer is reached by the user id, and a message of before
+    that comes late does not take the number back."""
+    start = 1763697600
+    async with platform() as there, connected(url, there) as (client, keep):
+        for customer, second, text in (("DE.1", 10, "a"), ("DE.9", 30, "b"), ("DE.1", 20, "late")):
+            item = whatsapp_message("4918", text, f"w{second}", at=start + second) | {"from_user_id": customer}
+            sent = len(there.sent)
+            assert 200 == (await post_whatsapp(client, item)).status
+            await until(lambda sent=sent: len(there.sent) == sent + 1)  # type: ignore[misc]
+        for customer in ("DE.1", "DE.9"):
+            await keep.tenant("pizza").accept(f"whatsapp:1550:{customer}", f"for {customer}", role="operator")
+            await until(lambda customer=customer: f"for {customer}" in there.texts)  # type: ignore[misc]
+
+    assert ["1: a", "1: b", "2: late", "for DE.1", "for DE.9"] == there.texts
+    assert ["4918", "4918", "DE.1", "DE.1", "4918"] == [one.get("to") or one["recipient"] for one in there.sent]
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+@pytest.mark.parametrize("new", [False, True])
+async def test_two_names_that_come_at_the_same_moment_begin_one_conversation(
+    url: str, monkeypatch: pytest.MonkeyPatch, instances: int, new: bool
+) -> None:
+    """One message shows the number, one the number and the user id; both are looked up before either is written. *new*: so is the customer,
+    and not the number, which another one has given up."""
+    start, together, looked = 1763697600, asyncio.Barrier(2), set[Any]()
+    get = Aliases._get
+
+    async def get_together(self: Any, tenant: str, name: str) -> Any:
+        found = await get(self, tenant, name)
+        if asyncio.current_task() not in looked and len(looked) < 2:
+            looked.add(asyncio.current_task())
+            await together.wait()
+        return found
+
+    async with platform() as there, connected(url, there) as one, connected(url, there) as two:
+        (client, keep), (other, _) = one, two
+        before: set[str] = set()
+        if new:
+            changed = {"type": "system", "system": {"body": "", "type": "user_changed_number", "wa_id": "4999"}}
+            await post_whatsapp(client, whatsapp_message("4917", "first", "w1", at=start))
+            await post_whatsapp(client, whatsapp_message("4917", "", "w2", at=start + 1) | changed)
+            await until(lambda: len(there.sent) == 2)  # (who sends looks names up too)
+            before = {found.id async for found in keep.tenant("pizza").conversations()}
+        monkeypatch.setattr(Aliases, "_get", get_together)
+        await asyncio.gather(
+            post_whatsapp(client, whatsapp_message("4917", "a", "w3", at=start + 10)),
+            post_whatsapp(
+                client if instances == 1 else other,
+                whatsapp_message("4917", "b", "w4", at=start + 10) | {"from_user_id": "DE.1"},
+            ),
+        )
+        listed = {found.id async for found in keep.tenant("pizza").conversations()} - before
+        assert 1 == len(listed)
+        (id,) = listed
+        assert ["a", "b"] == sorted([m.text async for m in keep.tenant("pizza").history(id) if m.role == "user"])
 
 
 @pytest.mark.server

@@ -36,6 +36,7 @@ IDLE_S = 2.0
 SHOWING_MOST, SHOWING_S = 1000, 5.0  # what shows that a message has come: under way at once, and for so long
 REPAIR_S = 60.0  # our own account is at fault: somebody has to repair it, so nobody need hurry
 
+LOST = "somebody else has the address of this customer by now, and no other one is known"
 
 ADVICE: dict[Cause, str] = {
     "window": "the time in which the platform lets us answer is over; a template may go",
@@ -117,6 +118,8 @@ class ChannelOutlet(Accounts):
                 to = await self.aliases.address_of(tenant, conversation)
         except ChatkeepError as fault:
             return Sent(status="retry", reason=str(fault), parts=skip, counts=False, cause="store")
+        if not to:
+            return Sent(status="failed", reason=LOST, cause="recipient")
         requests = write_requests(channel, content, account=account, to=to, key=key, at=at, about=conversation)
         if isinstance(requests, Sent):
             return requests if requests.status == "failed" else structs.replace(requests, parts=skip)

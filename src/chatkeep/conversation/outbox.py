@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, cast
 
 from msgspec import Meta, Struct, ValidationError, convert, structs
 
@@ -49,8 +49,8 @@ def checked_answer(answer: object) -> Sent:
     """Return what an outlet has answered. Of what is no `Sent`, or one with other members than it has, nothing can be told but that the
     reply may have gone out, so it is not sent again."""
     try:
-        if isinstance(answer, Sent):
-            return convert(structs.asdict(answer), Sent)
+        if issubclass(type(answer), Sent):  # (what it says of its own kind may raise whatever it likes)
+            return convert(structs.asdict(cast("Sent", answer)), Sent)
         fault = type(answer).__name__
     except ValidationError as wrong:
         fault = str(wrong)
@@ -84,7 +84,7 @@ class Outlet(Protocol):
 
     async def send(self, conversation: str, content: Content, *, key: str, skip: int, at: float) -> Sent:
         """Send a reply, but for the first *skip* of the requests it takes. Raises nothing but cancellation, and ends by a time-out of its
-        own where the platform does not answer: the conversation waits for it."""
+        own where the platform does not answer: the conversation waits for it, until `send_timeout` is over."""
 
     async def open(self) -> None:
         """Get ready to send."""
@@ -140,20 +140,24 @@ def begin_sending(
 
 
 def count_death(snapshot: Snapshot, number: int, *, died: bool) -> Record:
-    """Return the record when message *number* is to be sent; *died*: because the process that held the lease did, perhaps of sending it."""
-    if died and snapshots.delivery_of(snapshot).sending == number:
-        return structs.replace(snapshot.record, deaths=snapshot.record.deaths + 1)
-    return leases.count_death(snapshot, died=died)
+    """Return the record when message *number* is to be sent; *died*: because the process that held the lease did, perhaps of sending it.
+
+    What is unread was not tried then, so such a death is none of its own.
+    """
+    record = snapshot.record
+    if snapshots.delivery_of(snapshot).sending == number:
+        return structs.replace(record, sending_deaths=record.sending_deaths + 1) if died else record
+    return structs.replace(leases.count_death(snapshot, died=died), sending_deaths=0)
 
 
 def is_suspect(snapshot: Snapshot, number: int, *, died: bool) -> bool:
     """Tell whether sending message *number* may be what its processes die of, so that no other suspect is sent beside it."""
-    return count_death(snapshot, number, died=died).deaths >= leases.SUSPECT
+    return count_death(snapshot, number, died=died).sending_deaths >= leases.SUSPECT
 
 
 def describe_deaths(snapshot: Snapshot, policy: Policy) -> str:
     """Say why a reply that is in doubt is not sent once more; "" where it is."""
-    deaths = snapshot.record.deaths
+    deaths = snapshot.record.sending_deaths
     return f"its process died {deaths} times while it was sent" if deaths >= policy.max_begun else ""
 
 
@@ -188,7 +192,6 @@ def note_delivery(
     tries = old.tries + (sent.status != "retry" or sent.counts)
     ids = (*(old.done if old.half == number else ()), *map(_storable, sent.ids))
     status, reason = sent.status, sent.reason
-    deaths = 0 if doubtful else snapshot.record.deaths  # (whose they were is settled: this process lives)
     if status == "retry" and tries >= TRIES and at - since >= GIVE_UP_S:
         status, reason = "failed", f"given up after {tries} attempts: {reason}"
     if status == "retry":
@@ -207,7 +210,7 @@ def note_delivery(
             at=retry_at,
             reason=_storable(reason),
         )
-        record = structs.replace(snapshot.record, delivery=delivery, deaths=deaths)
+        record = structs.replace(snapshot.record, delivery=delivery, sending_deaths=0)
         mine = row.lease == token
         lease, until = (None, None) if mine else (row.lease, row.leased_until)
         return commits.next_commit(snapshot, record, policy, at=at, lease=lease, until=until)
@@ -220,7 +223,8 @@ def note_delivery(
     metadata |= {"doubtful": True} if doubtful else {}
     note = commits.make_note("delivery", f"{row.incarnation}.{number}.{row.head}", first=number, last=number)
     note = structs.replace(note, metadata=metadata)
-    record = structs.replace(snapshot.record, delivery=delivery, deaths=deaths)
+    deaths = snapshot.record.sending_deaths if done_by_others else 0  # (they did not die of it: this process lives)
+    record = structs.replace(snapshot.record, delivery=delivery, sending_deaths=deaths)
     act = commits.commit_note(snapshot, record, note, policy, at=at)
     if row.lease == token and not snapshots.unread_messages(snapshot) and not snapshots.has_outbound(snapshot, record):
         act = structs.replace(act, lease=None, leased_until=0.0)

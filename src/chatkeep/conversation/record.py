@@ -69,7 +69,8 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     version: the version of the application that began the session, or the turn of which something is recorded here.
     stamps: of a slot that somebody outside has merged into, when and by which device, and the checksum of what was left there.
     notes: how many entries of the log say nothing to people, as far as they were written by versions that count them.
-    assignee: the account of the person who looks after it; "": nobody.
+    assignee: the account of the person who looks after it; "": nobody. sending_deaths: processes in a row that ended while the reply
+    `delivery.sending` was on its way.
     unknown: members that a newer version has written and this one does not know, carried along; under the names of known ones,
     what a newer version has put behind their items.
     """
@@ -109,6 +110,7 @@ class Record(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False, fo
     paced: float = 0.0
     version: str = ""
     assignee: str = ""
+    sending_deaths: int = 0
     unknown: dict[str, Raw] = field(default={}, name="")
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, cast, get_args, get_origin, get_type
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import EXITS, describe_fault
+from ..errors import EXITS, describe_fault, presentable
 from ..model import State
 
 DEEPEST = 64
@@ -501,8 +501,9 @@ def _stored_members(kind: Any) -> dict[str, str]:
 stored_names_of: Callable[[Any], dict[str, str]] = lru_cache(maxsize=1024)(_stored_members)
 
 
-def told(fault: Exception) -> str:
+def told(fault: BaseException) -> str:
     """Return what a decoder says of a value that it cannot read: the member first, and nothing of the value."""
+    fault = presentable(fault)
     try:
         said = str(fault)
     except BaseException:  # its own __str__ may raise whatever it likes

@@ -63,6 +63,7 @@ REFUSED = {
     "on_replaced": ALONE,
     "store_timeout": ALONE,
     "channel_rate": "a channel's platform has no cookie",
+    "send_timeout": "a channel's platform has no cookie",
     "deliver": "a channel's platform has no cookie",
     "outlet": "a channel's platform has no cookie",
     "credentials": "who has the cookie has the chat",

@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..offload import offload
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+T = TypeVar("T")
 
 PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
@@ -23,16 +25,39 @@ async def connected(
     host: str, port: int, tls: SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to *host*; with *tls*, its certificate is checked. Raises OSError."""
+    name = host if tls else None
+    return await _reach(host, port, lambda place: asyncio.open_connection(place, port, ssl=tls, server_hostname=name))
+
+
+async def _reach(host: str, port: int, connect: Callable[[str], Awaitable[T]]) -> T:
+    """Return what *connect* gives for the first address of *host* that it gets to. Raises OSError."""
     try:
         for place in (places := await _resolved(host, port)):
             try:
-                return await asyncio.open_connection(place, port, ssl=tls, server_hostname=host if tls else None)
+                return await connect(place)
             except OSError:
                 if place == places[-1]:
                     raise
     except (UnicodeError, OverflowError) as fault:  # no host has such a name, or such a port
         raise ConnectionError(f"{host}:{port} cannot be an address ({fault})") from fault
     raise ConnectionError(f"{host} has no address")
+
+
+class ResolvingLoop:
+    """The event loop of now, for a library that connects by itself: it asks for addresses in chatkeep's threads, and not in the
+    application's, which may all be busy."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, factory: Callable[[], Any], host: str, port: int, **options: Any) -> Any:
+        """Connect to *host*, whose name the certificate has to be for where there is TLS. Raises OSError."""
+        if options.get("ssl"):
+            options.setdefault("server_hostname", host)
+        return await _reach(host, port, lambda place: self._loop.create_connection(factory, place, port, **options))
 
 
 async def _resolved(host: str, port: int) -> list[str]:

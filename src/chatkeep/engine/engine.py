@@ -81,7 +81,13 @@ class Engine(Generic[State]):
         self.leases = leases = LeaseKeeper(store, shared.policy, clock)
         first_s = seconds(settings.retry_after)
         self.sender = sender = Sender(
-            store, shared.policy, leases, clock=clock, first=first_s, instruments=shared.instruments
+            store,
+            shared.policy,
+            leases,
+            clock=clock,
+            first=first_s,
+            timeout_s=seconds(settings.send_timeout),
+            instruments=shared.instruments,
         )
         high_water = HighWater(store, clock, lasting=settings.background)
         self.pauses = pauses = Pauses(store, shared.policy, clock)
@@ -277,8 +283,7 @@ class Engine(Generic[State]):
             self.leases.close()
             self.watches.close()
             try:
-                if self.sender.outlet is not None:
-                    await self.sender.outlet.close()
+                await self.sender.close()
             finally:
                 try:
                     await self._close_stores()

@@ -159,28 +159,41 @@ def collect_replies(turn: Turn[Any], said: Any) -> list[Content]:
     """Collect all that a turn replies: what was added with turn.reply, then what the handler returned. Raises `BadMessage`."""
     if type(said) is str and said and not turn.replies:
         return [said]  # as nearly all do
-    added: list[Content] = []
+    replies: list[Content] = []
     for content in turn.replies:
-        added += [content] if isinstance(content, list) else split_contents(content)
-    replies = [*added, *split_contents(said)]
+        if isinstance(content, list):
+            replies.append(content)
+        else:
+            add_replies(replies, content)
+    add_replies(replies, said)
     if len(replies) > MOST:
-        raise BadMessage(f"a turn replies with at most {MOST} messages, not {len(replies)}")
+        raise _too_many()
     return replies
 
 
-def split_contents(said: Any) -> list[Content]:
-    """Make replies of what a handler returned: nothing, text, a JSON part, or a list of these. Raises `BadMessage`."""
+def _too_many() -> BadMessage:
+    return BadMessage(f"a turn replies with at most {MOST} messages; nothing of it was recorded")
+
+
+def add_replies(replies: list[Content], said: Any) -> None:
+    """Add what a handler returned to *replies*: nothing, text, a JSON part, or a list of these, of which no more is looked at when there
+    are too many. Raises `BadMessage`."""
     if said is None or said == "":
-        return []
+        return
     if isinstance(said, str):
-        return [said]
-    if isinstance(said, Streamed):
-        return [said.content] if said.content else []
-    if isinstance(said, dict):
-        return [[said]]
-    if isinstance(said, list | tuple):
-        return [content for part in said for content in split_contents(part)]
-    advice = "; await what is returned" if inspect.isawaitable(said) else ""
-    raise BadMessage(
-        f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}{advice}"
-    )
+        replies.append(said)
+    elif isinstance(said, Streamed):
+        if said.content:
+            replies.append(said.content)
+    elif isinstance(said, dict):
+        replies.append([said])
+    elif isinstance(said, list | tuple):
+        for part in said:
+            add_replies(replies, part)
+            if len(replies) > MOST:  # (a million of them would hold everybody else up)
+                raise _too_many()
+    else:
+        advice = "; await what is returned" if inspect.isawaitable(said) else ""
+        raise BadMessage(
+            f"a handler returns text, a JSON part (a dict), a list of these, or None, not {type(said).__name__}{advice}"
+        )

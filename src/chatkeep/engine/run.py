@@ -25,7 +25,7 @@ from types import CoroutineType
 from typing import Any
 
 from ..drivers.base import Key
-from ..errors import UsageError, describe_fault
+from ..errors import UsageError, describe_fault, log_fault, presentable
 from .instruments import Instrument, run_surrounded
 from .threads import Job
 from .turn import Turn
@@ -152,7 +152,7 @@ class Run:
             return None  # it ends the loop, and whoever waits here with it
         except BaseException as fault:
             if not self.abandoned:
-                self.fault = fault
+                self.fault = presentable(fault)
             else:
                 self.tell_fault(fault)
         self.ended = True
@@ -205,9 +205,15 @@ class Run:
 
     def tell_fault(self, fault: BaseException) -> None:
         """Log what the run has raised after it was given up, where nobody else hears of it."""
+        fault = presentable(fault)
         if not isinstance(fault, asyncio.CancelledError):
-            log.warning(
-                "%s: a handler that was given up has raised %s", self.key, describe_fault(fault), exc_info=fault
+            log_fault(
+                log,
+                logging.WARNING,
+                fault,
+                "%s: a handler that was given up has raised %s",
+                self.key,
+                describe_fault(fault),
             )
 
     def leave(self) -> None:

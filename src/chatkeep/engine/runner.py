@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ..drivers.base import Key
+from ..errors import presentable
 from .places import Places
 from .run import EXITS, RUNNING, CannotBegin, Run, Shell, judge, swap_task
 from .threads import Threads
@@ -193,7 +194,7 @@ class Runner:
             try:
                 run.context.run(run.call_handler)
             except BaseException as fault:
-                run.fault, run.ended = fault, True
+                run.fault, run.ended = presentable(fault), True
             finally:
                 swap_task(loop, current)
         except BaseException:
@@ -226,7 +227,7 @@ class Runner:
         try:
             run.value = run.keep(run.value)
         except BaseException as fault:  # types of the application's own may raise anything
-            run.fault = fault
+            run.fault = presentable(fault)
 
     def _leave(self, run: Run) -> None:
         run.leave()

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any, Protocol, cast
 
 from ..bounded import Newest
 from ..conversation import outbox as deliveries
@@ -18,7 +18,7 @@ from ..conversation.commits import SEND_PAUSE_MOST_S
 from ..conversation.outbox import Outlet, Sent
 from ..conversation.snapshots import Commit, Policy, Snapshot
 from ..drivers.base import Key
-from ..errors import EXITS, describe_fault
+from ..errors import describe_fault, log_fault, presentable
 from ..model import Message
 from ..storage.reader import PAGE
 from ..storage.store import Store
@@ -29,6 +29,10 @@ from .lease_keeper import LeaseKeeper
 log = logging.getLogger("chatkeep")
 
 SENT_MOST = 10_000
+GRACE_S = 1.0
+"""A call of the outlet that is cancelled has so long to end."""
+CLOSES_S = 10.0
+"""So long an outlet may take to close."""
 PAUSE_MOST_S = 600.0  # between two attempts to send a reply
 
 
@@ -47,8 +51,8 @@ class Holder(Protocol):
 
 
 class Sender:
-    """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time. Each of
-    *instruments* is told what became of each attempt."""
+    """The way out of one engine. *first*: seconds before a reply that failed for the moment is sent again the first time; *timeout_s*: an
+    outlet that takes longer is given up. Each of *instruments* is told what became of each attempt."""
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Sender:
         *,
         clock: Callable[[], float],
         first: float,
+        timeout_s: float,
         instruments: Sequence[Instrument] = (),
     ) -> None:
         self.outlet: Outlet | None = None
@@ -66,6 +71,8 @@ class Sender:
         self._leases = leases
         self._clock = clock
         self._first = first
+        self._timeout_s = timeout_s
+        self._given_up: set[asyncio.Task[Any]] = set()  # calls of the outlet that still run
         self._instruments = instruments
         self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
         self.open()
@@ -180,26 +187,75 @@ class Sender:
         """Send a reply. What an outlet raises is a fault of its own, and holds up neither the conversation nor whoever waits for it."""
         row, number = snapshot.row, message.number
         done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
-        try:
-            answer = await outlet.send(
-                row.key.id,
-                message.content,
-                key=deliveries.key_of(row, number),
-                skip=done,
-                at=at,
+        key = deliveries.key_of(row, number)
+        call = lambda: outlet.send(row.key.id, message.content, key=key, skip=done, at=at)  # noqa: E731
+        answer, fault = await self._ask(call, within=self._timeout_s)
+        if fault is not None:
+            log_fault(
+                log,
+                logging.ERROR,
+                fault,
+                "%s: the outlet failed to send reply %d, and is asked again later.",
+                row.key,
+                number,
             )
-        except (*EXITS, GeneratorExit):
-            raise
-        except BaseException as fault:
-            task = asyncio.current_task()
-            if isinstance(fault, asyncio.CancelledError) and (task is None or task.cancelling()):
-                raise
-            log.exception("%s: the outlet failed to send reply %d, and is asked again later.", row.key, number)
             return Sent(status="retry", reason=describe_fault(fault), parts=done)
         sent = deliveries.checked_answer(answer)
         if sent.status == "uncertain" and sent.cause == "bug":
             log.error("%s: reply %d may have gone out, and is not sent again: %s.", row.key, number, sent.reason)
         return sent
+
+    async def _ask(
+        self, call: Callable[[], Awaitable[Any]], *, within: float
+    ) -> tuple[Any, None] | tuple[None, BaseException]:
+        """Ask the outlet, and give its answer, or what it has raised. One that takes longer than *within* is cancelled; if it does not heed
+        that, it is given up, and nothing that it does later counts."""
+
+        async def ask() -> Any:
+            return await call()
+
+        # (A task of its own: an outlet that swallows its cancellation would swallow the end of whoever waits for it.)
+        task = asyncio.create_task(ask(), name="chatkeep outlet")
+        late = False
+        try:
+            await asyncio.wait((task,), timeout=within)
+            if late := not task.done():
+                await self._end(task)
+        except BaseException:
+            await self._end(task)
+            raise
+        if late and (not task.done() or task.cancelled()):
+            return None, TimeoutError(f"it took longer than {within:g} s{'' if task.done() else ', and still runs'}")
+        fault = asyncio.CancelledError() if task.cancelled() else task.exception()
+        return (task.result(), None) if fault is None else (None, presentable(fault))
+
+    async def _end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a call of the outlet, and give it up where it does not end."""
+        if not task.done():
+            task.cancel()
+            self._given_up.add(task)
+            task.add_done_callback(self._let_go)
+            await asyncio.wait((task,), timeout=GRACE_S)
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # (else asyncio tells that nobody has asked for it)
+
+    async def close(self) -> None:
+        """Close the outlet, and let go of what still runs of it. Raises what the outlet raises."""
+        fault: BaseException | None = None
+        if self.outlet is not None:
+            _, fault = await self._ask(self.outlet.close, within=CLOSES_S)
+        for task in list(self._given_up):
+            with suppress(BaseException):  # it may swallow this too
+                cast("Coroutine[Any, Any, Any]", task.get_coro()).close()
+            task.cancel()
+        await asyncio.sleep(0)
+        if isinstance(fault, TimeoutError):
+            log.error("The outlet was not closed: %s.", fault)
+        elif fault is not None:
+            raise fault
 
     async def _next_out(self, snapshot: Snapshot) -> Message | None:
         upto, messages = snapshots.delivery_of(snapshot).upto, snapshot.messages

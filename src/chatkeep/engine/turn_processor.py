@@ -32,6 +32,7 @@ from ..errors import (
     Unsupported,
     UsageError,
     describe_fault,
+    log_fault,
 )
 from ..model import Content, Message, State
 from .hooks import Handler, Streamed, Streaming, collect_replies
@@ -320,7 +321,7 @@ class TurnProcessor(Generic[State]):
             log.warning("%s: on_failure could not be called: %s", key, fault)
             return otherwise
         if run.fault is not None:
-            log.warning("%s: on_failure failed: %s", key, describe_fault(run.fault), exc_info=run.fault)
+            log_fault(log, logging.WARNING, run.fault, "%s: on_failure failed: %s", key, describe_fault(run.fault))
             return otherwise
         return cast("list[Content]", run.value)
 

@@ -18,7 +18,7 @@ from msgspec import structs
 from ..conversation import housekeeping, leases, releases, sessions, snapshots, turns
 from ..conversation.snapshots import Commit, Outcome, Snapshot
 from ..conversation.streams import Ending
-from ..errors import BadMessage, Corrupt, TooLarge, Unavailable, Unsupported
+from ..errors import BadMessage, Corrupt, TooLarge, Unavailable, Unsupported, log_fault
 from ..model import Message
 from .housekeeper import Housekeeper
 from .lease_keeper import LeaseKeeper
@@ -317,12 +317,12 @@ class WorkLoop:
         except (HookFailed, NotBegun) as failure:
             if isinstance(failure, HookFailed):
                 self._shared.statistics.failures += 1
-            log.warning("%s", failure, exc_info=failure.__cause__)
+            log_fault(log, logging.WARNING, failure.__cause__, "%s", failure)
             worker.fail(failure)
             await self.give_back(worker, now + HOOK_PAUSE_S)
             return HOOK_PAUSE_S
         except TurnFailed as failed:
-            log.warning("%s", failed, exc_info=failed.__cause__)
+            log_fault(log, logging.WARNING, failed.__cause__, "%s", failed)
             if not (turn.knows or failed.final):
                 return await self._end_reply(worker, snapshot, tried, turn)
             return await self._note_failure(worker, snapshot, tried, failed)

@@ -21,9 +21,12 @@ from asyncpg.exceptions import (
 )
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.channels.base import PLATFORMS
 from chatkeep.conversation.codec import body_of
 from chatkeep.conversation.versions import checksum_before
 from chatkeep.drivers.base import Key
+from chatkeep.drivers.postgresql.opening import migrations
+from chatkeep.drivers.postgresql.seam import in_schema
 from chatkeep.engine import watch
 from chatkeep.errors import ChatkeepError
 from chatkeep.testing.servers import PostgresServer
@@ -340,6 +343,54 @@ async def test_nobody_writes_what_is_anothers(
     assert before == await keep.user("ada").conversation("trip")
     for view in ("my_conversations", "my_messages"):
         assert [] == await page.run(f"select * from CK.{view}", claims=claims)
+
+
+CALLS = ("save_conversation($1, $2, 'X')", "append_message($1, $2, '\"x\"')")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("channel", sorted(PLATFORMS))
+async def test_a_user_does_not_begin_the_conversation_of_a_channels_customer(
+    keep: Chatkeep[Any], page: Page, owner: Page, channel: str, call: str
+) -> None:
+    """In the words of what is somebody else's, also when the customer has written; who acts for nobody in particular may begin it."""
+    theirs = f"{channel}:1550:4917"
+
+    async def refused() -> str:
+        with pytest.raises(InsufficientPrivilegeError) as told:
+            await page.run(f"select CK.{call}", "ada", theirs, claims={"sub": "ada"})
+        return str(told.value)
+
+    before = await refused()
+    assert None is await keep.conversation(theirs)
+    await keep.accept(theirs, "hi")
+    assert before == await refused() == f"The conversation '{theirs}' is somebody else's. Nothing was touched."
+
+    await page.run(f"select CK.{call}", "ada", f"{channel}:1550", claims={"sub": "ada"})  # is no customer's
+    await owner.run(f"select CK.{call}", "ada", f"{channel}:1550:begun by a service")
+    await page.run(f"select CK.{call}", "ada", f"{channel}:1550:begun by a service", claims={"sub": "ada"})
+
+
+async def test_the_step_that_refuses_customers_is_taken_beside_instances_that_run(
+    keep: Chatkeep[Any], page: Page, owner: Page
+) -> None:
+    """The function of before is put back and used; then the step is taken while the library, and the same connection, go on."""
+    step = next(n for n, text in enumerate(migrations()) if "function chatkeep.is_customers" in text)
+    before = re.search(
+        r"create (function chatkeep\.hold_conversation.*?end\n\$\$;)", "".join(migrations()[:step]), re.S
+    )
+    assert before is not None
+    await owner.run(in_schema(f"create or replace {before[1]}", owner.schema))
+    await owner.run("drop function CK.is_customers(text)")
+    await page.save("ada", "whatsapp:1550:1", "T", said("m1", "a"))
+    async with owner.connection.transaction():
+        await owner.connection.execute(in_schema(migrations()[step], owner.schema))
+    with pytest.raises(InsufficientPrivilegeError, match="somebody else's"):
+        await page.save("ada", "whatsapp:1550:2", "T", said("m1", "a"))
+    await page.save("ada", "whatsapp:1550:1", "T2", said("m2", "b"))  # what a user has begun stays that user's
+
+    assert "T2" == (await keep.conversation("whatsapp:1550:1")).title  # type: ignore[union-attr]
+    assert "You said hi" == (await keep.receive("bob", "hi")).replies[0].text
 
 
 async def test_the_tenant_comes_from_the_claims(keep: Chatkeep[Any], page: Page) -> None:

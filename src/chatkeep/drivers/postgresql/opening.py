@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ChatkeepError, Misconfigured, Replaced, Unavailable
 from ...extras import from_extra
-from ..sockets import keep_alive
+from ..sockets import ResolvingLoop, keep_alive
 from ..statements import newest, numbered
 from .seam import Site, in_schema
 
@@ -110,6 +110,7 @@ class Opener:
         try:
             connection = await asyncpg.connect(
                 self.site.dsn,
+                loop=ResolvingLoop(),
                 timeout=self.site.timeout,
                 server_settings={} if self.site.pooler else settings,
                 statement_cache_size=0 if self.site.pooler else 20,
