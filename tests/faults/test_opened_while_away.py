@@ -188,7 +188,8 @@ async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
     told: list[DeliveryReport] = []
     for passing in range(7):
         gone(stand.proxy)
-        keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/{passing}.db", **QUICK)
+        options = {"store_timeout": "1s"}  # (a busy machine may need more than QUICK for each act)
+        keep = await opening(stand.url(timeout=1), on_outage="journal", journal=f"{tmp_path}/{passing}.db", **options)
         talkers = Talkers(keep, told)
         await time_passes(0.05)
         back(stand.proxy)
@@ -197,7 +198,7 @@ async def test_journal_while_the_store_goes_in_the_middle_of_an_opening(
             await until(lambda: stand.proxy.refusing, within=0.6)
         await time_passes(0.1)
         back(stand.proxy)
-        await until(lambda keep=keep: not keep.trouble and keep.statistics.engine.journaled == 0, within=8)
+        await until(lambda keep=keep: not keep.trouble and keep.statistics.engine.journaled == 0, within=30)
         await talkers.stop()
         await keep.close()
 

@@ -123,6 +123,10 @@ async def test_what_is_damaged_in_it_is_a_miss(stand: Stand, cache: RedisServer,
 async def test_its_death_costs_only_time(stand: Stand, cache: RedisServer, opening: Any) -> None:
     """Killed, and frozen: everything is answered, none takes long; back again, it is used again."""
     clients, warm, cold = await two(stand, cache, opening)
+    clients.longest_s = 0.0
+    for number in range(20):
+        await clients.send(f"before {number}")
+    before = clients.longest_s
     for end, begin in ((cache.kill, cache.start), (cache.pause, cache.resume)):
         shared(warm)._rest_until = shared(cold)._rest_until = 0.0  # it is left alone for a second after a fault
         end()
@@ -132,7 +136,7 @@ async def test_its_death_costs_only_time(stand: Stand, cache: RedisServer, openi
         longest = clients.longest_s
         begin()
 
-        assert longest < 0.6
+        assert longest < 0.6 + 10 * before  # (a machine that is busy is slow with both)
     assert ([], "") == (clients.faults, cold.trouble)
     shared(cold)._rest_until = 0.0
     writes = shared(cold).statistics.writes

@@ -31,6 +31,7 @@ class Bot:
     """A bot's process on a file."""
 
     def __init__(self, file: str, name: str, what: str = "", rules: str = "") -> None:
+        self.name = name
         typed, said = os.pipe(), os.pipe()
         self._logged = TemporaryFile("w+")  # noqa: SIM115
         self.process = Program(
@@ -52,6 +53,13 @@ class Bot:
             if line.startswith(word):
                 return
         raise AssertionError(f"the bot died: {self.kill()}")
+
+    def until_done(self, ids: list[str]) -> None:
+        """Reads on until those of the *ids* that are its own were acknowledged."""
+        awaited = {id for id in ids if id.startswith(f"{self.name}.")} - {*self.done}
+        while awaited:
+            self.until("done ")
+            awaited.discard(self.said[-1][5:])
 
     def go(self) -> None:
         """Lets it talk."""
@@ -187,8 +195,9 @@ async def test_i1_a_backup_that_is_moved_over_the_file_is_what_there_is(tmp_path
         copy = [sys.executable, "-c", "from chatkeep.cli import main; main()", "backup", file, f"{file}.copy"]
         await asyncio.to_thread(subprocess.run, copy, check=True)
         kept, _ = await held(f"{file}.copy")
-        for bot in running:
-            bot.go()
+        for bot in running:  # the backup may hold a message whose answer was still under way
+            await asyncio.to_thread(bot.until_done, kept)
+        # (They talk on: told that it is enough, they may have ended before the file is moved.)
         await asyncio.to_thread(subprocess.run, ["mv", f"{file}.copy", file], check=True)
         for bot in running:
             await asyncio.to_thread(bot.until, "fault Replaced")

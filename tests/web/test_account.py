@@ -193,6 +193,30 @@ def test_a_tab_that_reads_of_a_sign_in_later_than_it_is_told(shop: Shop, person:
     until(tab, "account.user === given", user)
 
 
+@pytest.mark.parametrize("later", ["account.signOut()", "signIn(given)"])
+def test_who_is_here_changes_while_a_tab_notes_whose_a_token_is(
+    shop: Shop, person: BrowserContext, user: str, later: str
+) -> None:
+    """What was asked of the earlier token is not kept beside the later one, and brings nobody back who has signed out."""
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """(user) => { const note = account._shelf.note;
+           account._shelf.note = async function (...given) {
+             account._shelf.note = note; await note.apply(this, given);
+             window.isNoting = true; await new Promise((go) => { window.go = go; }); };
+           window.signing = signIn(user); }""",
+        user,
+    )
+    until(page, "window.isNoting")
+    successor = next(USERS)
+    page.evaluate(f"async (given) => {{ await {later}; }}", successor)
+    page.evaluate("async () => { go(); await signing; }")
+
+    expected = (None, "signed-out") if "signOut" in later else (successor, "signed-in")
+    assert expected == tuple(page.evaluate("[account.user, account.state]"))
+    assert expected[0] == page.evaluate("JSON.parse(localStorage.getItem(account._key) ?? '{}').user ?? null")
+
+
 def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user: str) -> None:
     """The chats of both tabs go on with the new token; the old one is not used again, which would end both."""
     page = account_of(person, shop.address, user)
