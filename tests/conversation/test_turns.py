@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
-from chatkeep.conversation import housekeeping, leases, snapshots, turns
-from chatkeep.conversation.record import Record
+from chatkeep.conversation import housekeeping, leases, sessions, snapshots, turns
+from chatkeep.conversation.record import OutboxState, Record
 from chatkeep.conversation.snapshots import Draft, Policy, Snapshot
 from chatkeep.drivers.base import AT_ONCE, Key, Row
 from chatkeep.model import Message
@@ -542,3 +543,91 @@ def test_the_act_that_answers_says_which_reply_is_about_to_be_sent() -> None:
         sending(there, lease=None),
         sending(there, out=False),
     ]
+
+
+@st.composite
+def some_talks(draw: Any) -> Snapshot:
+    """A conversation whose turns are all answered, with all of its log: questions, their replies, what operators say, and notes."""
+    messages: list[Message] = []
+    for kind in draw(
+        st.lists(st.sampled_from(["turn", "turn", "turn", "burst", "operator", "note", "redacted"]), max_size=9)
+    ):
+        first = len(messages) + 1
+        asked = {"burst": 2, "turn": 1, "redacted": 1}.get(kind, 0)
+        messages += [_said(first + n, "user", redacted=kind == "redacted") for n in range(asked)]
+        if asked:
+            last = len(messages)
+            replies = draw(st.integers(0, 2))
+            messages += [_said(last + n, "assistant", reply_to=last, reply_from=first) for n in range(1, replies + 1)]
+        else:
+            messages.append(_said(first, "operator" if kind == "operator" else "system"))
+    head = len(messages)
+    record = Record(
+        state=draw(st.sampled_from([Raw(b"null"), Raw(b"{}")])),
+        cursor=head,
+        since=draw(st.integers(1, head + 1)),
+        dropped=draw(st.just(0) | st.integers(0, head)),
+        active_at=AT - draw(st.integers(0, 200)),
+    )
+    row = Row(key=Key("", "ada"), revision="r", incarnation="b", head=head)
+    return _held(Snapshot(row, record, tuple(messages)), head - record.dropped)
+
+
+def _said(number: int, role: Any, **more: Any) -> Message:
+    return Message(id=f"m{number}", number=number, role=role, content="x", created_at=AT - 300 + number, **more)
+
+
+def _held(snapshot: Snapshot, count: int) -> Snapshot:
+    """*snapshot* with its last so many messages."""
+    messages = snapshot.messages[len(snapshot.messages) - count :]
+    plain = snapshots.plain_from(messages, messages[0].number if messages else snapshot.row.head + 1)
+    return structs.replace(snapshot, messages=messages, plain=plain)
+
+
+def _history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
+    """What a handler is shown, as the turn processor chooses it."""
+    if sessions.is_session_over(snapshot.record, policy, first.created_at, first.number):
+        return []
+    return turns.slice_plain_history(snapshot, first, policy) or turns.collect_history(snapshot, first, policy)
+
+
+@given(some_talks(), policies, st.integers(0, 40))
+def test_the_end_of_a_log_that_a_turn_needs_gives_it_the_history_of_the_whole(
+    whole: Snapshot, policy: Policy, count: int
+) -> None:
+    """With as many entries as are needed, or more; and whoever has fewer, so that another history would come out, is told so."""
+    first = _said(whole.row.head + 1, "user")
+    needed = turns.count_needed(whole, policy, at=first.created_at)
+    short = _held(whole, min(count, len(whole.messages)))
+
+    if len(short.messages) >= needed:
+        assert _history(whole, first, policy) == _history(short, first, policy)
+    if short.messages and _history(whole, first, policy) != _history(short, first, policy):
+        assert turns.lacks_history(short, policy, first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, 4),
+        ({"active_at": AT - 60}, 0),  # the session is over
+        ({"state": Raw(b"null")}, 0),
+        ({"since": 11}, 0),
+        ({"since": 1}, 10),
+        ({"since": 1, "dropped": 3}, 7),
+        ({"dropped": 10}, 0),
+        ({"cursor": 9}, 10),  # one waits
+        ({"delivery": OutboxState(upto=8)}, 4),
+        ({"delivery": OutboxState(upto=2)}, 8),  # more than the session is not sent yet
+        ({"active_at": AT - 60, "delivery": OutboxState(upto=9)}, 1),
+        ({"active_at": AT - 60, "oldest_at": 0.0}, 10),  # retention looks for the first that is left
+        ({"active_at": AT - 60, "oldest_at": 0.0, "dropped": 4}, 6),
+    ],
+)
+def test_a_turn_needs_what_its_session_has_what_waits_and_what_is_not_sent(changes: Any, needed: int) -> None:
+    """And nothing of what retention has dropped."""
+    record = Record(state=Raw(b"{}"), cursor=10, since=7, active_at=AT - 10, oldest_at=AT - 100)
+    row = Row(key=Key("", "ada"), revision="r", incarnation="b", head=10)
+    snapshot = Snapshot(row, structs.replace(record, **changes), ())
+
+    assert needed == turns.count_needed(snapshot, Policy(session_ttl_s=30.0, retention_s=1000.0), at=AT)

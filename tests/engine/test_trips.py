@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chatkeep import Chatkeep, HandlerFailed, Turn, Unavailable
+from chatkeep import Chatkeep, HandlerFailed, KeyReused, Turn, Unavailable
 from chatkeep.drivers import driver_for
 from chatkeep.drivers.base import Driver, Key, Read
 from chatkeep.testing.crash import Wrapped, wrapped
@@ -30,6 +30,19 @@ class Counted(Wrapped):
         super().__init__(inner)
         self.verbs: list[str] = []
         self.before: dict[str, Callable[[], Awaitable[Any]]] = {}
+        self.tails: list[int] = []
+        """How many entries each read has asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        verb = super().__getattr__(name)
+        if name != "read":
+            return verb
+
+        async def read(act: Read) -> Any:
+            self.tails.append(act.tail)
+            return await verb(act)
+
+        return read
 
     async def around(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
         self.verbs.append(verb)
@@ -51,6 +64,7 @@ def counted(opened: Any, url: str) -> Opened:
         await keep.receive("somebody else", "hi")
         await until(lambda: keep._engine.sweeper._backlog.is_done)  # the looks of the opening
         driver.verbs.clear()
+        driver.tails.clear()
         return keep, driver
 
     return make
@@ -107,6 +121,75 @@ async def test_accepting_into_a_conversation_that_is_not_cached_reads_it_in_the_
     await keep.accept("ada", "more")
 
     assert ["append"] == [verb for verb in driver.verbs if verb != "write"]
+
+
+@pytest.fixture
+async def returning(opened: Any, counted: Opened) -> Any:
+    """A Chatkeep that has answered people who came back after their sessions were over, its driver, and what its bot was shown; *late*
+    and *soon* have said three things each, *soon* within the session that lives."""
+    clock, shown = Clock(), list[list[str]]()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        shown.append([message.text for message in turn.history])
+        return await count(turn)
+
+    options = {"clock": clock, "session_ttl": "30m", "history": 8, "quick": "1m"}
+    desk = await opened(count, **options)
+    for name in ("late", *(f"returning {n}" for n in range(20))):
+        for n in range(3):
+            await desk.receive(name, f"{n}", id=f"{name} {n}")
+    clock.now += 3600
+    for n in range(3):
+        await desk.receive("soon", f"{n}", id=f"soon {n}")
+    await desk.close()
+    keep, driver = await counted(bot, **options)
+    for n in range(20):
+        await keep.receive(f"returning {n}", "I am back")
+    return keep, driver, shown
+
+
+async def test_who_comes_back_after_the_session_is_read_no_further_than_the_turn_looks(returning: Any) -> None:
+    """At first the whole window is read; a session that lives is shown whole, by a second read, and the next is read as far at once."""
+    keep, driver, shown = returning
+
+    assert [[]] * 20 == shown[-20:]
+    assert ["read", "write"] * 20 == driver.verbs
+    assert [8] * 3 == driver.tails[:3]
+    assert [4] * 3 == driver.tails[-3:]
+
+    driver.verbs.clear()
+    driver.tails.clear()
+    receipt = await keep.receive("soon", "more")
+
+    assert ("4: more", 7) == (receipt.replies[0].text, receipt.number)
+    assert ["0", "1: 0", "1", "2: 1", "2", "3: 2"] == shown[-1]
+    assert (["read", "read", "write"], [4, 8]) == (driver.verbs, driver.tails)
+
+    await keep.receive("late", "I am back")
+
+    assert ([], [4, 8, 6]) == (shown[-1], driver.tails)
+
+
+async def test_a_conversation_of_which_the_end_was_read_goes_on_as_any_other(returning: Any) -> None:
+    """The history grows, people see the messages of before, and an old id is known, with the replies that were recorded and what it
+    said."""
+    keep, _, shown = returning
+    await keep.receive("late", "back 0")
+    with pytest.raises(KeyReused):
+        await keep.receive("late", "something else", id="late 0")
+    again = await keep.receive("late", "1", id="late 1")
+
+    assert (True, 3, ["2: 1"]) == (again.duplicate, again.number, [reply.text for reply in again.replies])
+
+    for n in (1, 2):
+        await keep.receive("late", f"back {n}")
+
+    assert ["back 0", "1: back 0", "back 1", "2: back 1"] == shown[-1]
+
+    found = await keep.conversation("late")
+
+    assert found is not None
+    assert (12, ["2", "3: 2"]) == (found.head, [message.text for message in found.messages[:-6]])
 
 
 @pytest.mark.parametrize("after", [0, 40])

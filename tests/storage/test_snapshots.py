@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import apsw
 import pytest
 
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import key_for
 from chatkeep.conversation.snapshots import HELD
-from chatkeep.drivers.base import Append, Erase, Read
+from chatkeep.drivers.base import Append, Driver, Erase, Read
 from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.drivers.sqlite import SqliteDriver
+from chatkeep.errors import Corrupt
+from chatkeep.model import Role
 from chatkeep.storage.cache import Cache
 from chatkeep.storage.gateway import Gateway
 from chatkeep.storage.reader import Reader
-from chatkeep.storage.snapshots import Snapshots, blank
+from chatkeep.storage.snapshots import Reach, Snapshots, blank
 
 ADA = key_for("", "ada")
 WINDOW = 4
@@ -23,16 +28,16 @@ WINDOW = 4
 class Kept:
     """Snapshots over a store in memory, and the way to it."""
 
-    def __init__(self) -> None:
-        self.gateway = Gateway(MemoryDriver(), patience_s=1.0, lost=lambda: None)
+    def __init__(self, driver: Driver, window: int = WINDOW) -> None:
+        self.gateway = Gateway(driver, patience_s=1.0, lost=lambda: None)
         self.cache = Cache(entries=10, bytes=10**6)
         self.reader = Reader(self.gateway)
-        self.snapshots = Snapshots(self.reader, self.cache, WINDOW)
+        self.snapshots = Snapshots(self.reader, self.cache, window)
 
-    async def say(self, *numbers: int) -> None:
+    async def say(self, *numbers: int, role: Role = "user", at: float = 1.0) -> None:
         """Have a message in the log for each of *numbers*; nobody has answered any."""
         for number in numbers:
-            entry = entry_for(ADA, f"message {number}", id=f"m{number}", role="user", created_at=1.0, limit=10_000)
+            entry = entry_for(ADA, f"message {number}", id=f"m{number}", role=role, created_at=at, limit=10_000)
             act = Append(ADA, [entry], f"r{number}", 1.0)
             await self.gateway.act(self.gateway.driver.append, act)
 
@@ -40,7 +45,7 @@ class Kept:
 @pytest.fixture
 async def kept() -> AsyncIterator[Kept]:
     """Open."""
-    made = Kept()
+    made = Kept(MemoryDriver())
     await made.gateway.open(Read(ADA, 1))
     yield made
     await made.gateway.driver.close()
@@ -89,3 +94,63 @@ async def test_who_is_told_what_is_read_hears_of_each_that_is_there(kept: Kept) 
     await kept.snapshots.load(ADA)
 
     assert ["ada"] == seen
+
+
+@pytest.mark.parametrize(("size", "fewest"), [(0, 0), (3, 3), (20, 4), (100, 20)])
+def test_so_much_is_read_as_turns_have_needed_lately(size: int, fewest: int) -> None:
+    """All at first, one less with each fourth turn that can do without it, and as much at once as one of them needs, of the window."""
+    reach = Reach()
+
+    assert size == reach.tail(size)
+
+    for n in range(size + 1):
+        assert max(size - n, fewest) == reach.tail(size)
+        for _ in range(4):
+            reach.note(0, size)
+    for needed in (size // 2, 10 * size, 0):
+        before = reach.tail(size)
+        reach.note(needed, size)
+        assert min(max(needed, before, fewest), size) == reach.tail(size)
+
+
+@pytest.fixture
+async def little_read(tmp_path: Path) -> AsyncIterator[tuple[Kept, apsw.Connection]]:
+    """Snapshots of a log of 30 entries, of which turns have needed hardly any lately, and the file that they are in."""
+    kept = Kept(SqliteDriver(f"sqlite:///{tmp_path}/chat.db"), 20)
+    await kept.gateway.open(Read(ADA, 1))
+    await kept.say(*range(1, 31), role="operator")
+    for _ in range(65):
+        found = await kept.snapshots.load_to_answer(ADA, lambda found: 0)
+    assert found is not None
+    assert [27, 28, 29, 30] == [message.number for message in found.messages]
+    db = apsw.Connection(f"{tmp_path}/chat.db")
+    yield kept, db
+    db.close()
+    await kept.gateway.driver.close()
+
+
+async def test_a_log_that_is_lost_is_damage_however_little_a_turn_needs(
+    little_read: tuple[Kept, apsw.Connection],
+) -> None:
+    """I8: what is missing is never taken for what nobody has said."""
+    kept, db = little_read
+    db.execute("delete from entry")
+    with pytest.raises(Corrupt, match=r"ada: log entries .* are missing"):
+        await kept.snapshots.load_to_answer(ADA, lambda found: 0)
+
+
+@pytest.mark.parametrize(("again_at", "set_back"), [(1.0, 0), (2.0, 1)])
+async def test_what_was_seen_last_is_compared_with_what_is_there_however_little_a_turn_needs(
+    little_read: tuple[Kept, apsw.Connection], again_at: float, set_back: int
+) -> None:
+    """Much was written since: the log is read back to where it was seen to end, and whether that is still the same entry is told."""
+    kept, db = little_read
+    kept.cache.drop(ADA)
+    db.execute("delete from entry where number = 30")
+    db.execute("update conversation set head = 29, revision = 'copied'")
+    await kept.say(*range(30, 41), role="operator", at=again_at)
+    found = await kept.snapshots.load_to_answer(ADA, lambda found: 0)
+
+    assert found is not None
+    assert (30, 40) == (found.messages[-11].number, found.row.head)
+    assert set_back == kept.snapshots.set_back.found

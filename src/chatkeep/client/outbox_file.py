@@ -85,7 +85,7 @@ class Held(NamedTuple):
 
 
 class OutboxFile:
-    """The file at *path*, holding messages for the server at *server*. *confinement*: where it may be used, which is where it was opened."""
+    """The file at *path*, holding messages for the server at *server*. *confinement*: where it was opened, and may be used."""
 
     def __init__(self, path: str, server: str) -> None:
         self.confinement = Confinement()

@@ -19,6 +19,7 @@ from .keys import SAVED
 from .record import Record, Reminder, untried
 from .releases import begin_version, end_version
 from .reminders import keep_reminders
+from .sessions import is_session_over
 from .snapshots import (
     NOTHING,
     Commit,
@@ -121,16 +122,34 @@ def collect_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[
     return fit_history(said, policy, cut=bool(messages) and messages[0].number > since)
 
 
-def lacks_history(snapshot: Snapshot, policy: Policy) -> bool:
-    """Tell whether more of the session's talk may be in the log than in the snapshot, whose place notes have taken."""
+def lacks_history(snapshot: Snapshot, policy: Policy, first: Message) -> bool:
+    """Tell whether more of the talk of the session in which *first* is answered may be in the log than in the snapshot: notes have taken
+    its place, or only the end of the log was read."""
     messages, record = snapshot.messages, snapshot.record
-    if not messages or snapshot.plain <= messages[0].number:
+    if not messages:
         return False
-    first = messages[0].number
-    return (
-        first > max(record.since, record.dropped + 1)
-        and sum(message.role in TALK for message in messages) <= policy.history
-    )
+    oldest = messages[0].number
+    if oldest <= record.since or oldest <= record.dropped + 1:
+        return False
+    if snapshot.plain <= oldest:
+        lacks = len(messages) < policy.history
+    else:
+        lacks = sum(message.role in TALK for message in messages) <= policy.history
+    return lacks and not is_session_over(record, policy, first.created_at, first.number)
+
+
+def count_needed(snapshot: Snapshot, policy: Policy, *, at: float) -> int:
+    """Return how many of the last entries of the log a turn has to have at hand that answers a message of time *at*: those of the session
+    that is live then, those that wait, and those that are not sent yet."""
+    record, head = snapshot.record, snapshot.row.head
+    passed = head
+    if record.cursor < head or (policy.retention_s is not None and not record.oldest_at):
+        passed = 0
+    elif not is_session_over(record, policy, at):
+        passed = record.since - 1
+    if record.delivery is not None:
+        passed = min(passed, record.delivery.upto)
+    return head - max(passed, record.dropped)
 
 
 def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Message]:

@@ -265,7 +265,7 @@ class Intake:
                 try:
                     snapshot = self._store.cached(key)
                     if snapshot is None and self._runner.may_begin and not self._pauses.covers(key):
-                        snapshot = await self._find(key, owner)
+                        snapshot = await self._find(key, owner, draft.created_at)
                 finally:
                     self._workers.release(worker)
             fits = (
@@ -320,12 +320,17 @@ class Intake:
         )
         return Draft(role=role, content=content, id=name, created_at=now, metadata=metadata or {}, entry=entry)
 
-    async def _find(self, key: Key, owner: str) -> Snapshot | None:
+    async def _find(self, key: Key, owner: str, at: float) -> Snapshot | None:
         """Find a conversation that is not cached, for one trip that only reads: where nothing else is going on, the turn takes
-        one act more, and not two that write. A blank one where there is none; None: it can't be read, and goes the long way."""
+        one act more, and not two that write. *at*: the time of its message. A blank one where there is none; None: it can't be read,
+        and goes the long way."""
+
+        def needed(found: Snapshot) -> int:
+            return turns.count_needed(found, self._shared.policy, at=at)
+
         try:
             found = await self._store.fetched(key) if self._store.shared is not None else None
-            return found or await self._store.load(key) or blank(key, owner)
+            return found or await self._store.load_to_answer(key, needed) or blank(key, owner)
         except (StoreError, Unsupported):
             return None  # an append waits for a store that comes back, and what can't be read waits in the log
 
@@ -359,7 +364,7 @@ class Intake:
             try:
                 try:
                     seen = snapshot
-                    if turns.lacks_history(snapshot, shared.policy):
+                    if turns.lacks_history(snapshot, shared.policy, arriving):
                         seen = await self._store.reach_back(snapshot)
                     begun = processor.begin(seen, [arriving])
                     answer = begun if isinstance(begun, Answer) else await processor.wait(begun)

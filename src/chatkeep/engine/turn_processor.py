@@ -207,7 +207,7 @@ class TurnProcessor(Generic[State]):
         Raises `TurnFailed` and `NotBegun`; `Ended` when the turn is not to go on, `Unaware` when it begins to say again what was said
         before.
         """
-        if turns.lacks_history(snapshot, self._shared.policy):
+        if turns.lacks_history(snapshot, self._shared.policy, messages[0]):
             snapshot = await self._shared.store.reach_back(snapshot)
         try:
             made = self._make_turn(snapshot, messages, stream)

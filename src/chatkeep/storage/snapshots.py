@@ -30,6 +30,32 @@ from .reader import PAGE, Reader
 LOOKS_BACK = 5  # pages in which the last replies are looked for, behind what waits
 
 
+FEWEST = 4
+"""So many of the last entries are read for a turn at least, or a fifth of a wider window: the last two questions and their answers, so that
+a message that is sent again is nearly always found among them."""
+
+
+SPARED_A_TURN = 0.25
+"""A second read costs as much as thirty entries: where turns need now more, now less, most of them are to find enough in the first."""
+
+
+class Reach:
+    """How many of the last entries of a log are read for a turn, of a window of *size*: all of it at first, and one less with every fourth
+    turn that can do without. One that needs more is a second read, and has the next ones read as much at once."""
+
+    def __init__(self) -> None:
+        self._spared = 0.0
+
+    def tail(self, size: int) -> int:
+        """Return how many entries are read."""
+        return max(size - int(self._spared), 0)
+
+    def note(self, needed: int, size: int) -> None:
+        """Take in how many a turn has needed."""
+        fewest = min(max(FEWEST, size // 5), size)
+        self._spared = max(min(self._spared + SPARED_A_TURN, size - max(needed, fewest)), 0.0)
+
+
 class Snapshots:
     """Reads conversations through *reader* as snapshots, and keeps the newest in *cache*. *window*: how many last messages one holds, at
     least."""
@@ -39,6 +65,7 @@ class Snapshots:
         self.set_back = SetBackWatch(cache)
         self.seen: Callable[[Key], None] = lambda key: None
         """Called with the key of each conversation that was read."""
+        self._reach = Reach()
         self._reader = reader
         self._cache = cache
 
@@ -58,6 +85,27 @@ class Snapshots:
         self.set_back.look_back(known, found[0], snapshot.record, news=snapshot.messages)
         self.seen(key)
         return self.keep(await self._complete(snapshot, again=again))
+
+    async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
+        """As `load`, for a turn that needs so many of the last entries as *needed* tells of what was read: of a conversation that has been
+        silent for long that is its row, and hardly any. It is held without what came before these."""
+        size, known = self.window.size, self._cache.last_place(key)
+        tail = self._reach.tail(size)
+        found = await self._reader.read(key, tail=tail)
+        if found is None:
+            self.set_back.note_missing(key, known)
+            return None
+        row, snapshot = found[0], self.window.decode(*found)
+        count = needed(snapshot)
+        self._reach.note(count, size)
+        if known is not None:  # what was seen is compared with what is there, which takes the entry that was the last
+            count = max(count, row.head - known.head + 1)
+        wanted = min(max(count, tail), size, row.head - snapshot.record.dropped)
+        if tail < size and len(snapshot.messages) < wanted:
+            return await self.load(key)
+        self.set_back.look_back(known, row, snapshot.record, news=snapshot.messages)
+        self.seen(key)
+        return self.keep(snapshot if tail < size else await self._complete(snapshot))
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
         """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""

@@ -136,6 +136,10 @@ class Store(Reader):
         """Return the conversation as it is now; None when there is none."""
         return await self._snapshots.load(key, again=again)
 
+    async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
+        """As `load`, for a turn: with as many of the last messages as are *needed* for it, and perhaps without what came before."""
+        return await self._snapshots.load_to_answer(key, needed)
+
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
         """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
         return await self._snapshots.reload(key, again=again, owner=owner)
