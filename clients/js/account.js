@@ -92,10 +92,9 @@ export class Account extends Emitter {
     if (token !== true && token === this._proven) return undefined;
     try {
       const me = await (await request(`${this._url}me`, { token })).json();
-      if (token !== (await this.token())) return await this._identify(); // somebody has signed in or out meanwhile
       if (me.user === undefined) throw new Problem(403, { detail: "This credential is not a user's." });
       await this._shelf.note(this._url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
-      if (this._out || (!this._mint && token !== this._read("")?.token)) return await this._identify(); // or while this was noted
+      if (token !== (await this.token())) return await this._identify(); // somebody has signed in or out meanwhile
       this._token = this._proven = token;
       if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject") });
       return await this._become(me);
