@@ -77,7 +77,8 @@ def test_each_command_shows_how_it_is_typed(name: str, tmp_path: Path, monkeypat
     for words in [typed_in(line) for line in shown.splitlines() if "chatkeep " in line]:
         size = 2 if " ".join(words[:2]) in COMMANDS else 1
         typed.append(" ".join(words[:size]))
-        with COMMANDS[typed[-1]].make_context(typed[-1], words[size:]) as context:
+        above = click.Context(main, **main.context_settings)  # (a command remembers the names that its help had first)
+        with COMMANDS[typed[-1]].make_context(typed[-1], words[size:], parent=above) as context:
             assert context.params
 
     assert name in typed
