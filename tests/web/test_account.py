@@ -278,7 +278,8 @@ def test_an_answer_that_is_read_late_refreshes_no_token(shop: Shop, person: Brow
     person.on("request", lambda asked: refreshed.append(asked.url) if asked.url.endswith("/rotate") else None)
     page.evaluate(
         """async () => { const soon = window.fetch;
-           window.fetch = async (...given) => { const found = await soon(...given); await new Promise((go) => setTimeout(go, 4500)); return found; };
+           window.fetch = async (...given) => {
+             const found = await soon(...given); await new Promise((go) => setTimeout(go, 4500)); return found; };
            await account.devices();
            await account.token(); }"""
     )
