@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ SALON = {"1550": "rosa"}
 MOODY = """
 import asyncio
 
-keep = Chatkeep(STORE, clock=clock, retry_after="200ms", turn_timeout="1s", poll="100ms", attempts=3, **OPTIONS)
+OPTIONS = {"turn_timeout": "1s"} | OPTIONS
+keep = Chatkeep(STORE, clock=clock, retry_after="200ms", poll="100ms", attempts=3, **OPTIONS)
 
 @keep.on_message
 async def bot(turn):
@@ -34,7 +34,8 @@ async def bot(turn):
         case "slow":
             await asyncio.sleep(30)
         case "think":
-            await asyncio.sleep(0.7)
+            while not Path("go").exists():
+                await asyncio.sleep(0.01)
     content = turn.message.content
     parts = [] if isinstance(content, str) else content
     seen = [f"{part['type']} {part.get('media') or part.get('url')}" for part in parts if part["type"] != "text"]
@@ -164,9 +165,9 @@ async def test_e3_goals_persist_until_they_are_done(url: str, tmp_path: Path) ->
 
 @durable
 async def test_e5_a_webhook_is_verified_parsed_accepted_and_answered(url: str, tmp_path: Path) -> None:
-    """The handshake; nothing without the right signature; 200 as soon as it is durable, long before the bot has thought, so that a
+    """The handshake; nothing without the right signature; 200 as soon as it is durable, before the bot has thought, so that a
     kill in between costs nothing; what cannot be understood is kept as a note and holds nothing up."""
-    async with platform() as there, instance(tmp_path, MOODY, url, there, tenants=SALON) as it:
+    async with platform() as there, instance(tmp_path, MOODY, url, there, tenants=SALON, turn_timeout="8s") as it:
         customer = Customer(there, it)
         ask = "/channels/whatsapp?hub.mode=subscribe&hub.challenge=1234&hub.verify_token="
         shakes = [await it.visitor.ask("GET", ask + token) for token in ("v", "x")]
@@ -174,11 +175,10 @@ async def test_e5_a_webhook_is_verified_parsed_accepted_and_answered(url: str, t
         refused = [
             (await post_whatsapp(it.visitor, message, secret=secret)).status for secret in ("wrong", SECRET + " ")
         ]
-        began = time.monotonic()
         await customer.say("think")
-        taken = time.monotonic() - began
         it.kill()
-        early = list(customer.heard)
+        early, tries = list(customer.heard), (tmp_path / "tries").read_text().count("think")
+        (tmp_path / "go").touch()
         await it.start()
         await customer.hear("1: think")
         odd = whatsapp_message(customer.phone, "", "wamid.odd") | {"type": "hologram", "hologram": {"x": 1}}
@@ -193,7 +193,7 @@ async def test_e5_a_webhook_is_verified_parsed_accepted_and_answered(url: str, t
         (shakes[1].status, b"1234" not in shakes[1].body),
     ]
     assert [401, 401] == refused
-    assert (True, []) == (taken < 0.6, early)
+    assert ([], 1) == (early, tries)
     assert [200, 200] == mixed
     assert ["think", "still there?"] == [entry["content"] for entry in log if entry["role"] == "user"]
     assert 1 == len([line for line in notes.splitlines() if json.loads(line)["metadata"].get("kind") == "unknown"])

@@ -433,7 +433,7 @@ async def test_a_lost_commit_is_uncertain_and_the_same_act_settles_it(
 async def test_a_silent_server_is_not_waited_for(postgres: PostgresServer, url: str) -> None:
     """Acts that were sent are uncertain, reads and acts that were not are unavailable, all in time; then it goes on."""
     async with Proxy(postgres.port) as proxy:
-        driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=0.4&connections=2")
+        driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=2&connections=2")
         await say(driver, "before")
         await driver.read(Read(ADA, tail=1))
         proxy.silent = True
@@ -445,9 +445,9 @@ async def test_a_silent_server_is_not_waited_for(postgres: PostgresServer, url: 
         waiting = asyncio.gather(say(driver, "waiting"), driver.scan(Scan("key", limit=1)), return_exceptions=True)
 
         assert [Unavailable, Unavailable] == [type(answer) for answer in await waiting]
-        assert loop.time() - began < 0.38
+        assert loop.time() - began < 1.9
         assert [Uncertain, Unavailable] == [type(answer) for answer in await sent]
-        assert loop.time() - began < 0.6
+        assert loop.time() - began < 3.5
 
         proxy.silent = False
         await settled(lambda: say(driver, "sent"))
@@ -459,7 +459,7 @@ async def test_a_silent_server_is_not_waited_for(postgres: PostgresServer, url: 
 async def test_a_refusing_server_is_unavailable_and_not_stormed(postgres: PostgresServer, url: str) -> None:
     """While nothing answers every call is refused in time, after growing pauses; when it is back, calls are done."""
     async with Proxy(postgres.port) as proxy:
-        driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=0.5&connections=2")
+        driver = await opened_on(url.replace(f":{postgres.port}", f":{proxy.port}") + "&timeout=2&connections=2")
         proxy.refusing = True
         proxy.cut()
         await time_passes(0.05)

@@ -291,7 +291,10 @@ async def small_signed_bodies_hold_the_loop(site: Site) -> object:
     bodies = {"numbers": b"0," * 60_000, "different": b"".join(b"%d," % n for n in range(20_000))}
     statuses = [await post_signed(site, name, b'{"messages":[' + body + b"0]}") for name, body in bodies.items()]
     watching.cancel()
-    return {"statuses": statuses, "held": watch.most < 3 * HELD_S or watch.most}
+    began = time.process_time()
+    Webhook("webhook", secrets=SHOP).parse(b'{"messages":[' + bodies["numbers"] + b"0]}")
+    reading_s = time.process_time() - began  # on this machine, however slow: so long it is not held
+    return {"statuses": statuses, "held": watch.most < max(0.4 * reading_s, 2 * HELD_S) or (watch.most, reading_s)}
 
 
 # -- what stays open --------------------------------------------------------------------------------------------------------

@@ -235,19 +235,38 @@ async def test_a_replaced_store_is_looked_for_and_its_trouble_comes_first(monkey
     assert ("", False) == (through.trouble, through.replaced)
 
 
-async def test_the_budget_is_a_rate_with_one_second_of_burst() -> None:
+class Passing:
+    """A time that passes only while somebody sleeps; `slept`: for how long each time."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 1000.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, delay: float) -> None:
+        self.slept.append(delay)
+        self.now += delay
+
+
+async def test_the_budget_is_a_rate_with_one_second_of_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a quiet second a second's worth goes at once, then the rate; a token that would come too late is not taken."""
-    budget, began = RetryBudget(100), time.monotonic()
+    passing = Passing()
+    monkeypatch.setattr(circuit, "time", passing)
+    monkeypatch.setattr(circuit, "asyncio", passing)
+    budget, began = RetryBudget(100), passing.now
     at_once = [await budget.take(began) for _ in range(101)]  # (the last ones may fall to rounding)
 
     assert [True] * 99 == at_once[:99]
     assert not at_once[100]
-    assert time.monotonic() - began < 0.5
+    assert [] == passing.slept
 
-    assert not await budget.take(time.monotonic() - 1.0)
+    assert not await budget.take(passing.now - 1.0)
     for _ in range(30):
-        assert await budget.take(time.monotonic() + 5.0)
-    assert 0.25 < time.monotonic() - began < 2
+        assert await budget.take(passing.now + 5.0)
+
+    assert 0.28 < passing.now - began < 0.32
+    assert max(passing.slept) < 0.021
 
 
 async def test_an_unknown_outcome_stays_unknown_when_the_store_is_opened_anew_meanwhile() -> None:

@@ -240,6 +240,53 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+def test_a_device_that_has_refreshed_is_one_device(
+    shop: Shop, person: BrowserContext, browser: Browser, user: str
+) -> None:
+    """Its old token is good for a minute yet and is not shown beside the new one, neither here nor on the other device."""
+    page = account_of(person, shop.address, user)
+    with profile(browser) as telephone:
+        there = account_of(telephone, shop.address, user)
+        page.evaluate("account.refresh()")
+        current = "account.devices().then((found) => found.map((one) => one.current).sort())"
+
+        assert [False, True] == page.evaluate(current) == there.evaluate(current)
+
+
+def test_a_tab_that_reads_late_of_a_refresh_takes_its_token(shop: Shop, person: BrowserContext, user: str) -> None:
+    """It is told that the old one was refreshed already, and goes on with the new one when it can read of it."""
+    page = account_of(person, shop.address, user)
+    tab = account_of(person, shop.address)
+    tab.evaluate(
+        """() => { const kept = account._read(""); window.late = true;
+           account._read = (rest) => rest === "" && late ? kept : account.constructor.prototype._read.call(account, rest); }"""
+    )
+    page.evaluate("account.refresh()")
+    with tab.expect_response("**/rotate") as told:
+        tab.evaluate("() => { window.refreshing = account.refresh(); refreshing.catch(() => {}); }")
+    assert 409 == told.value.status
+    tab.evaluate("async () => { late = false; await refreshing; }")
+
+    assert page.evaluate("account.token()") == tab.evaluate("account.token()")
+    assert "signed-in" == tab.evaluate("account.state")
+
+
+def test_an_answer_that_is_read_late_refreshes_no_token(shop: Shop, person: BrowserContext, user: str) -> None:
+    """A busy browser comes to an answer seconds after the server has dated it: by that the clocks seem to differ, which they do not."""
+    page = account_of(person, shop.address, user)
+    refreshed: list[str] = []
+    person.on("request", lambda asked: refreshed.append(asked.url) if asked.url.endswith("/rotate") else None)
+    page.evaluate(
+        """async () => { const soon = window.fetch;
+           window.fetch = async (...given) => {
+             const found = await soon(...given); await new Promise((go) => setTimeout(go, 4500)); return found; };
+           await account.devices();
+           await account.token(); }"""
+    )
+
+    assert [] == refreshed
+
+
 @pytest.mark.parametrize("days", [366, -366])
 def test_a_clock_that_is_wrong_refreshes_a_token_once(shop: Shop, person: BrowserContext, user: str, days: int) -> None:
     """By whose clock a token is half over does not depend on the device's; a change that was made by a clock that is set back is saved."""
