@@ -88,7 +88,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop sending and close the file; what it holds stays."""
-        tasks, self._tasks = [task for task in self._tasks if not task.done()], []
+        tasks, self._tasks = [] if self._file.confinement.has_ended else self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
