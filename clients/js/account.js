@@ -90,21 +90,28 @@ export class Account extends Emitter {
     const token = await this.token();
     if (!token) return this._become(null);
     if (token !== true && token === this._proven) return undefined;
-    try {
-      const me = await (await request(`${this._url}me`, { token })).json();
-      if (me.user === undefined) throw new Problem(403, { detail: "This credential is not a user's." });
+    const me = await request(`${this._url}me`, { token }).then(
+      (answer) => answer.json(),
+      (fault) => {
+        if (fault.status !== 401) throw fault;
+      },
+    );
+    if (me) {
+      if (!me.user) throw new Problem(403, { detail: "This credential is not a user's." });
       await this._shelf.note(this._url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
-      if (token !== (await this.token())) return await this._identify(); // somebody has signed in or out meanwhile
-      this._token = this._proven = token;
-      if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject") });
-      return await this._become(me);
-    } catch (fault) {
-      if (fault.status !== 401) throw fault;
+    }
+    // Somebody has signed in or out meanwhile. (A page's function may give another token each time; whether it is another user's the
+    // server says at the next request, which names the subject.)
+    if (this._mint ? this._out : token !== (await this.token())) return this._identify();
+    if (!me) {
       this._proven = undefined;
       this._auth("expired");
       this._explain("expired");
       return undefined;
     }
+    this._token = this._proven = token;
+    if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject") });
+    return this._become(me);
   }
 
   async _become(me) {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import gc
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -573,3 +576,83 @@ async def test_a_client_is_used_in_the_loop_that_opened_it_and_elsewhere_refused
     assert ["m2", "m3"] == said
     assert [True] * 4 == ["opened in another event loop" in words for words in told[:4]]
     assert [True] * 4 == ["has ended" in words for words in told[4:]]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of tasks whose loop was closed under them
+async def test_what_a_closed_loop_has_left_pending_keeps_no_client_from_being_closed_or_opened_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    """A loop that was closed by hand has ended none of its tasks, and its thread may be another one."""
+
+    def abandoned(name: str) -> Client:
+        client, loop = Client(place.url, place.key, queue=str(tmp_path / name)), asyncio.new_event_loop()
+        loop.run_until_complete(client.open())
+        loop.close()
+        return client
+
+    async def post(client: Client, id: str) -> None:
+        async with client:
+            await client.conversation("ada").post(id, id=id)
+            await asyncio.wait_for(client.drained(), 60)
+
+    async def again() -> None:
+        await post(await asyncio.to_thread(abandoned, "one.db"), "m1")
+        closed = await asyncio.to_thread(abandoned, "two.db")
+        await closed.close()
+        await post(Client(place.url, place.key, queue=str(tmp_path / "two.db")), "m2")
+
+    await asyncio.to_thread(asyncio.run, again())
+    gc.collect()  # here, where what the tasks say of it is expected
+    async with place.client() as client:
+        said = [message.text for message in await client.conversation("ada").history() if message.role == "user"]
+
+    assert ["m1", "m2"] == said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+async def test_a_client_is_not_closed_or_opened_where_it_is_not_its_own(place: Place, tmp_path: Path) -> None:
+    """Neither in another loop, while its own lives, nor in a forked child, which would end what the parent has open."""
+    client = Client(place.url, place.key, queue=str(tmp_path / "queue.db"))
+    chat = client.conversation("ada")
+
+    async def refusals() -> list[str]:
+        told: list[str] = []
+        for call in (client.close, client.open):
+            try:
+                await call()
+            except ChatkeepError as fault:
+                told.append(f"{type(fault).__name__}: {fault}")
+        return told
+
+    def forked() -> str:
+        reading, writing = os.pipe()
+        if not (child := os.fork()):
+            signal.alarm(20)  # what waits for threads of the parent waits for ever
+            try:
+                os.write(writing, "\n".join(asyncio.new_event_loop().run_until_complete(refusals())).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as answers:
+            told = answers.read()
+        os.waitpid(child, 0)
+        return told
+
+    async with client:
+        await chat.send("one", id="m1")
+        elsewhere = await asyncio.to_thread(asyncio.run, refusals())
+        in_child = (await asyncio.to_thread(forked)).splitlines()
+        await chat.post("two", id="m2")
+        await asyncio.wait_for(client.drained(), 60)
+        with pytest.raises(Misconfigured, match="in use by another process"):
+            await Client(place.url, place.key, queue=str(tmp_path / "queue.db")).open()
+        said = [message.text for message in await chat.history() if message.role == "user"]
+
+    assert ["one", "two"] == said
+    assert [True, True] == [
+        "NotOpen: close: the client was opened in another event loop" in elsewhere[0],
+        "open already" in elsewhere[1],
+    ]
+    assert [True, True] == [line.startswith("NotOpen: ") and "is a fork" in line for line in in_child]

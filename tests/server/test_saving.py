@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from chatkeep.drivers.base import Key, Write
+from chatkeep.drivers.memory import MemoryDriver
+from chatkeep.errors import Uncertain
 from chatkeep.people.saving import ADDED_AT_ONCE
+from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.users import House, housed
 
@@ -123,3 +128,33 @@ async def test_a_long_save_that_broke_off_goes_on_only_where_it_may(house: House
 
     assert (200, 412, 200, 200) == (first.status, refused.status, whole.status, again.status)
     assert (["m200"], []) == (whole.json["added"], again.json["added"])
+
+
+class Silent(Wrapped):
+    """A driver that does not answer one write to "trip", which it has done; *meanwhile* somebody else is there."""
+
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
+
+    async def write(self, act: Write) -> Any:
+        """Writes, and says nothing of it once."""
+        stored = await self.inner.write(act)
+        if act.row.key == Key("", "trip") and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+            raise Uncertain("The answer was lost.")
+        return stored
+
+
+@pytest.mark.parametrize("match", ["", "the version that is there"])
+async def test_a_save_that_the_store_did_not_answer_is_not_done_again_over_what_came_behind_it(match: str) -> None:
+    """Its own act is looked for in what is there by then, also where its `If-Match`, or none, would let it in once more."""
+    silent = Silent(MemoryDriver())
+    async with housed(wrapped(silent)) as house:
+        token, path = await house.token("ada"), "/v1/conversations/trip"
+        first = await house.ask("PUT", path, {"title": "Rome"}, token=token)
+        silent.meanwhile = lambda: house.keep.user("ada").archive("trip", False)
+        told = {"If_Match": first.headers["etag"]} if match else {}
+        saved = await house.ask("PUT", path, {"archived": True}, token=token, **told)
+        (listed,) = (await house.list(token))["conversations"]
+
+    assert (200, False) == (saved.status, listed["archived"])

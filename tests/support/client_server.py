@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from chatkeep import Chatkeep, Turn
@@ -48,19 +48,23 @@ def counting(url: str, **options: Any) -> Chatkeep[Any]:
 
 
 class Pages:
-    """What answers every request with a page of its own, as a proxy without a server behind it does: under *status*."""
+    """What answers every request with a page of its own, as a proxy without a server behind it does: under *status*; or with *told* as
+    JSON."""
 
     def __init__(self, port: int) -> None:
         self.port, self.status, self.requests = port, 404, 0
+        self.told: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def answer(self, request: Request) -> HTMLResponse:
+    async def answer(self, request: Request) -> Response:
         """The page."""
         self.requests += 1
+        if self.told is not None:
+            return JSONResponse(self.told)
         where = {"location": "/sign-in"} if self.status == 302 else None
         return HTMLResponse("<!doctype html><title>nothing here</title>", self.status, where)
 

@@ -217,6 +217,52 @@ def test_who_is_here_changes_while_a_tab_notes_whose_a_token_is(
     assert expected[0] == page.evaluate("JSON.parse(localStorage.getItem(account._key) ?? '{}').user ?? null")
 
 
+def test_who_signs_out_while_it_is_asked_whose_the_token_is_is_signed_out(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """The token has ended by then, and is refused: that is no sign-in that has expired."""
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """(user) => { const { fetch } = window;
+           window.fetch = async (url, ...given) => {
+             if (String(url).endsWith('/v1/me') && !window.isAsking) {
+               window.isAsking = true; await new Promise((go) => { window.go = go; }); }
+             return fetch(url, ...given); };
+           window.signing = signIn(user); }""",
+        user,
+    )
+    until(page, "window.isAsking")
+    page.evaluate("account.signOut()")
+    page.evaluate("async () => { go(); await signing; }")
+
+    assert ["signed-out", []] == page.evaluate("[account.state, account.notices.map((notice) => notice.kind)]")
+
+
+def test_a_page_may_give_another_token_each_time(shop: Shop, person: BrowserContext, user: str) -> None:
+    """Its function need not keep any: whose they are is asked once, and again when the page's user is another one."""
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """async (user) => {
+          const { fetch } = window;
+          window.asked = 0;
+          window.user = user;
+          window.fetch = (url, ...given) => { asked += String(url).endsWith('/v1/me'); return fetch(url, ...given); };
+          const token = async () => (await (await fetch(`/sample-users/${window.user}`, { method: 'POST' })).json()).token;
+          window.account = new module.Account({ token });
+        }""",
+        user,
+    )
+    until(page, "account.user === given", user)
+    page.evaluate("account.create('Trip', ids.trip)")
+    until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+
+    assert 10 > page.evaluate("asked")
+
+    successor = next(USERS)
+    page.evaluate("(user) => { window.user = user; account._pull().catch(() => {}); }", successor)
+    until(page, "account.user === given", successor)
+
+
 def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user: str) -> None:
     """The chats of both tabs go on with the new token; the old one is not used again, which would end both."""
     page = account_of(person, shop.address, user)

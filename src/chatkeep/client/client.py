@@ -99,7 +99,10 @@ class Client:
                 raise
 
     async def close(self) -> None:
-        """End every connection. What is in the queue stays there."""
+        """End every connection. What is in the queue stays there. Raises `NotOpen` in another loop than that of the opening while that
+        one lives, and in a fork."""
+        if self._link.is_open:
+            self._link.confinement.refuse_elsewhere("close")
         if self._outbox is not None:
             await self._outbox.close()
         await self._link.close()

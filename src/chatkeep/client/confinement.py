@@ -19,28 +19,35 @@ class Confinement:
         """Confine use to the running loop and this process."""
         self.loop, self._process = asyncio.get_running_loop(), os.getpid()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the loop of the opening is over: nothing runs in it any more, nor can anything be ended in it."""
+        return self.loop is not None and self.loop.is_closed()
+
     def check(self, about: str) -> None:
         """Raise `NotOpen` unless the caller is where the client was opened."""
-        if self.loop is None:
-            return
-        if self._process != os.getpid():
-            raise NotOpen(
-                f"{about}: the client was opened in another process, of which this one is a fork; nothing was done. Make and open a "
-                "client of its own in this process."
-            )
-        if asyncio.get_running_loop() is self.loop:
-            return
-        if self.loop.is_closed():
+        self.refuse_elsewhere(about)
+        if self.has_ended:
             raise NotOpen(
                 f"{about}: the event loop in which the client was opened has ended, and the client was not closed before; nothing was "
                 "done. Close it and open it anew, or use another one in `async with Client(...)`, which closes it."
             )
-        raise NotOpen(
-            f"{about}: the client was opened in another event loop; nothing was done. Use it there, or open another one in this "
-            "loop; one `SyncClient` serves all threads."
-        )
+
+    def refuse_elsewhere(self, about: str) -> None:
+        """Raise `NotOpen` in another process than that of the opening, and in another loop while that one still lives."""
+        if self.loop is not None and self._process != os.getpid():
+            raise NotOpen(
+                f"{about}: the client was opened in another process, of which this one is a fork; nothing was done. Make and open a "
+                "client of its own in this process."
+            )
+        if self.loop is not None and not self.has_ended and asyncio.get_running_loop() is not self.loop:
+            raise NotOpen(
+                f"{about}: the client was opened in another event loop; nothing was done. Use it there, or open another one in this "
+                "loop; one `SyncClient` serves all threads."
+            )
 
     def refuse_second(self) -> None:
-        """Raise `UsageError` where the loop of an opening still lives: what it has open would be lost."""
-        if self.loop is not None and not self.loop.is_closed() and self._process == os.getpid():
+        """Raise `UsageError` unless the loop of the opening has ended: what it has open would be lost. In a fork it is the parent's."""
+        if self._process == os.getpid() and not self.has_ended:
             raise UsageError("The client is open already; nothing was done. Close it first, or use another one.")
+        self.refuse_elsewhere("open")

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from ..conversation.keys import key_for, message_id
-from ..errors import ChatkeepError
+from ..errors import ChatkeepError, Uncertain
 from .link import TokenChanged, pause
 from .outbox_file import OutboxFile, Owners
 from .owners import Holder, Totals, credential_of
@@ -44,7 +44,7 @@ Settled = Callable[[Queued, str], None]
 
 
 class Postponed(Exception):
-    """The server has the message, and does not know yet what becomes of it: it is asked again in a while, and others go out meanwhile."""
+    """It is not known yet what becomes of a message: the server is asked again in a while, and others go out meanwhile."""
 
 
 class Outbox:
@@ -88,7 +88,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop sending and close the file; what it holds stays."""
-        tasks, self._tasks = [task for task in self._tasks if not task.done()], []
+        tasks, self._tasks = [] if self._file.confinement.has_ended else self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -245,6 +245,9 @@ class Outbox:
             is_there = await deliver(queued, there, has_waited, token, self._trouble.tell)
         except TokenChanged:
             return
+        except Uncertain as doubt:  # it may be there, or another program has answered
+            self._trouble.tell(str(doubt))
+            raise Postponed from doubt
         except ChatkeepError as refusal:
             if isinstance(refusal, PreconditionFailed):  # it was erased meanwhile, for what was posted behind it too
                 await self._file.end(queued.conversation, owners)

@@ -90,7 +90,7 @@ class OutboxFile:
     def __init__(self, path: str, server: str) -> None:
         self.confinement = Confinement()
         self._path, self._server = path, server
-        self._lock = FileLock(f"{path}.lock", mode=0o600)
+        self._lock = FileLock(f"{path}.lock", mode=0o600, thread_local=False)  # it may be opened anew in another thread
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
 

@@ -84,9 +84,11 @@ async def _commit(
     shared.refuse_closed(key)
     refuse_own_turn(key, "would throw its own turn away; save it when the turn is over")
     conflicts: list[str] = []
-
     while True:
         there = await store.reload(key, owner=owner)
+        if renews and asked.token in there.record.changes and _is_let_in(there, look):
+            asked = structs.replace(asked, token=fresh_token())
+        renews = False  # what is found done later was done by this call, or by the same one that came at the same time
         row, incarnation, ids = there.row, there.row.incarnation, saves.ids_asked(asked)
         if claims is not None and row.owner:  # (what is nobody's is taken as it is)
             await claims.refuse_other(key, row.owner, owner)
@@ -95,20 +97,18 @@ async def _commit(
             page = await store.find(key, incarnation, ids[first : first + ENTRIES_MOST])
             known |= {message.id: message for message in page}
 
-        def decide(there: Snapshot, known: dict[str, Message] = known, row: Row = row) -> Commit | None:
-            # In an earlier run of this call, or by an earlier call of its name.
-            done, asks = asked.token in there.record.changes, asked
-            if done and not (renews and _is_let_in(there, look)):
+        def decide(
+            there: Snapshot, asked: Save = asked, known: dict[str, Message] = known, row: Row = row
+        ) -> Commit | None:
+            if asked.token in there.record.changes:  # in an earlier run of this call, or by an earlier call of its name
                 conflicts[:] = conflicts or saves.find_conflicts(asked, known)
                 return None
-            if done:
-                asks = structs.replace(asked, token=fresh_token())
-            elif look is not None:
+            if look is not None:
                 look(there)
             if (row.incarnation, row.owner) != (there.row.incarnation, there.row.owner):
                 # What is known of its log is of another one, or it is another's.
                 raise Duplicate(f"{key} was erased, created or given away meanwhile.", row=there.row, numbers={})
-            act, conflicts[:] = saves.save_into(there, asks, known, shared.policy, at=shared.clock())
+            act, conflicts[:] = saves.save_into(there, asked, known, shared.policy, at=shared.clock())
             return act
 
         try:
