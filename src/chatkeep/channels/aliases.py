@@ -185,7 +185,7 @@ class Aliases:
 
     async def _write(self, tenant: str, name: str, alias: Alias, was: Alias | None) -> None:
         def edit(there: Alias | None) -> Alias:
-            if there != was and (there is None or there.conversation != alias.conversation):
+            if there != was and (there is None or _holder(there) != _holder(alias)):
                 raise Meanwhile
             kept = there.person if there is not None and there.conversation == alias.conversation else ""
             return structs.replace(alias, person=alias.person or kept)
@@ -194,6 +194,11 @@ class Aliases:
         mark = mark_of(Key(tenant, name))
         self._forget(mark)
         await self._records.change(mark, edit, owner=owner)
+
+
+def _holder(alias: Alias) -> tuple[str, float, str]:
+    """Tell whose a name is, and whose it was: two messages that say the same of that need not be told apart."""
+    return alias.conversation, alias.left_at, alias.before
 
 
 def _place_of(conversation: str) -> str:
