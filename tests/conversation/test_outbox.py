@@ -6,9 +6,9 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec import Raw, structs
 
-from chatkeep.conversation import leases, outbox
+from chatkeep.conversation import leases, outbox, turns
 from chatkeep.conversation.outbox import Sent, checked_answer, key_of, list_deliveries, number_of
 from chatkeep.conversation.record import OutboxState, Record
 from chatkeep.conversation.snapshots import Commit, Policy, Snapshot
@@ -219,3 +219,19 @@ def test_a_sending_that_ends_settles_its_own_deaths_alone(status: Any) -> None:
 
     assert (2, 0) == (settled.record.deaths, settled.record.sending_deaths)
     assert leases.is_suspect(settled, died=False)
+
+
+def test_a_reply_that_a_turn_sends_at_once_begins_without_the_deaths_of_one_that_was_redacted() -> None:
+    """What the processes died of needed no sending any more; and a version that does not know the count leaves it as it was."""
+    said = log({"role": "user", "content": "hi"}, REPLY | {"reply_to": 1}, {"role": "user", "content": "more"})
+    deadly = OutboxState(upto=1, sending=2)
+    row = Row(key=Key("", "pigeon:loft:ada"), revision="r", incarnation="b", head=3, lease="t")
+    record = Record(cursor=2, delivery=deadly, sending_deaths=POLICY.max_begun - 1)
+    said[1] = structs.replace(said[1], content="", redacted=True)
+    before = Snapshot(row, record, tuple(said))
+    settled = after(before, outbox.note_nothing_to_send(before, 3, POLICY, at=1005.0))
+    told: dict[str, Any] = {"state": Raw(b"{}"), "schema": 0, "opens": False, "lease": "t", "out": True}
+    answered = after(settled, turns.finish_turn(settled, said[2:], ["ok"], POLICY, at=1006.0, **told))
+
+    assert (4, 0) == (answered.record.delivery and answered.record.delivery.sending, answered.record.sending_deaths)
+    assert not outbox.is_suspect(answered, 4, died=True)

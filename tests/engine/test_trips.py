@@ -192,6 +192,20 @@ async def test_a_conversation_of_which_the_end_was_read_goes_on_as_any_other(ret
     assert (12, ["2", "3: 2"]) == (found.head, [message.text for message in found.messages[:-6]])
 
 
+async def test_who_changes_a_conversation_of_which_the_end_was_read_is_shown_its_last_messages(returning: Any) -> None:
+    """As many as whoever reads it; it is no matter that a turn has looked at fewer."""
+    keep, driver, _ = returning
+    await keep.receive("late", "back 0")
+    changed = await keep.change("late", lambda state: state.update(vip=True))
+    verbs = list(driver.verbs[-2:])
+    again = await keep.change("soon", lambda state: state.update(vip=True))
+    found = await keep.conversation("late")
+
+    assert (8, ["write", "entries"]) == (len(changed.messages), verbs)
+    assert [message.text for message in found.messages] == [message.text for message in changed.messages]
+    assert (6, "write") == (len(again.messages), driver.verbs[-2])
+
+
 @pytest.mark.parametrize("after", [0, 40])
 async def test_a_known_id_is_recognised_whatever_its_age(opened: Any, counted: Opened, after: int) -> None:
     """Also where the message lies far behind what is read: nothing is written, and the recorded replies are given."""

@@ -19,7 +19,7 @@ from chatkeep.drivers.base import Key
 from chatkeep.server.protocols import responses
 from chatkeep.testing.history import DeliveryReport, check, collect
 
-from ..support.serving import Client, serving
+from ..support.serving import Client, served, serving
 from ..support.stand import Clients, Stand
 from ..support.waiting import until
 
@@ -79,6 +79,25 @@ async def test_read_shows_what_was_seen_last_and_says_that_it_is_old(stand: Stan
     assert (False, True) == (fresh.stale, stale.stale)
     assert (["1"], ["1"], ["1", "2"]) == (fresh.state["seen"], stale.state["seen"], again.state["seen"])
     assert [] == (await clients.verdict()).faults
+
+
+async def test_over_http_what_was_seen_last_is_shown_where_it_has_fewer_messages_than_are_asked_for(
+    stand: Stand, opening: Any
+) -> None:
+    """What came before cannot be read, and is no reason to show nothing; `head` tells that there is more."""
+    keep = await opening(url_of(stand), on_outage="read", history=2, **QUICK)
+    clients = Clients([keep])
+    for id in ("1", "2", "3"):
+        await clients.insist("ada", id)
+    async with served(keep) as client:
+        fresh = await client.ask("GET", "/v1/conversations/ada")
+        await kill(stand, keep)
+        stale = await client.ask("GET", "/v1/conversations/ada")
+        await stand.start()
+
+    assert (200, False, 6) == (fresh.status, fresh.json.get("stale", False), len(fresh.json["messages"]))
+    assert (200, True, fresh.json["head"]) == (stale.status, stale.json["stale"], stale.json["head"])
+    assert fresh.json["messages"][-2:] == stale.json["messages"]
 
 
 async def test_what_was_seen_last_does_not_say_that_a_response_is_gone(stand: Stand, opening: Any) -> None:

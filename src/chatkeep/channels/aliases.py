@@ -111,7 +111,9 @@ class Aliases:
                 since = was.left_at or _sent_at(item, 0.0)
                 alias = structs.replace(alias, since=since, before=was.conversation)
             elif was is not None:
-                alias = structs.replace(alias, since=was.since, before=was.before)
+                # (The conversation may be called by a number that was given up.)
+                left_at = 0.0 if name in names else was.left_at
+                alias = structs.replace(alias, since=was.since, before=was.before, left_at=left_at)
             await self._put(tenant, name, alias, was=was, known_by=name in names or name in item.former)
         self._seen[mark] = Alias(conversation=conversation, person=person, to=item.to)
         return conversation
@@ -146,7 +148,7 @@ class Aliases:
         for name in item.names:
             held = found[name]
             another = held is not None and name != person and held.person not in ("", person)
-            if held is not None and not another:
+            if held is not None and not another and not 0 < held.left_at < sent:
                 return held.conversation
         for name in (*item.former, *(name for name in item.names if found[name] is None)):
             if await self._core.exists(tenant, name):
@@ -177,7 +179,7 @@ class Aliases:
         there = was if was.conversation == name else await self._get(tenant, place)
         if there is None or there.conversation != was.conversation:
             return
-        kept = Alias(conversation=was.conversation, person=was.person, to=there.to, lost=there.lost)
+        kept = structs.replace(there, person=was.person)
         if there.to == address_of(name)[2]:
             own = was.person if was.person not in ("", name) else ""
             kept = structs.replace(kept, to=address_of(own)[2] if own else "", lost=not own)
@@ -185,7 +187,7 @@ class Aliases:
 
     async def _write(self, tenant: str, name: str, alias: Alias, was: Alias | None) -> None:
         def edit(there: Alias | None) -> Alias:
-            if there != was and (there is None or there.conversation != alias.conversation):
+            if there != was and (there is None or _holder(there) != _holder(alias)):
                 raise Meanwhile
             kept = there.person if there is not None and there.conversation == alias.conversation else ""
             return structs.replace(alias, person=alias.person or kept)
@@ -194,6 +196,11 @@ class Aliases:
         mark = mark_of(Key(tenant, name))
         self._forget(mark)
         await self._records.change(mark, edit, owner=owner)
+
+
+def _holder(alias: Alias) -> tuple[str, float, str]:
+    """Tell whose a name is, and whose it was: two messages that say the same of that need not be told apart."""
+    return alias.conversation, alias.left_at, alias.before
 
 
 def _place_of(conversation: str) -> str:

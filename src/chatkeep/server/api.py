@@ -122,7 +122,8 @@ class Conversation(Resource):
         whole = with_notes(request, asked.notes)
         messages = [message for message in found.messages if whole or message.role != "system"]
         first = found.messages[0].number if found.messages else found.head + 1
-        if len(messages) < asked.messages and first > 1 and fitting(messages) == len(messages):
+        readable = first > 1 and not found.stale  # (of a store that is away nothing more is)
+        if len(messages) < asked.messages and readable and fitting(messages) == len(messages):
             window = wire.LogWindow(before=first, limit=asked.messages - len(messages))
             messages = (await talk(tenant_of(request), found.id, window, whole=whole))[0] + messages
         messages = messages[-fitting(reversed(messages)) :] if messages else []

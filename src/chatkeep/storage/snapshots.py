@@ -125,14 +125,22 @@ class Snapshots:
         return grown
 
     async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
-        """Return the last messages of the log, and how many wait, also where *snapshot* holds only the first of them."""
+        """Return the last messages of the log, and how many wait, also where *snapshot* holds only the first of them, or was read for a
+        turn that looks at fewer."""
         messages, count = list(snapshot.messages), len(unread_messages(snapshot))
+        row, size = snapshot.row, self.window.size
         if not is_cut(snapshot):
+            first = messages[0].number if messages else row.head + 1
+            after = max(snapshot.record.cursor - size, snapshot.record.dropped)
+            if after < first - 1:
+                messages[:0] = await self._reader.page(
+                    row.key, row.incarnation, after=after, before=first, limit=first - 1 - after
+                )
             return messages, count
-        row, seen = snapshot.row, messages[-1].number
+        seen = messages[-1].number
         while found := await self._reader.page(row.key, row.incarnation, after=seen, before=row.head + 1, limit=PAGE):
             count += sum(map(asks, found))
-            messages, seen = (messages + found)[-max(self.window.size, 1) :], found[-1].number
+            messages, seen = (messages + found)[-max(size, 1) :], found[-1].number
         return messages, count
 
     def follow_append(
