@@ -97,7 +97,7 @@ export class Account extends Emitter {
       },
     );
     if (me) {
-      if (!me.user) throw new Problem(403, { detail: "This credential is not a user's." });
+      if (!me.user) throw new Problem(403, { detail: "This sign-in is not a user's." });
       await this._shelf.note(this._url, (pairs) => [...(token === true ? [] : [[token.slice(-MARK), me.subject]]), [`user:${me.user}`, me.subject], ...pairs]);
     }
     // Somebody has signed in or out meanwhile. (A page's function may give another token each time; whether it is another user's the
