@@ -59,7 +59,8 @@ def test_two_exports_to_one_file_are_each_whole_or_not_there(tmp_path: Path) -> 
 def test_an_export_that_is_ended_leaves_nothing(tmp_path: Path, name: str) -> None:
     """Also while it works in an event loop; the next one may have another name, as with a date in it."""
     script = (
-        "import asyncio, sys; from chatkeep.cli.archives import whole_file\n"
+        "import asyncio, signal, sys; from chatkeep.cli.archives import whole_file\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # (under nohup, which is heeded, it is ignored here too)
         "async def work(file):\n"
         "    file.write(b'half'); file.flush(); print('begun', flush=True); await asyncio.sleep(60)\n"
         "with whole_file(sys.argv[1], replace=False) as file:\n"
