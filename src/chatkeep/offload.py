@@ -26,15 +26,26 @@ async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -
 
     Who is cancelled does not wait for its end. A process does not either. *call* must not wait for another call that is offloaded.
     """
+    return await _offloaded(partial(call, *args, **options), None)
+
+
+async def offload_taking(take: Callable[[], T], give_back: Callable[[T], object]) -> T:
+    """Return what *take* answers, as `offload`; where the caller was cancelled meanwhile, *give_back* is called with it, in some thread."""
+    return await _offloaded(take, give_back)
+
+
+async def _offloaded(call: Callable[[], T], give_back: Callable[[T], object] | None) -> T:
     async with _places.of_now():
         answered: Future[T] = Future()
         answered.set_running_or_notify_cancel()  # from here on it is not taken back
-        thread = Thread(
-            target=_call, args=(answered, partial(call, *args, **options)), name="chatkeep call", daemon=True
-        )
+        thread = Thread(target=_call, args=(answered, call), name="chatkeep call", daemon=True)
         thread.start()
         try:
             return await asyncio.wrap_future(answered)
+        except asyncio.CancelledError:
+            if give_back is not None:
+                answered.add_done_callback(lambda done: done.exception() or give_back(done.result()))
+            raise
         finally:
             if answered.done():
                 thread.join()  # it has nothing left to do

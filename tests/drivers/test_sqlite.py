@@ -874,6 +874,37 @@ async def test_closing_leaves_no_thread_and_no_file_open(path: str, tmp_path: Pa
     assert ["chat.db", "diary"] == sorted(file.name for file in tmp_path.iterdir())
 
 
+async def test_an_opening_that_is_cancelled_while_the_file_is_taken_gives_it_back(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it stayed open, and locked, for good: the next opening was one more store on it, and its closing not the last one."""
+    taking, go, given_back = threading.Event(), threading.Event(), threading.Event()
+    hold, leave = opening.hold, sqlite_file.OpenFile.leave
+
+    def slow(path: str) -> sqlite_file.OpenFile:
+        taking.set()
+        go.wait(20)
+        return hold(path)
+
+    def seen(file: sqlite_file.OpenFile) -> None:
+        leave(file)
+        given_back.set()
+
+    monkeypatch.setattr(opening, "hold", slow)
+    monkeypatch.setattr(sqlite_file.OpenFile, "leave", seen)
+    driver = driver_for(f"sqlite:///{path}")
+    opened = asyncio.create_task(driver.open())
+    await asyncio.to_thread(taking.wait, 20)
+    opened.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opened
+    go.set()
+
+    assert await asyncio.to_thread(given_back.wait, 20)
+    assert [] == sqlite_file._files
+    assert [] == [file for file in open_files() if file == path]
+
+
 def open_files() -> list[str]:
     """The files that this process holds open."""
     if not os.path.isdir("/proc/self/fd"):

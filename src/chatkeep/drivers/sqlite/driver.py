@@ -23,7 +23,7 @@ from ...errors import (
     Duplicate,
     Misconfigured,
 )
-from ...offload import offload
+from ...offload import offload, offload_taking
 from ..base import (
     COUNTERS_KEPT_S,
     FAR,
@@ -56,6 +56,7 @@ from ..packing import pack, unpack
 from ..statements import named
 from .backup import back_up
 from .check import examined, fit
+from .file import OpenFile
 from .news import News
 from .opening import replaced, take
 from .query import run_query
@@ -97,7 +98,7 @@ class SqliteDriver(Openable):
     async def _start(self) -> str:
         if not fit():
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
-        file = await offload(take, self.path, self._absolute)
+        file = await offload_taking(lambda: take(self.path, self._absolute), OpenFile.leave)
         self._news = News(file.real)
         self._connections = connections = Connections(self.path, file)
         return await connections.write(_epoch, None)
