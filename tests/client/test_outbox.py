@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from chatkeep import BadMessage, Misconfigured, Unavailable, UsageError
+from chatkeep import BadMessage, Chatkeep, Misconfigured, Unavailable, UsageError
 from chatkeep.auth.credentials import create_key, forget, issue_token
 from chatkeep.client import Client, NotFound, Pending, PreconditionFailed, Queued, SyncClient
 from chatkeep.client import outbox as outbox_module
@@ -273,8 +275,10 @@ class Away(Wrapped):
             raise Unavailable("away")
 
 
-async def test_what_a_server_keeps_in_its_journal_brings_back_nothing(tmp_path: Path) -> None:
-    """What became of a message that waited is asked until the server's store is back: it is refused where the conversation was erased."""
+@asynccontextmanager
+async def late_in_a_journal(tmp_path: Path) -> AsyncIterator[tuple[Client, Chatkeep[Any], Away]]:
+    """A client, a server and its store, which is away: a message for a conversation that was there, "ada", came late and lies in the
+    server's journal."""
     away = Away(MemoryDriver())
     keep = counting(wrapped(away), on_outage="journal", journal=f"{tmp_path}/j.db", store_timeout="50ms", poll="50ms")
     async with (
@@ -293,6 +297,12 @@ async def test_what_a_server_keeps_in_its_journal_brings_back_nothing(tmp_path: 
         away.away = True
         proxy.lose = lambda _: None
         await until(lambda: "journal" in client.pending.trouble)
+        yield client, keep, away
+
+
+async def test_what_a_server_keeps_in_its_journal_brings_back_nothing(tmp_path: Path) -> None:
+    """What became of a message that waited is asked until the server's store is back: it is refused where the conversation was erased."""
+    async with late_in_a_journal(tmp_path) as (client, keep, away):
         await away.inner.erase(Erase(Key("", "ada"), at=time.time()))
         away.away = False
         await asyncio.wait_for(client.drained(), 30)
@@ -493,24 +503,7 @@ async def test_what_waits_in_a_servers_journal_holds_up_no_other(
 ) -> None:
     """What becomes of it is asked again and again; other conversations do not wait for that, however few senders there are."""
     monkeypatch.setattr(outbox_module, "SENDERS", 1)
-    away = Away(MemoryDriver())
-    keep = counting(wrapped(away), on_outage="journal", journal=f"{tmp_path}/j.db", store_timeout="50ms", poll="50ms")
-    async with (
-        serving(create_app(keep)) as port,
-        Proxy(port) as proxy,
-        Place(port, (await create_key(keep, "")).token, keep).client(
-            port=proxy.port, queue=str(tmp_path / "q.db")
-        ) as client,
-    ):
-        ada = client.conversation("ada")
-        await ada.post("before")
-        await asyncio.wait_for(client.drained(), 10)
-        proxy.lose = lambda _: "request"
-        await ada.post("late")
-        await until(lambda: client.pending.trouble)
-        away.away = True
-        proxy.lose = lambda _: None
-        await until(lambda: "journal" in client.pending.trouble)
+    async with late_in_a_journal(tmp_path) as (client, keep, away):
         await client.conversation("bob").post("meanwhile")
         await until(lambda: client.pending.waiting == 1)
         away.away = False

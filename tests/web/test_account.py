@@ -127,25 +127,36 @@ def test_sign_in_switch_and_sign_out(shop: Shop, person: BrowserContext) -> None
     until(page, "chat.messages.filter((m) => m.role === 'user').map((m) => m.text).join() === given.join()", texts)
 
 
-def test_the_tab_that_signs_in_is_told_what_another_one_has_claimed(
-    shop: Shop, person: BrowserContext, user: str
-) -> None:
-    """All tabs learn of a sign-in at once, and any of them may be the one that claims."""
-    page = account_of(person, shop.address)
-    guest = page.evaluate(
+def say_as_a_guest(page: Page) -> str:
+    """A guest says something on *page* and is answered; the guest's conversation."""
+    conversation: str = page.evaluate(
         """async () => { const { open } = await import('/client.js'); const visitor = await open({ name: 'two tabs' });
            await visitor.send('said as a guest');
            await new Promise((done) => visitor.on('message', (m) => m.role === 'assistant' && done()));
            visitor.close(); return visitor.conversation; }"""
     )
-    tab = account_of(person, shop.address)
+    return conversation
+
+
+def sign_in_behind(tab: Page, page: Page, user: str) -> None:
+    """*page* signs in, and hears whose its token is only when *tab* has claimed and has told so; what it claims is `signing`."""
     held: list[Route] = []
     page.route("**/v1/me", lambda route: held.append(route))
     page.evaluate("(user) => { window.signing = signIn(user); }", user)
-    until(tab, "account.conversations.length === 1")
+    until(tab, "account.conversations.length === 1 && notices.some((notice) => notice.kind === 'claimed')")
     for route in held:
         route.continue_()
     page.unroute("**/v1/me")
+
+
+def test_the_tab_that_signs_in_is_told_what_another_one_has_claimed(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """All tabs learn of a sign-in at once, and any of them may be the one that claims."""
+    page = account_of(person, shop.address)
+    guest = say_as_a_guest(page)
+    tab = account_of(person, shop.address)
+    sign_in_behind(tab, page, user)
 
     assert 1 == len(page.evaluate("signing"))
     assert [guest] == page.evaluate("account.conversations.map((one) => one.id)")
@@ -158,23 +169,14 @@ def test_the_tab_that_signs_in_sees_late_what_another_one_has_claimed(
 ) -> None:
     """What the other tab writes into localStorage when it claims is not there yet when this one gets the lock."""
     page = account_of(person, shop.address)
+    say_as_a_guest(page)
     page.evaluate(
-        """async () => { const { open } = await import('/client.js'); const visitor = await open({ name: 'late' });
-           await visitor.send('said as a guest');
-           await new Promise((done) => visitor.on('message', (m) => m.role === 'assistant' && done()));
-           visitor.close();
-           const read = Storage.prototype.getItem, kept = {};
+        """() => { const read = Storage.prototype.getItem, kept = {};
            Storage.prototype.getItem = function (key) {
              return key.endsWith(':claim') ? (kept[key] ??= read.call(this, key)) : read.call(this, key); }; }"""
     )
     tab = account_of(person, shop.address)
-    held: list[Route] = []
-    page.route("**/v1/me", lambda route: held.append(route))
-    page.evaluate("(user) => { window.signing = signIn(user); }", user)
-    until(tab, "notices.some((notice) => notice.kind === 'claimed')")
-    for route in held:
-        route.continue_()
-    page.unroute("**/v1/me")
+    sign_in_behind(tab, page, user)
 
     assert 1 == len(page.evaluate("signing"))
     assert page.evaluate("notices.filter((notice) => notice.kind === 'claimed').length === 1")

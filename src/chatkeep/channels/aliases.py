@@ -167,9 +167,8 @@ class Aliases:
             place = _place_of(name)
             await self._write(tenant, place, alias, await self._get(tenant, place))
         else:
-            await self._lose(
-                tenant, name, was
-            )  # (first: what is cut off here is done again while the name is still theirs)
+            # What is cut off between the two is done again: the name is still theirs then.
+            await self._lose(tenant, name, was)
             await self._write(tenant, name, alias, was)
 
     async def _lose(self, tenant: str, name: str, was: Alias) -> None:
