@@ -21,15 +21,12 @@ from chatkeep.drivers.base import Key
 from chatkeep.errors import describe_fault
 
 from ..support.counting import answered
+from ..support.shy import Abort, Shy
 from ..support.stores import FAST
 from ..support.waiting import nothing_happens_for, takes, until
 
 TIME_S = 0.3
 WAYS = ("one trip", "long way", "accept")
-
-
-class Abort(BaseException):
-    """As a library of the application's own may raise it."""
 
 
 class Mute(Exception):
@@ -46,18 +43,6 @@ class Odd(Exception):
         return 7  # type: ignore[return-value]
 
     __repr__ = __str__
-
-
-class Shy(Exception):
-    """Raises where it is asked what it is."""
-
-    @property
-    def __class__(self) -> Any:
-        raise Abort
-
-    @__class__.setter
-    def __class__(self, kind: Any) -> None:
-        raise Abort
 
 
 class Liar(Exception):

@@ -26,6 +26,7 @@ from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.counting import count
 from ..support.pigeons import ADA, Loft, all_delivered, statuses, twice
+from ..support.shy import Abort, Shy
 from ..support.waiting import nothing_happens_for, takes, time_passes, until
 
 
@@ -215,23 +216,7 @@ async def test_a_reply_of_which_an_outlet_says_nothing_useful_is_sent_once(
     assert "may have gone out" in caplog.text
 
 
-class Odd(BaseException):
-    """Is no Exception."""
-
-
-class Shy(Exception):
-    """Raises where it is asked what it is."""
-
-    @property
-    def __class__(self) -> Any:
-        raise Odd
-
-    @__class__.setter
-    def __class__(self, kind: Any) -> None:
-        raise Odd
-
-
-@pytest.mark.parametrize("kind", [asyncio.CancelledError, Odd, Shy])
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, Abort, Shy])
 async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Callable[[str], BaseException]) -> None:
     """Nobody who writes meanwhile hears of it, and the reply is sent again after a pause."""
     loft = Sloppy(kind("odd"))
