@@ -305,3 +305,18 @@ def test_percentiles() -> None:
     assert [(0.0,) * 3, (2.0,) * 3, (50, 95, 99)] == [
         (found.p50, found.p95, found.p99) for found in map(latency, ([], [2.0], [float(n) for n in range(100, 0, -1)]))
     ]
+
+
+def test_customers_without_a_key_are_told_how_to_have_one(tmp_path: Path) -> None:
+    """It is named as for every command on a server: by CHATKEEP_KEY, or by the file that CHATKEEP_KEY_FILE names."""
+    (tmp_path / "key").write_text("ck_k_no-such\n")
+    asked = ("simulate", "http://127.0.0.1:1", "--customers", "1", "--channel", "whatsapp")
+
+    without = chatkeep(*asked, "--secret", "s", folder=tmp_path)
+    by_file = chatkeep(*asked, folder=tmp_path, CHATKEEP_KEY_FILE=str(tmp_path / "key"))
+
+    assert 2 == without[0]
+    assert (
+        "There is no key for http://127.0.0.1:1; nothing was sent. Set CHATKEEP_KEY, or CHATKEEP_KEY_FILE" in without[2]
+    )
+    assert "There is no key" not in by_file[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.program import plain_environment
+from ..support.program import chatkeep, plain_environment
 
 SHELLS = {
     "bash": 'eval "$(_CHATKEEP_COMPLETE=bash_source chatkeep)"; '
@@ -51,3 +51,16 @@ def test_a_shell_completes_commands_and_options(shell: str, tmp_path: Path) -> N
     assert {"history", "hold", "holds"} <= set(completed("h").replace("\t", " ").split())
     assert "--as-of" in completed("show --as")
     assert "waiting" in completed("list --show w")
+
+
+def test_what_is_missing_is_told_and_nothing_beside_it(tmp_path: Path) -> None:
+    """That STORE may be left out is said where it is STORE that is missing; with a named store, an option is told as what it is."""
+    unnamed = chatkeep("hold", "chat.db", "ada", folder=tmp_path)
+    named = chatkeep("hold", "chat.db", "ada", folder=tmp_path, CHATKEEP_STORE="chat.db")
+    left_out = chatkeep("hold", "ada", folder=tmp_path, CHATKEEP_STORE="chat.db")
+    nothing = chatkeep("show", folder=tmp_path)
+
+    assert ["Error: Missing option '--reason'."] * 3 == [
+        said.splitlines()[-1] for _, _, said in (unnamed, named, left_out)
+    ]
+    assert "Missing argument '[STORE]'. STORE may be left out where CHATKEEP_STORE" in nothing[2]

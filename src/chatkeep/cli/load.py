@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from ..errors import UsageError
+from ..sources import named_key
 from .exits import UNCLEAN
 from .printing import plain, tell
 
@@ -19,9 +20,7 @@ SHARE = click.FloatRange(0.0, 1.0)
 
 @click.command()
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option(
-    "--key", envvar="CHATKEEP_KEY", required=True, help="Service key of the customers' tenant; or CHATKEEP_KEY."
-)
+@click.option("--key", help="Service key of the customers' tenant; or CHATKEEP_KEY, or CHATKEEP_KEY_FILE.")
 @click.option("--customers", default=100, show_default=True, type=click.IntRange(1, 99_999), help="How many.")
 @click.option(
     "--rate", default=20.0, show_default=True, type=click.FloatRange(0.01), help="So many arrive in a second."
@@ -44,7 +43,7 @@ SHARE = click.FloatRange(0.0, 1.0)
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
 def simulate(
     urls: tuple[str, ...],
-    key: str,
+    key: str | None,
     seed: int | None,
     script: IO[str] | None,
     channel: str,
@@ -68,7 +67,14 @@ def simulate(
     """
     from ..testing import loadtest as kit
     from ..testing.transports import transport_for
+    from .on_server import MAKE_ONE
 
+    key = key or named_key()
+    if key is None:
+        raise UsageError(
+            f"There is no key for {urls[0]}; nothing was sent. Set CHATKEEP_KEY, or CHATKEEP_KEY_FILE to the path of a file that holds "
+            f"it, or give --key; {MAKE_ONE}."
+        )
     if (channel == "api") == bool(secret) or (channel == "api" and (account or platform_port)):
         raise UsageError(
             "--secret, --account and --platform-port go with whatsapp or telegram, and --secret must. Nothing was sent."

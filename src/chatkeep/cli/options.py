@@ -28,16 +28,18 @@ class StoreCommand(click.Command):
             store = named_store()
             missing = isinstance(misfit, click.MissingParameter)
             if store is None:
-                if missing:
+                if missing and isinstance(misfit.param, click.Argument):  # of an option the place of STORE says nothing
                     hint = f"{misfit.message} STORE may be left out where CHATKEEP_STORE or CHATKEEP_STORE_FILE is set.".strip()
                     raise click.MissingParameter(hint, ctx=misfit.ctx, param=misfit.param) from None
                 raise
             ctx.params.clear()
             try:
                 return super().parse_args(ctx, [store, *args])
-            except click.UsageError:
+            except click.BadParameter:
                 if missing:
                     raise
+                raise misfit from None
+            except click.UsageError:  # one argument too many: STORE was given, and what is missing is something else
                 raise misfit from None
 
 
