@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
+
+from chatkeep import Chatkeep, Turn
 
 from ..support.program import chatkeep
+from ..support.waiting import until
 
 
 def test_a_message_that_was_set_aside_can_be_handed_in_again(store: Path) -> None:
@@ -27,6 +32,31 @@ def test_a_message_that_was_set_aside_can_be_handed_in_again(store: Path) -> Non
     assert (2, True) == (other[0], "was not set aside" in other[2])
     assert 1 == json.loads(after[1])["unread"]
     assert "Nothing was set aside" in chatkeep("dead", "chat.db", "eve", folder=store.parent)[1]
+
+
+def test_a_replay_that_was_set_aside_in_its_turn_is_told(store: Path) -> None:
+    """Message 1 is handed in again once; what can be replayed from then on is said, and `dead` lists it."""
+    first = chatkeep("replay", "chat.db", "bob", "1", folder=store.parent)
+    keep: Chatkeep[Any] = Chatkeep(f"sqlite:///{store}", attempts=1)
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        raise ValueError("tick")
+
+    async def answer() -> None:
+        async with keep:
+            await until(lambda: keep.statistics.engine.dead == 1)
+
+    asyncio.run(answer())
+    again = chatkeep("replay", "chat.db", "bob", "1", folder=store.parent)
+    dead = chatkeep("dead", "chat.db", "bob", "--json", folder=store.parent)
+    number = json.loads(dead[1])["number"]
+    other = chatkeep("replay", "chat.db", "bob", str(number), folder=store.parent)
+
+    assert (0, 0) == (first[0], again[0])
+    assert f"was replayed before: number {number}, failed." in again[1]
+    assert f"number {number} has its place among what was set aside; replay that." in again[1]
+    assert f"Message {number} is in the log again" in other[1]
 
 
 def test_dead_letters_of_a_store_are_listed_and_dismissed(store: Path) -> None:

@@ -602,6 +602,18 @@ async def test_lists_of_what_never_was_are_404() -> None:
     assert [404, 404, 404, 200] == later
 
 
+async def test_what_is_said_of_a_number_in_a_query_is_true() -> None:
+    """-1 is a whole number: what is said is which are taken."""
+    async with served(counting()) as client:
+        await client.post("ada", {"content": "hello"})
+        told = [
+            (await client.ask("GET", f"/v1/conversations/ada/messages?after={number}")).json["detail"]
+            for number in ("-1", "1.5", "9" * 20)
+        ]
+
+    assert [True] * 3 == ["is not a whole number from 0 on, in at most 19 digits" in said for said in told]
+
+
 async def test_a_whole_number_may_be_written_with_a_point() -> None:
     """47.0 is 47, as JSON Schema has it; 1.5 is no whole number."""
     path = "/v1/conversations/ada/shares"

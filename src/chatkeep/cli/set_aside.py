@@ -74,6 +74,10 @@ def replay(store: str, conversation: str, number: int, tenant: str) -> None:
         receipt = await of.replay(conversation, number)
         again = " was replayed before:" if receipt.duplicate else " is in the log again:"
         click.echo(f"Message {number}{again} number {receipt.number}, {receipt.status}.")
+        if receipt.duplicate and receipt.status == "failed":
+            click.echo(
+                f"Nothing was done now: number {receipt.number} has its place among what was set aside; replay that."
+            )
 
     look(store, tenant, work)
 

@@ -244,10 +244,10 @@ def query(request: Request, kind: type[T]) -> T:
 
 
 def whole(text: str, name: str = "") -> int:
-    """Return the whole number in *text*, which has nothing else in it; *name* is what it was given for."""
+    """Return the whole number from 0 on that is in *text*, which has nothing else in it; *name* is what it was given for."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         where = f"{name[:20]!a}: " if name else ""
-        raise ValueError(f"{where}{text[:20]!a} is not a whole number")
+        raise ValueError(f"{where}{text[:20]!a} is not a whole number from 0 on, in at most 19 digits")
     return int(text)
 
 
