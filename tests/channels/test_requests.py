@@ -63,7 +63,10 @@ def test_nothing_to_say_is_nothing_to_send(name: str, content: Content) -> None:
     "part",
     [
         {"type": "hologram"},
+        {"type": "hologram", "text": 7},
         {"type": "image", "url": 7},
+        {"type": "image", "text": "the menu"},
+        {"type": "file", "name": "bill.pdf"},
         {"type": "buttons", "text": "x"},
         {"type": []},
         {"type": "text"},
@@ -75,6 +78,14 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_sent(part: dict[str,
     """Never silently left out."""
     with pytest.raises(Unsupported, match="Nothing was sent"):
         sent("whatsapp", [{"type": "text", "text": "hello"}, part])
+
+
+def test_what_is_wrong_with_a_part_is_said() -> None:
+    """In words that name the member."""
+    told = {"hologram": "missing required field `text`", "image": "names no file; give it a `url`"}
+    for kind, reason in told.items():
+        with pytest.raises(Unsupported, match=f"A part of type '{kind}' cannot be sent: .*{reason}"):
+            sent("whatsapp", [{"type": kind}])
 
 
 def test_an_account_without_credentials_is_misconfigured() -> None:

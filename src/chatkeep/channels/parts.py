@@ -144,12 +144,14 @@ def parts_of(content: Content) -> list[Part]:
             part = {"type": "document", "url": part.get("url", ""), "name": name}
         kind = part.get("type", "text")
         try:
-            found.append(
-                msgspec.convert({"type": kind, **part}, SENDABLE.get(kind, Text))
-                if kind in SENDABLE
-                else Text(part["text"])
-            )
-        except (msgspec.ValidationError, KeyError, TypeError) as fault:
+            if kind in SENDABLE:
+                made = msgspec.convert({"type": kind, **part}, SENDABLE[kind])
+            else:
+                made = msgspec.convert({name: part[name] for name in ("text",) if name in part}, Text)
+            if isinstance(made, Media) and not (made.media or made.url):
+                raise ValueError("it names no file; give it a `url`, or the platform's id of one as `media`")
+            found.append(made)
+        except (ValueError, TypeError) as fault:
             raise Unsupported(
                 f"A part of type {kind!r} cannot be sent: {fault}. Nothing was sent; there are {', '.join(SENDABLE)}, and others "
                 'are sent as their "text".'
