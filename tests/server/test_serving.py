@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 from chatkeep.server.serving import HUNG_S
 
+from ..support.program import chatkeep
 from ..support.service import BOT, run, service
 from ..support.waiting import nothing_happens_for, until
 
@@ -42,6 +44,20 @@ keep.deliver(ChannelOutlet(Telegram(token="42:token", secrets="{"s" * 32}")))
         server.wait_for("Only channels reach this server, and nobody can use its API: there is no service key")
 
     assert "Nobody can use this server" not in server.log
+
+
+def test_an_address_that_cannot_be_had_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """The one of the API, and that of `admin_bind`; each by the setting that names it."""
+    (tmp_path / "bot.py").write_text(BOT.format(url="memory://x"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        api = chatkeep("serve", "bot:keep", "--port", str(port), folder=tmp_path)
+        admin = chatkeep("serve", "bot:keep", "--port", "0", "--admin-bind", f"127.0.0.1:{port}", folder=tmp_path)
+
+    assert [2, 2] == [api[0], admin[0]]
+    told = f"Port {port} of 127.0.0.1 cannot be used (Address already in use); nothing was started. Name another place with"
+    assert f"{told} `port` and `host`." in api[2]
+    assert f"{told} `admin_bind`." in admin[2]
 
 
 def test_keys_are_listed_without_what_they_are_and_can_be_revoked(tmp_path: Path) -> None:

@@ -21,15 +21,21 @@ def check(found: object, settings: ServerSettings) -> Chatkeep[Any] | None:
     """Return the Chatkeep that is to be served; None for an ASGI application. Raises `UsageError` when it cannot be served."""
     keep = check_handler(found, settings.app)
     if keep is not None and not keep.settings.background:
-        raise UsageError("A server works in the background; leave out background=False, or CHATKEEP_BACKGROUND=false.")
+        raise UsageError(
+            "A server works in the background; leave out background=False, or CHATKEEP_BACKGROUND=false. Nothing was started."
+        )
     if keep is not None and settings.workers > 1:
         if Ability.SHARED not in core_of(keep).abilities:
-            raise UsageError("The store of this Chatkeep belongs to one process; use --workers 1, or another store.")
+            raise UsageError(
+                "The store of this Chatkeep belongs to one process; use --workers 1, or another store. Nothing was started."
+            )
         if keep.settings.journal:
-            raise UsageError("A journal belongs to one process; use --workers 1, or several services with one each.")
+            raise UsageError(
+                "A journal belongs to one process; use --workers 1, or several services with one each. Nothing was started."
+            )
     if keep is None and settings.admin:
         raise UsageError(
-            "admin_bind sets apart addresses of a Chatkeep, and this is an ASGI application; leave it out."
+            "admin_bind sets apart addresses of a Chatkeep, and this is an ASGI application; leave it out. Nothing was started."
         )
     weak = weak_secrets_in(settings, keep)
     if weak and reachable(settings):

@@ -45,8 +45,11 @@ several seconds."""
 def run(settings: ServerSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises a `ChatkeepError` when it cannot begin."""
     keep = check(loaded(settings.app), settings)
-    listener = listening(settings.host, settings.port)
-    admin = [listening(settings.admin[0], port) for port in admin_ports(settings)] if settings.admin else []
+    listener = listening(settings.host, settings.port, hint="Name another place with `port` and `host`.")
+    elsewhere = "Name another place with `admin_bind`."
+    admin = (
+        [listening(settings.admin[0], port, hint=elsewhere) for port in admin_ports(settings)] if settings.admin else []
+    )
     hand_down(settings, port=listener.getsockname()[1])
     patience_s = (seconds(keep.settings.turn_timeout) if keep else 30.0) + FINISH_S
     config = configured(f"{application.__module__}:{application.__name__}", settings, patience_s=patience_s)
