@@ -47,6 +47,7 @@ def test_a_server_has_an_address(url: str, expected: str) -> None:
     "url",
     [
         "host",
+        "bot:hunter2@host/path?key=hunter2",
         "ftp://host",
         "http://",
         "http://bot@host",
@@ -56,11 +57,12 @@ def test_a_server_has_an_address(url: str, expected: str) -> None:
     ],
 )
 def test_what_is_no_address_or_holds_a_secret_is_refused(url: str) -> None:
-    """Without the secret."""
+    """Without the secret, and with what is no secret: the host is told also where there is no scheme."""
     with pytest.raises(Misconfigured, match="is no server's address") as refused:
         address_of(url)
 
     assert "hunter2" not in str(refused.value)
+    assert "http://" == url or "host" in str(refused.value).partition(" is no server")[0]
 
 
 def test_pauses_grow_and_differ() -> None:

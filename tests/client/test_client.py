@@ -134,7 +134,7 @@ async def test_refusals_say_what_to_do_next(place: Place) -> None:
         client.token = "ck_c_wrong"
         with pytest.raises(Unauthorized, match=r"client\.token"):
             await chat.history()
-    with pytest.raises(UsageError, match="not open"):
+    with pytest.raises(NotOpen, match="the client is not open"):
         await chat.history()
 
 
@@ -439,7 +439,7 @@ async def test_the_sync_client_works_from_plain_threads(place: Place) -> None:
             assert "send" == chat.send.__name__
         assert "chatkeep-client" not in [thread.name for thread in threading.enumerate()]
         thread.join(5)
-        with pytest.raises(UsageError, match="not open"):
+        with pytest.raises(NotOpen, match="The client is not open"):
             chat.send("late")
 
     results: list[Any] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from chatkeep import BadMessage, Misconfigured, UsageError
+from chatkeep import BadMessage, Misconfigured, NotOpen, UsageError
 from chatkeep.client.outbox_file import KNOWN_MOST, OutboxFile
 
 ADA = ("credential:1", "ada's")
@@ -151,7 +151,7 @@ async def test_a_file_is_one_process_s_and_one_server_s_until_it_is_closed(tmp_p
     with pytest.raises(Misconfigured, match="in use by another process"):
         await OutboxFile(str(tmp_path / "q.db"), "http://host").open()
     await file.close()
-    with pytest.raises(UsageError, match="is not open; nothing was done"):
+    with pytest.raises(NotOpen, match="is not open; nothing was done"):
         await file.held()
     with pytest.raises(Misconfigured, match="holds messages for http://host"):
         await OutboxFile(str(tmp_path / "q.db"), "http://other").open()

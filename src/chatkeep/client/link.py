@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, stop_never
 
 from ..durations import Duration, seconds
-from ..errors import BadMessage, ChatkeepError, Misconfigured, Unavailable, Uncertain, UsageError
+from ..errors import BadMessage, ChatkeepError, Misconfigured, NotOpen, Unavailable, Uncertain
 from ..extras import from_extra
 from ..secrecy import split_entry
 from .confinement import Confinement
@@ -113,7 +113,7 @@ def address_of(url: str) -> str:
     except ValueError:
         wrong = True
     if wrong:
-        place = split_entry(url)[2].partition("?")[0]
+        place = (split_entry(url)[2] or url.rpartition("@")[2]).partition("?")[0]
         raise Misconfigured(
             f"{place!r} is no server's address: write https://host/path, without a user, a password or a query."
         )
@@ -286,7 +286,7 @@ class Link:
         only: str | UnsetType | None = UNSET,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None or self._session.closed:
-            raise UsageError(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
+            raise NotOpen(f"{about}: the client is not open; nothing was done. Use it in `async with Client(...)`.")
         self.confinement.check(about)
         if only is not UNSET and only != self.token:
             raise TokenChanged

@@ -17,7 +17,7 @@ import apsw
 import msgspec
 from filelock import FileLock, Timeout
 
-from ..errors import BadMessage, Misconfigured, Uncertain, UsageError
+from ..errors import BadMessage, Misconfigured, NotOpen, Uncertain, UsageError
 from .confinement import Confinement
 from .values import Queued
 
@@ -259,7 +259,7 @@ class OutboxFile:
                 ) from fault
 
         if self._thread is None:
-            raise UsageError(f"queue={self._path} is not open; nothing was done.")
+            raise NotOpen(f"queue={self._path} is not open; nothing was done.")
         self.confinement.check(f"queue={self._path}")
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
