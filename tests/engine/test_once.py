@@ -238,6 +238,50 @@ async def test_what_cannot_be_guarded_is_refused() -> None:
     assert "BadMessage" in str(told.value) or isinstance(told.value.__cause__, BadMessage)
 
 
+@pytest.mark.parametrize(
+    ("gave", "reason"),
+    [
+        (float("nan"), "is the number nan"),
+        (object(), "cannot be recorded as JSON"),
+        ("中" * 30_000, "takes 90,002 bytes as JSON, 65,536 are allowed"),
+    ],
+    ids=["no number", "no JSON", "too large"],
+)
+async def test_what_a_tool_gave_and_nobody_can_record_is_in_doubt(gave: Any, reason: str) -> None:
+    """It was called: that is said, with how to go on, and it is not called again."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    ran = []
+
+    @keep.once
+    async def tool() -> Any:
+        ran.append(1)
+        return gave
+
+    @keep.on_message
+    async def bot(turn: Turn) -> str:
+        return f"{await tool()}"
+
+    async with keep:
+        with pytest.raises(HandlerFailed, match=f"the result of tool {reason}") as told:
+            await keep.receive("ada", "hello")
+        (call,) = await keep.doubts("ada")
+        await keep.settle("ada", call.name, done=True, result="receipt 42")
+        await keep.replay("ada", 1)
+        said: list[str] = []
+
+        async def answered() -> bool:
+            said[:] = [one.text async for one in keep.history("ada") if one.role == "assistant"]
+            return bool(said)
+
+        await until(answered)
+
+    assert f"It was called, and what it gave is recorded nowhere: settle call {call.name} (`chatkeep settle`" in str(
+        told.value
+    )
+    assert "Nothing was touched" not in str(told.value)
+    assert (["receipt 42"], [1]) == (said, ran)
+
+
 KILLED = """
 import asyncio, os, sys
 from chatkeep import Chatkeep

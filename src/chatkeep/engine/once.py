@@ -12,11 +12,10 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import msgspec
 
 from ..conversation import once
-from ..conversation.codec import json_of
 from ..conversation.commits import commit_note
 from ..conversation.dead_letters import is_replay
 from ..conversation.once import Call
-from ..conversation.shapes import STORABLE
+from ..conversation.shapes import STORABLE, Unfit, encoded
 from ..conversation.snapshots import Commit, Draft, Snapshot
 from ..drivers.base import Key
 from ..errors import BadMessage, Duplicate, InDoubt, Misconfigured, NotDone, TooLarge, UsageError
@@ -56,8 +55,6 @@ class Ledger(Generic[State]):
     async def write(self, key: Key, note: Draft) -> bool:
         """Put a note into the log; False where it is there already."""
         shared = self._shared
-        if len(note.content) > RESULT_LIMIT:
-            raise TooLarge(f"{key}: arguments and result of a call take at most {RESULT_LIMIT:,} bytes as JSON each.")
 
         def decide(there: Snapshot) -> Commit:
             return commit_note(there, there.record, note, shared.policy, at=shared.clock())
@@ -85,7 +82,7 @@ class Ledger(Generic[State]):
         found = {call.name: call for call in await self.read(key)}
         if name not in found:
             return False
-        text = _json(key, result, "the result") if done else None
+        text = _json(key, result, "the result", "Nothing was settled.") if done else None
         await self.write(key, once.note_ended(found[name], text, by))
         return True
 
@@ -119,7 +116,7 @@ def make_once(
         work.begin_call()
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = _json(key, dict(bound.arguments), f"an argument of {tool}")
+        arguments = _json(key, dict(bound.arguments), f"an argument of {tool}", "It was not called.")
         origin = await ledger.origin(key, incarnation, turn.messages[0])
         mark = work.mark_call(f"{incarnation}.{origin}", tool, arguments.encode())
         tries, call, ended = once.find_last(await ledger.find(key, incarnation, once.note_ids(mark)))
@@ -161,7 +158,13 @@ async def _run(
         if isinstance(fault, (NotDone, *failed)):
             await asyncio.shield(ledger.write(key, once.note_ended(call, None, "tool")))
         raise
-    result = _json(key, found, f"the result of {call.tool}")
+    result = _json(
+        key,
+        found,
+        f"the result of {call.tool}",
+        f"It was called, and what it gave is recorded nowhere: settle call {call.name} (`chatkeep settle`, or keep.settle), and replay "
+        "the message.",
+    )
     await asyncio.shield(ledger.write(key, once.note_ended(call, result, "tool")))
     return msgspec.json.decode(result)
 
@@ -172,7 +175,8 @@ async def _ask(ledger: Ledger[Any], key: Key, call: Call, done: Hook | None) -> 
         raise InDoubt(_doubt(key, call), call=call.name)
     try:
         found = done(call)
-        result: str | None = _json(key, await found if inspect.isawaitable(found) else found, "what done= has returned")
+        found = await found if inspect.isawaitable(found) else found
+        result: str | None = _json(key, found, "what done= has returned", "It was not recorded.")
     except NotDone:
         result = None
     except Exception as fault:
@@ -189,9 +193,15 @@ def _doubt(key: Key, call: Call) -> str:
     )
 
 
-def _json(key: Key, value: Any, what: str) -> str:
+def _json(key: Key, value: Any, what: str, then: str) -> str:
+    """Return *value* as it is recorded. Raises `BadMessage` and `TooLarge`, which say *then*: what is true of the call now."""
     try:
         plain = msgspec.to_builtins(value, str_keys=True)
+        raw = encoded(replace_tuples(plain), what, STORABLE)
+    except Unfit as unfit:
+        raise BadMessage(f"{key}: {unfit}. {then}") from unfit
     except (TypeError, ValueError, RecursionError) as fault:
-        raise BadMessage(f"{key}: {what} cannot be recorded as JSON ({fault}).") from fault
-    return json_of(key, replace_tuples(plain), what, STORABLE).decode()
+        raise BadMessage(f"{key}: {what} cannot be recorded as JSON ({fault}). {then}") from fault
+    if len(raw) > RESULT_LIMIT:
+        raise TooLarge(f"{key}: {what} takes {len(raw):,} bytes as JSON, {RESULT_LIMIT:,} are allowed. {then}")
+    return raw.decode()

@@ -80,7 +80,8 @@ class Turn(Struct, Generic[State], kw_only=True, eq=False):
         Do something that must not be done twice, and give its result: `await turn.step("charge", pay, 42)`.
 
         Promised: the result is recorded before it is answered, so a turn that is tried again, here or elsewhere, gets
-        the recorded one and *function* is not called. Not promised: that it is never called twice. A process that dies
+        the recorded one and *function* is not called. So does a second step of the same name in the turn, whatever its arguments: in a
+        loop, have the name differ. Not promised: that it is never called twice. A process that dies
         after the effect and before the record leaves nothing to know it by, so hand `turn.step_key(name)` to the other
         side. A step that raises is not recorded. *function* may be async; its result is at most 64 KB of JSON, and is answered as JSON
         has it: a tuple as a list, a date as text. In a handler that is a plain function, which cannot await it, it raises
