@@ -110,7 +110,7 @@ export class Account extends Emitter {
       return undefined;
     }
     this._token = this._proven = token;
-    if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject") });
+    if (!this._mint) this._write("", { ...this._read(""), ...pick(me, "user", "subject", "expires_at") });
     return this._become(me);
   }
 

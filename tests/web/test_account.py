@@ -288,6 +288,19 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+def test_a_token_without_its_answer_is_refreshed_too(shop: Shop, person: BrowserContext, user: str) -> None:
+    """A site that hands its page the token alone: how long it is good is what the server says of it."""
+    page = account_of(person, shop.address)
+    page.evaluate(
+        """async (user) => {
+           const given = await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json();
+           window.given = given; await account.signIn({ token: given.token }); }""",
+        user,
+    )
+
+    assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === given.expires_at")
+
+
 def test_a_device_that_has_refreshed_is_one_device(
     shop: Shop, person: BrowserContext, browser: Browser, user: str
 ) -> None:
