@@ -164,6 +164,9 @@ def say(store: str, conversation: str, text: str, tenant: str, author: str) -> N
       chatkeep say chat.db ada "Kim here. How can I help?" --author Kim
     """
 
+    if not text.strip():
+        raise click.UsageError("TEXT is empty; nothing was said.")
+
     async def work(of: Verbs) -> None:
         receipt = await of.say(conversation, text, author=author)
         click.echo(f"Message {receipt.number} is in the log.")
