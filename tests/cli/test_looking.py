@@ -202,9 +202,9 @@ async def test_what_was_saved_says_so(tmp_path: Path) -> None:
 
 def test_a_person_says_something_or_nothing_is_written(store: Path) -> None:
     """An empty message would go out, and the customer would count as answered."""
-    before = chatkeep("history", "chat.db", "eve", folder=store.parent)
-    said = [chatkeep("say", "chat.db", "eve", text, folder=store.parent) for text in ("", " \n")]
-    after = chatkeep("history", "chat.db", "eve", folder=store.parent)
+    before = chatkeep("history", store.name, "c1", folder=store.parent)
+    said = [chatkeep("say", store.name, "c1", text, folder=store.parent) for text in ("", " \n")]
+    after = chatkeep("history", store.name, "c1", folder=store.parent)
 
     assert [2, 2] == [code for code, _, _ in said]
     assert all("TEXT is empty; nothing was said." in errors for _, _, errors in said)
