@@ -434,7 +434,8 @@ def misread(fault: str) -> HTTPException:
 
 
 # A string, whole or cut off, a comma or a bracket. Possessive, so that no text makes it look at anything twice.
-TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', re.DOTALL)
+# Of long runs, and of alternatives that begin with a literal: no other thread runs while it looks, and so five times as much is looked at.
+TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[|\{|\]|\}|,', re.DOTALL)
 
 
 def overfull(raw: bytes, *, deepest: int = DEEPEST, most: int = TOKENS_MOST) -> str:
