@@ -25,7 +25,7 @@ from ..storage.paging import walk_log
 from .run import RUNNING
 from .shared import Shared
 from .turn import Turn
-from .work import RESULT_LIMIT, Work, replace_tuples
+from .work import RESULT_LIMIT, Work, to_json_types
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -191,7 +191,7 @@ def _doubt(key: Key, call: Call) -> str:
 
 def _json(key: Key, value: Any, what: str) -> str:
     try:
-        plain = msgspec.to_builtins(value, str_keys=True)
+        plain = to_json_types(value)
     except (TypeError, ValueError, RecursionError) as fault:
         raise BadMessage(f"{key}: {what} cannot be recorded as JSON ({fault}).") from fault
-    return json_of(key, replace_tuples(plain), what, STORABLE).decode()
+    return json_of(key, plain, what, STORABLE).decode()
