@@ -20,6 +20,11 @@ class BrokenModule(UsageError):
 
 def parted(app: str) -> tuple[str, str]:
     """Return the module and the attribute that *app* names. Raises `UsageError` when it names none."""
+    if "://" in app:  # (Not repeated: it may have a password.)
+        raise UsageError(
+            "A URL was given where an application is named as module:attribute, such as app:keep; nothing was started. The store is named "
+            "in the application, or by CHATKEEP_STORE."
+        )
     module, colon, attribute = app.partition(":")
     path = module.replace("\\", "/")
     if path.endswith(".py") or "/" in path:

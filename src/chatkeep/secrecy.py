@@ -63,6 +63,12 @@ def without_secret(url: str) -> str:
     return f"{scheme}://{user}:***@{place}" if password else url
 
 
+def without_entries(text: str) -> str:
+    """Return a *text* that quotes what somebody has typed, without what stands between "://" and the last "@" of a line: where a URL ends
+    in it nobody knows, for a password may have quotes and spaces."""
+    return re.sub(IN_QUERY, r"\1***", re.sub(r"://[^\n]*@", "://***@", text))
+
+
 def shown(name: str, value: object) -> str:
     """Return *value* as it may be printed."""
     if name not in SECRETS or not value:

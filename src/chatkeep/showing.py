@@ -102,7 +102,7 @@ async def _list_of_owner(
     left = limit if limit is not None else 1 << 40
     index: Index = "owner" if owner is not None else by
     while True:
-        engine.store.confinement.check()  # the pages behind the first may be asked for from elsewhere
+        engine.store.confinement.check()
         rows = await engine.store.rows(index, tenant=tenant, owner=owner or "", after=after, limit=PAGE)
         for row in rows:
             if row.key.tenant.startswith(RESERVED):
@@ -110,6 +110,7 @@ async def _list_of_owner(
             if left <= 0:
                 return
             left -= 1
+            engine.store.confinement.check()  # what is behind the first may be asked for from elsewhere
             try:
                 snapshot = await engine.store.load(row.key)
                 if snapshot is not None:

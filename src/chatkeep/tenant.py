@@ -233,6 +233,7 @@ class Surface(PeopleSurface[State]):
         while left > 0 and (found := await page(key, incarnation, after=seen, before=before, limit=min(left, PAGE))):
             for message in found:
                 yield message
+            self._engine.store.confinement.check()  # the next page may be asked for from elsewhere
             seen, left = found[-1].number, left - len(found)
 
     async def events(self, conversation: str, *, after: int | None = None) -> AsyncIterator[Event]:

@@ -200,6 +200,35 @@ def test_no_secret_of_an_address_that_cannot_be_is_shown(
 
 @pytest.mark.each
 @pytest.mark.parametrize(
+    "typed",
+    [
+        "serve URL",
+        "chat URL",
+        "dev URL",
+        "demo URL",
+        "URL",
+        "accounts URL",
+        "list chat.db URL",
+        "erase chat.db ada URL",
+        "dismiss chat.db ada URL",
+        "canary chat.db URL",
+        "cache chat.db URL",
+        "import chat.db URL",
+        "list --URL",
+    ],
+)
+@pytest.mark.parametrize(
+    "url", ["redis://:s3cret@host/0", "redis://me:it's a s3cret@host/0", "postgresql://host/db?password=s3cret"]
+)
+def test_no_secret_of_a_url_in_the_wrong_place_is_shown(typed: str, url: str, tmp_path: Path) -> None:
+    """Where an application, a conversation or nothing at all is expected, as in a script whose variables are mixed up."""
+    code, output, errors = chatkeep(*(word.replace("URL", url) for word in typed.split()), folder=tmp_path)
+
+    assert (2, False) == (code, "cret" in output + errors), errors
+
+
+@pytest.mark.each
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("upstash://s3cret@host:80?tls=no", "upstash://***@host:80?tls=no"),

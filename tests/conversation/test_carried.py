@@ -103,6 +103,23 @@ class Shop(Struct):
     pair: tuple[Line, Line] | None = None
 
 
+@dataclass
+class Product:
+    """What is known by an id."""
+
+    id: str = ""
+    count: int = 1
+
+
+@dataclass
+class Cart:
+    """Products in each kind of place."""
+
+    chosen: Product | None = None
+    lines: list[Product] = field(default_factory=list)
+    shelf: dict[str, Product] = field(default_factory=dict)
+
+
 KINDS: list[tuple[Any, Any]] = [(Order, Line), (OrderS, LineS), (OrderP, LineP)]
 
 THERE = {
@@ -194,6 +211,32 @@ def test_a_list_that_cannot_be_followed_keeps_nothing_that_may_be_anothers() -> 
         state.lines = [Line("a"), Line("b"), Line("c"), Line("d")]
 
     assert [{"name": name, "count": 1} for name in "abcd"] == rewritten(Order, THERE, change)["lines"]
+
+
+def test_what_stands_in_the_place_of_another_does_not_inherit_from_it() -> None:
+    """The chosen product is another one now, and has another id: the price of the one before is not its price."""
+
+    def priced() -> dict[str, Any]:
+        return {"id": "tea", "count": 1, "price": 990}
+
+    there = {"chosen": priced(), "lines": [priced()], "shelf": {"top": priced()}}
+    product = {"tea": {"id": "tea", "count": 2, "price": 990}, "pie": {"id": "pie", "count": 2}}
+
+    def change(id: str) -> Callable[[Cart], None]:
+        def put(state: Cart) -> None:
+            state.chosen, state.lines[0], state.shelf["top"] = Product(id, 2), Product(id, 2), Product(id, 2)
+
+        return put
+
+    def rename(state: Cart) -> None:
+        assert state.chosen is not None
+        state.chosen.id = state.lines[0].id = state.shelf["top"].id = "green tea"
+
+    for id, written in product.items():
+        after = {"chosen": written, "lines": [written], "shelf": {"top": written}}
+        assert after == rewritten(Cart, there, change(id)), id
+    renamed = priced() | {"id": "green tea"}
+    assert {"chosen": renamed, "lines": [renamed], "shelf": {"top": renamed}} == rewritten(Cart, there, rename)
 
 
 @pytest.mark.parametrize(("kind", "line"), KINDS)

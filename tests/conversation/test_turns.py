@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw, json, structs
 
-from chatkeep.conversation import housekeeping, leases, sessions, snapshots, turns
+from chatkeep.conversation import housekeeping, keys, leases, sessions, snapshots, turns
 from chatkeep.conversation.record import OutboxState, Record
 from chatkeep.conversation.snapshots import Draft, Policy, Snapshot
 from chatkeep.drivers.base import AT_ONCE, Key, Row
@@ -449,6 +449,38 @@ def test_history_is_made_of_whole_turns(
     found = turns.slice_plain_history(snapshot, first, policy) or turns.collect_history(snapshot, first, policy)
 
     assert fits == found
+
+
+@pytest.mark.parametrize("read", [None, 2])
+def test_history_does_not_begin_in_the_middle_of_a_turn_that_was_saved(read: int | None) -> None:
+    """A talk of another system, with its calls of tools: no result without its call. What an operator wrote stands for itself."""
+
+    def said(roles: str, channel: str, size: int) -> str:
+        log = [
+            Message(
+                id=f"{n}",
+                number=n,
+                role="user" if role == "u" else "assistant",
+                content=role,
+                created_at=1.0,
+                channel=channel,
+            )
+            for n, role in enumerate(roles, 1)
+        ]
+        shown = log if read is None else log[-read:]
+        first = Message(id="first", number=len(log) + 1, role="user", content="?", created_at=1.0)
+        row = Row(key=Key("", "a"), revision="r", incarnation="b", head=len(log))
+        snapshot = Snapshot(row, Record(), tuple(shown), snapshots.plain_from(shown, shown[0].number))
+        policy = Policy(history=size)
+        found = turns.slice_plain_history(snapshot, first, policy) or turns.collect_history(snapshot, first, policy)
+        return "".join(str(message.content) for message in found)
+
+    assert "" == said("ucra", keys.SAVED, 2)
+    assert "ra" == said("ucra", "", 2)
+    if read is None:
+        assert "ucra" == said("ucra", keys.SAVED, 4)
+        assert "ua" == said("ucraua", keys.SAVED, 5)
+        assert "aa" == said("aa", keys.SAVED, 2)
 
 
 @given(some_snapshots(), st.sampled_from(["state", "cursor", "session", "born", "head", "paused"]))

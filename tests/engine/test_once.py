@@ -85,6 +85,31 @@ async def test_a_turn_that_is_tried_again_gets_the_recorded_results(url: str) ->
         assert [] == await keep.doubts("ada")
 
 
+async def test_arguments_and_results_of_a_class_of_text_are_recorded_as_text() -> None:
+    """As an agent framework hands them over."""
+
+    class OwnText(str):
+        """A class of text."""
+
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    failing_once, seen = failing(1, ValueError("after the tool")), list[Any]()
+
+    @keep.once
+    async def look_up(city: str) -> str:
+        return OwnText(city.upper())
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> str:
+        seen.append(await look_up(OwnText(turn.text)))
+        failing_once()
+        return str(seen[-1])
+
+    async with keep:
+        await keep.receive("ada", "rome")
+
+    assert [("ROME", str)] * 2 == [(one, type(one)) for one in seen]
+
+
 async def test_what_began_and_did_not_end_is_in_doubt_until_somebody_settles_it(url: str) -> None:
     """It is not called again, the message is set aside at once, and after `settle` a replay is answered: by the recorded result, or by a
     call that is made again."""

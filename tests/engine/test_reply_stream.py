@@ -393,6 +393,25 @@ async def test_a_piece_that_is_none_is_refused(opened: Any, piece: Any) -> None:
     assert 1 == keep.statistics.engine.failures
 
 
+async def test_a_framework_s_own_kind_of_text_is_text(opened: Any) -> None:
+    """Pieces of a class that is made of text, and parts that hold such: what is said of them is the same."""
+
+    class OwnText(str):
+        """As frameworks have it that answer with an object for text."""
+
+    async def bot(turn: Turn[Any]) -> AsyncIterator[Any]:
+        for piece in ("To ", "Ro\ud83d", "\ude00", "me"):
+            yield OwnText(piece)
+        if turn.text == "parts":
+            yield {"type": OwnText("reasoning"), "reasoning": OwnText("why")}
+
+    keep = await opened(bot)
+
+    assert ["To Ro😀me"] == [reply.content for reply in (await keep.receive("ada", "text")).replies]
+    said = [{"type": "text", "text": "To Ro😀me"}, {"type": "reasoning", "reasoning": "why"}]
+    assert [said] == [reply.content for reply in (await keep.receive("ada", "parts")).replies]
+
+
 async def test_a_message_that_is_amended_twice_at_once_is_amended_once(opened: Any) -> None:
     """From two instances: the same content is the same amendment, of two different ones the second is refused."""
     go = asyncio.Event()

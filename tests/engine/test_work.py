@@ -121,9 +121,28 @@ async def test_a_step_that_cannot_be_recorded_says_so(opened: Any) -> None:
             await keep.receive("ada", said, id=f"m-{said}")
 
 
+class OwnText(str):
+    """As frameworks have it that answer with an object for text."""
+
+
+class OwnNumber(int):
+    """The same of a number."""
+
+
+class OwnFloat(float):
+    """As numpy's."""
+
+
 async def test_a_step_is_done_once_whatever_type_its_result_has(opened: Any) -> None:
     """Its result comes as JSON has it, the first time as each time after."""
-    results = {"pair": (1, [(2,)]), "price": {"price": Decimal("9.90")}, "day": date(2026, 1, 2), "count": {1: "one"}}
+    results = {
+        "pair": (1, [(2,)]),
+        "price": {"price": Decimal("9.90")},
+        "day": date(2026, 1, 2),
+        "count": {1: "one"},
+        "own kind of text": OwnText("Rome"),
+        "inside": [OwnText("a"), {"n": OwnNumber(2), "x": OwnFloat(0.5)}],
+    }
     done: list[str] = []
     seen: list[Any] = []
 
@@ -142,7 +161,9 @@ async def test_a_step_is_done_once_whatever_type_its_result_has(opened: Any) -> 
         await keep.receive("ada", name)
 
     assert list(results) == done
-    assert [[1, [[2]]], {"price": "9.90"}, "2026-01-02", {"1": "one"}] == seen[::2] == seen[1::2]
+    told = [[1, [[2]]], {"price": "9.90"}, "2026-01-02", {"1": "one"}, "Rome", ["a", {"n": 2, "x": 0.5}]]
+    assert told == seen[::2] == seen[1::2]
+    assert str is type(seen[8])
 
 
 async def nagging(turn: Turn[Any]) -> str | None:

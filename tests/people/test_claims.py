@@ -49,6 +49,20 @@ async def test_what_was_the_guests_is_the_users(opened: Any) -> None:
         await keep.user(GUEST).create("g10")
 
 
+async def test_a_name_of_a_class_of_text_is_that_name(opened: Any) -> None:
+    """As a StrEnum, or what a framework hands over."""
+
+    class OwnText(str):
+        """A class of text."""
+
+    keep = await opened(count)
+    await keep.receive("g0", "hi", owner=OwnText(GUEST))
+    await keep.user(OwnText("ada")).claim(OwnText(GUEST), by=OwnText("kim"))
+
+    assert ["g0"] == await ids(keep.user("ada"))
+    assert await keep.user(OwnText("ada")).undo_claim(OwnText(GUEST))
+
+
 async def test_of_several_who_claim_at_once_one_gets_it(opened: Any) -> None:
     """Whole, and the others are told."""
     keep = await opened(count)

@@ -300,11 +300,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
         writer.close()
         after = await client.post("ada", {"content": "tea"})
 
-    assert (413, PROBLEM, "close") == (
-        declared.status,
-        declared.headers["content-type"],
-        declared.headers["connection"],
-    )
+    assert (413, PROBLEM) == (declared.status, declared.headers["content-type"])
     assert (413, PROBLEM) == (chunked.status, chunked.headers["content-type"])
     assert sent < 20_000_000
     assert 200 == after.status

@@ -9,7 +9,8 @@ import re
 import time
 import tomllib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
@@ -449,6 +450,29 @@ async def test_a_request_is_answered_once(rest: bytes) -> None:
         writer.close()
 
     assert (401, b"") == (refused.status, said)
+
+
+@pytest.mark.parametrize("framing", ["declared", "chunked"])
+@pytest.mark.parametrize("path", ["ada/messages", "ada/state", ""])
+async def test_who_sends_all_of_a_body_that_is_too_large_is_told_so(path: str, framing: str) -> None:
+    """Also a client that reads nothing before it has sent everything; and the connection goes on."""
+    method, kind = ("PATCH", "merge-patch+json") if path == "ada/state" else ("POST", "json")
+    address = f"/v1/conversations/{path}".rstrip("/")
+    whole = b" " * 12_000_000
+    body = whole if framing == "declared" else iter([whole])
+    async with served(parrot()) as client:
+        told = {"Content-Type": f"application/{kind}", "Authorization": f"Bearer {client.key}"}
+
+        def send_and_then_read() -> list[int]:
+            with closing(HTTPConnection("127.0.0.1", client.port, timeout=30)) as link:
+                link.request(method, address, body, told)
+                refused = link.getresponse()
+                refused.read()
+                link.auto_open = 0
+                link.request("GET", "/healthz")
+                return [refused.status, link.getresponse().status]
+
+        assert [413, 200] == await asyncio.to_thread(send_and_then_read)
 
 
 async def test_a_body_that_ends_after_its_answer_leaves_the_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import pickle
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -161,6 +161,30 @@ async def test_another_thread_is_refused_and_nothing_is_written(url: str) -> Non
         assert "2" == handed.replies[0].text
         assert ["ada 1", "ada 1", "ada 2", "ada 2"] == await log_of(keep)
         assert "" == keep.trouble
+
+
+@pytest.mark.parametrize("what", ["history", "conversations", "all_conversations", "conversations of an owner"])
+async def test_what_is_gone_through_is_refused_elsewhere_in_the_middle_too(url: str, what: str) -> None:
+    """Begun in the loop of the opening and gone on with in another one, as by a handler that hands an iterator to a thread."""
+    keep = counting(url)
+    async with keep:
+        for number in range(3):
+            await keep.create(f"c{number}", owner="ada")
+        await keep.save("c0", messages=[{"id": f"m{number}", "content": "hi"} for number in range(200)])
+        await keep.save("c0", messages=[{"id": "last", "content": "hi"}])
+        through: AsyncIterator[Any] = {
+            "history": lambda: keep.history("c0"),
+            "conversations": keep.conversations,
+            "all_conversations": keep.all_conversations,
+            "conversations of an owner": lambda: keep.conversations(owner="ada"),
+        }[what]()
+        await anext(through)
+
+        async def go_on() -> list[Any]:
+            return [one async for one in through]
+
+        with pytest.raises(NotOpen, match="run_coroutine_threadsafe"):
+            await in_a_thread(go_on)
 
 
 def test_a_loop_that_ended_is_named() -> None:

@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import ChatkeepError, Unavailable
+from ..secrecy import without_entries
 from . import (
     accounts,
     archives,
@@ -40,7 +41,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for what is written."""
 
 
-class Commands(click.Group):
+class Discreet(click.Group):
+    """Has no error repeat the password of a URL that stands where something else belongs: errors get into logs and mails of cron."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as refused:
+            raise click.UsageError(without_entries(refused.format_message()), refused.ctx) from None
+
+
+class Commands(Discreet):
     """The commands; errors are told in one line and become exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -3,7 +3,8 @@ state is read, and put back when it is written.
 
 What a member belongs to is told by its place: names of members and keys of dicts. An item of a list is the same item when it is the
 same object, else when it has the same "id", else when nothing of it has changed, else when the list is as long as it was and nobody
-else is at its place. What belongs to an item that is told in none of these ways goes.
+else is at its place. What belongs to an item that is told in none of these ways goes, and what belonged to an object in whose
+place there is another one with another "id".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .merge import key_items
+from .merge import id_of, key_items
 from .shapes import members_of, stored_names_of
 
 
@@ -22,7 +23,7 @@ class Carried(Struct):
 
     of: the value. members: those of an object that its type does not know; tail: items behind those that it knows, where it is
     stored as a list. inside: for what is in it, by name or index. items: of a list, all that was in it, by what makes each the
-    same item.
+    same item. id: the object's "id", None if it has none.
     """
 
     of: Any
@@ -30,6 +31,7 @@ class Carried(Struct):
     tail: list[Any] = []
     inside: dict[Any, Carried] = {}
     items: list[tuple[Any, Hashable]] = field(default_factory=list)
+    id: str | int | None = None
 
 
 def find_unknown(stored: Any, value: Any, known: Any) -> Carried | None:
@@ -38,6 +40,7 @@ def find_unknown(stored: Any, value: Any, known: Any) -> Carried | None:
     names = members_of(type(value))
     steps: Any = ()
     if isinstance(stored, dict) and isinstance(known, dict):
+        found.id = id_of(known)
         # (Whatever is no object of members keeps all keys, but may write them in another way.)
         if names is not None or len(stored) > len(known):
             own = known.keys() | stored_names_of(type(value)).keys() | _extra(value).keys()
@@ -71,7 +74,10 @@ def put_back(carried: Carried, value: Any, written: Any) -> None:
     for step, inner in carried.inside.items():
         now: Any = where.get(step)
         if (isinstance(written, dict) and now in written) or (isinstance(written, list) and now is not None):
-            put_back(inner, _at(value, now), written[now])
+            there = _at(value, now)
+            same = there is not None and there is inner.of
+            if same or inner.id is None or id_of(written[now]) == inner.id:
+                put_back(inner, there, written[now])
 
 
 def _recognise(carried: Carried, value: Any, written: list[Any]) -> dict[int, int]:

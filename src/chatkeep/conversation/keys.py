@@ -60,7 +60,7 @@ def check_user(name: str) -> str:
         raise BadKey(
             "The user's name is empty; nothing was touched. Give the name that your application knows the user by."
         )
-    return name
+    return str.__str__(name)  # (a class of text is not stored everywhere)
 
 
 def _refuse_unfit(what: str, text: str) -> None:

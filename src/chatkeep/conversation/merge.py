@@ -195,14 +195,19 @@ def _keyed(items: list[Any]) -> dict[tuple[str, Hashable, int], Any]:
     return dict(zip(key_items(items), items, strict=True))
 
 
+def id_of(item: Any) -> str | int | None:
+    """Return the "id" by which an *item* is known among others; None where it has none."""
+    id = item.get("id") if isinstance(item, dict) else None
+    return id if isinstance(id, str) or type(id) is int else None
+
+
 def key_items(items: list[Any]) -> list[tuple[str, Hashable, int]]:
     """Return what makes each of *items* the same item in another list: kind of name, name, and how many of that name stand before."""
     keys: list[tuple[str, Hashable, int]] = []
     seen: dict[tuple[str, Hashable], int] = {}
     for item in items:
-        id = item.get("id") if isinstance(item, dict) else None
-        name: tuple[str, Hashable]
-        name = ("id", id) if isinstance(id, str) or type(id) is int else ("value", plain(item).decode())
+        id = id_of(item)
+        name: tuple[str, Hashable] = ("id", id) if id is not None else ("value", plain(item).decode())
         seen[name] = count = seen.get(name, -1) + 1
         keys.append((*name, count))
     return keys

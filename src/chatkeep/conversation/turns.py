@@ -170,8 +170,9 @@ def fit_history(said: list[Message], policy: Policy, *, cut: bool) -> list[Messa
                 return said[place:] if place else said
         if any(message.role in ASKING for message in said[start:]):
             return []
-    # What an operator wrote where nobody had asked belongs to no turn.
-    return list(dropwhile(lambda message: message.reply_to, said[start:]))
+    # What an operator wrote where nobody had asked belongs to no turn. An answer that was saved does not say to what.
+    of_earlier = SAVED if start or cut else None
+    return list(dropwhile(lambda message: message.reply_to or message.channel == of_earlier, said[start:]))
 
 
 def _begins_turn(said: list[Message], place: int) -> bool:

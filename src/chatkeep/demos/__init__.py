@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..app import Chatkeep
 from ..errors import UsageError
+from ..secrecy import without_entries
 
 
 class Demo(NamedTuple):
@@ -32,5 +33,7 @@ BOTS = {
 def demo_for(name: str, url: str, **options: Any) -> Chatkeep[Any]:
     """Return the Chatkeep of bot *name* on the store *url*; nothing is opened yet. Raises `UsageError` for an unknown name."""
     if name not in BOTS:
-        raise UsageError(f"There is no demo {name!r}; there are: {', '.join(BOTS)}. Nothing was opened.")
+        raise UsageError(
+            f"There is no demo {without_entries(name)!r}; there are: {', '.join(BOTS)}. Nothing was opened."
+        )
     return BOTS[name](url, **options)

@@ -24,7 +24,7 @@ from ..storage.paging import walk_log
 from .run import RUNNING
 from .shared import Shared
 from .turn import Turn
-from .work import RESULT_LIMIT, Work, replace_tuples
+from .work import RESULT_LIMIT, Work, to_json_types
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,8 +196,7 @@ def _doubt(key: Key, call: Call) -> str:
 def _json(key: Key, value: Any, what: str, then: str) -> str:
     """Return *value* as it is recorded. Raises `BadMessage` and `TooLarge`, which say *then*: what is true of the call now."""
     try:
-        plain = msgspec.to_builtins(value, str_keys=True)
-        raw = encoded(replace_tuples(plain), what, STORABLE)
+        raw = encoded(to_json_types(value), what, STORABLE)
     except Unfit as unfit:
         raise BadMessage(f"{key}: {unfit}. {then}") from unfit
     except (TypeError, ValueError, RecursionError) as fault:

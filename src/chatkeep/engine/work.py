@@ -164,7 +164,7 @@ class Work:
         except Unfit as unfit:
             # It was done, and a refusal would have it done again: what JSON has a form for is recorded in that form.
             try:
-                raw = encoded(replace_tuples(msgspec.to_builtins(found, str_keys=True)), about, STORABLE)
+                raw = encoded(to_json_types(found), about, STORABLE)
             except (Unfit, TypeError, ValueError, RecursionError):
                 raise BadMessage(
                     f"{self._key}: {unfit}. The step was done and could not be recorded; give back JSON's own types, such as a "
@@ -210,10 +210,26 @@ class Work:
             )
 
 
-def replace_tuples(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
+    """Return *value* as made of JSON's own types, where it has a form there. Raises `TypeError`, `ValueError`, `RecursionError`."""
+    return _replace_tuples(msgspec.to_builtins(value, str_keys=True, enc_hook=_to_base))
+
+
+def _to_base(value: Any) -> Any:
+    """Return the text or number that an object of a class made of them is, such as the kind of text that a framework answers with."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+def _replace_tuples(value: Any) -> Any:
     """Replace each tuple in *value* by a list, as JSON has it."""
     if isinstance(value, list | tuple):
-        return [replace_tuples(one) for one in value]
+        return [_replace_tuples(one) for one in value]
     if isinstance(value, dict):
-        return {name: replace_tuples(one) for name, one in value.items()}
+        return {name: _replace_tuples(one) for name, one in value.items()}
     return value

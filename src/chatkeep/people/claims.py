@@ -98,7 +98,7 @@ class Claims:
         Twice is fine, also of what another account of the same person has claimed. Raises `OtherOwner` when *subject* was claimed for
         somebody else, and `UsageError` when *user* itself was moved to *subject* before.
         """
-        check_user(user), check_user(subject)
+        user, subject, by = check_user(user), check_user(subject), check_user(by or user)
         if user == subject:
             raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
         person, held = await self.find_user(user), await self._records.get(subject)
@@ -114,7 +114,7 @@ class Claims:
         def move(held: Claim | None) -> Claim | None:
             if held is not None and held.moved_to != user:
                 raise OtherOwner(f"{subject!r:.60} was claimed for somebody else; nothing was changed.")
-            return held or Claim(moved_to=user, at=now, by=by or user)
+            return held or Claim(moved_to=user, at=now, by=by)
 
         await self._records.change(subject, move, owner=user)
         await self._note("claim", user, subject, by)
@@ -126,7 +126,7 @@ class Claims:
 
         False when there is none, or none any more. Raises `UsageError` when it was made more than UNDO_S ago.
         """
-        check_user(user), check_user(subject)
+        user, subject, by = check_user(user), check_user(subject), check_user(by or user)
         key = Key(RESERVED + CLAIMS + self._tenant, subject)
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
         if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):

@@ -63,10 +63,9 @@ class User(Generic[State]):
     """
 
     def __init__(self, engine: Engine[State], tenant: str, id: str) -> None:
-        check_user(id)
         self._engine = engine
         self._tenant = tenant
-        self.id = id
+        self.id = check_user(id)
         """The user's name."""
 
     def __repr__(self) -> str:

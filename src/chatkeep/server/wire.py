@@ -408,10 +408,9 @@ async def collected(request: Request, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> HTTPException:
-    """Return the refusal of a body; the connection goes with it, so that the rest of the body need not be read."""
-    return HTTPException(
-        413, f"The request's body is over {limit:,} bytes; nothing was touched.", {"connection": "close"}
-    )
+    """Return the refusal of a body. (Not with `Connection: close`: a connection that is closed while the rest of its body comes is
+    reset, and a client that sends first and reads then never sees why. The server throws the rest away, up to a bound.)"""
+    return HTTPException(413, f"The request's body is over {limit:,} bytes; nothing was touched.")
 
 
 def parsed(raw: bytes, most: int = TOKENS_MOST) -> Any:
@@ -435,7 +434,8 @@ def misread(fault: str) -> HTTPException:
 
 
 # A string, whole or cut off, a comma or a bracket. Possessive, so that no text makes it look at anything twice.
-TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', re.DOTALL)
+# Of long runs, and of alternatives that begin with a literal: no other thread runs while it looks, and so five times as much is looked at.
+TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[|\{|\]|\}|,', re.DOTALL)
 
 
 def overfull(raw: bytes, *, deepest: int = DEEPEST, most: int = TOKENS_MOST) -> str:
