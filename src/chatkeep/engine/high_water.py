@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..conversation.backoff import AHEAD_S
 from ..durations import in_words
 from ..storage.records import Records
 from ..storage.store import Store
@@ -23,9 +24,6 @@ from ..storage.tokens import fresh_token
 log = logging.getLogger("chatkeep")
 
 NAME = "clock"
-AHEAD_S = 3600.0
-"""A clock may be so much ahead of the mark at once."""
-
 PROBATION_S = 3600.0
 """A clock that was further ahead for so long is believed: the store was not used for a while, and nobody says otherwise."""
 
