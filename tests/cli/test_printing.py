@@ -32,6 +32,23 @@ def test_what_people_wrote_cannot_steer_the_terminal(store: Path) -> None:
         assert "\\x1b" in said
 
 
+def test_a_name_writes_no_line_of_the_audit(tmp_path: Path) -> None:
+    """Users are called as the application, or a token of somebody else's, calls them."""
+    name = "eve\x1b[2J\u202e\x07\x9b31m\n2026-01-01 00:00:00  erase  by kim: done"
+
+    async def claim() -> None:
+        async with Chatkeep(f"sqlite:///{tmp_path}/chat.db") as keep:
+            await keep.user(name).claim("guest:1")
+
+    asyncio.run(claim())
+    code, said, _ = chatkeep("audit", "chat.db", folder=tmp_path)
+
+    assert 0 == code
+    assert not STEERS & set(said)
+    assert 1 == len(said.splitlines())
+    assert "eve\\x1b[2J" in said
+
+
 def test_json_cannot_steer_the_terminal_either(store: Path) -> None:
     """What programs read is what was written, in another spelling."""
     code, said, _ = chatkeep("history", "chat.db", "eve", "--json", folder=store.parent)

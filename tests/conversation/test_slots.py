@@ -38,13 +38,13 @@ def test_members_that_are_not_stored_are_shown_and_can_be_merged() -> None:
     states: StateCodec[Any] = StateCodec(Sparse, limit=10**6)
     key, stored = Key("", "c"), (states.encode(Key("", "c"), Sparse(seats=2)), 1)
     there = Snapshot(Row(key=key, revision="r", incarnation="r"), Record(state=stored[0]), ())
-    made = merge_slot(there, states, stored, "formData", {}, Version({"name": "Ada"}, 1.0), "later")
+    made = merge_slot(there, states, stored, "formData", {}, Version({"name": "Ada"}, 1.0), "later", now=1.0)
     assert made.raw is not None
 
     assert {"type": "Sparse", "formData": {}, "seats": 2} == states.shape.json_of(Sparse(seats=2))
     assert (Sparse({"name": "Ada"}, 2), ()) == (states.decode(key, made.raw, 1), made.losses)
     with pytest.raises(UsageError, match="has no slot 'form'"):
-        merge_slot(there, states, stored, "form", {}, Version({}, 1.0), "later")
+        merge_slot(there, states, stored, "form", {}, Version({}, 1.0), "later", now=1.0)
 
 
 class Server:
@@ -61,7 +61,9 @@ class Server:
         """Takes what a device has made of a slot."""
         row = Row(key=Key("", "c"), revision="r", incarnation="r", updated_at=self.now)
         there, stored = Snapshot(row, self.record, ()), (self.record.state, 1)
-        made = merge_slot(there, STATES, stored, slot, base, Version(value, min(at, self.now), by), "later")
+        made = merge_slot(
+            there, STATES, stored, slot, base, Version(value, min(at, self.now), by), "later", now=self.now
+        )
         self.lost += [loss.value for loss in made.losses]
         if made.raw is not None:
             self.record = structs.replace(self.record, state=Raw(made.raw), stamps=made.stamps)
@@ -184,7 +186,7 @@ def test_a_slot_is_as_old_as_its_last_merge_unless_somebody_has_written_it_since
     state = Raw(b'{"name":"here","other":1}')
     row = Row(key=Key("", "c"), revision="r", incarnation="r", updated_at=100.0)
     there = Snapshot(row, Record(state=state, stamps=stamps), ())
-    made = merge_slot(there, STATES, (state, 1), "name", "before", Version("mine", at, "phone"), "later")
+    made = merge_slot(there, STATES, (state, 1), "name", "before", Version("mine", at, "phone"), "later", now=200.0)
     values = {"mine": at, "here": 5.0 if stamped == "here" else 100.0}
     lost = next(iter({*values} - {stands}))
 

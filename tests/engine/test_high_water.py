@@ -8,13 +8,17 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Turn
+from chatkeep.conversation.keys import RESERVED
+from chatkeep.drivers.base import Key, Read, Write
 from chatkeep.engine import high_water
 
 from ..support.clock import Clock
 from ..support.waiting import nothing_happens_for, until
 
+MARK = Key(f"{RESERVED}chatkeep", high_water.NAME)
 YEAR_S = 365 * 86_400.0
 ENDS: dict[str, Any] = {"session_ttl": "30m", "retention": "30d", "forget_after": "60d"}
 
@@ -65,6 +69,38 @@ async def test_a_store_that_was_not_used_for_long_is_ended_after_a_while(
     await until(lambda: is_gone(later, "ada"))
 
     assert time.monotonic() - began > 0.5
+
+
+async def test_a_mark_that_cannot_be_read_holds_up_no_work(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is ended while nobody knows the time; what is due is done, and after a while the mark is made anew."""
+    monkeypatch.setattr(high_water, "PROBATION_S", 3600.0)
+    monkeypatch.setattr(high_water, "LOOK_S", 0.05)
+    earlier = await opened(bot, clock=lambda: time.time() - YEAR_S, **ENDS)
+    await earlier.receive("ada", "hi")
+    driver = earlier._engine.store.driver
+    await until(lambda: driver.read(Read(MARK, tail=0)))
+    await earlier.close()
+    desk = await opened(None)
+    driver = desk._engine.store.driver
+    row, _ = await driver.read(Read(MARK, tail=0))
+    await driver.write(Write(structs.replace(row, revision="damaged", body=b"{"), row.revision))
+    keep = await opened(bot, **ENDS)
+    await desk.accept("bob", "hi")
+    await until(lambda: is_answered(desk, "bob"))
+    found = [message.text async for message in keep.history("ada")]
+    monkeypatch.setattr(high_water, "PROBATION_S", 0.0)
+    await until(lambda: is_gone(keep, "ada"))
+
+    assert ["hi", "ok"] == found
+    assert 1 == caplog.text.count("is not known, so nothing is ended")
+    assert "is known again" in caplog.text
+
+
+async def is_answered(keep: Any, name: str) -> bool:
+    """Whether nothing is unread there."""
+    return not (await keep.conversation(name)).unread
 
 
 async def test_a_clock_is_not_believed_while_somebody_is_there_who_says_otherwise(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.conversation.keys import RESERVED
 from chatkeep.conversation.outbox import Sent
-from chatkeep.drivers.base import Append, Key, Lease, Read
+from chatkeep.drivers.base import Append, Key, Lease, Read, Write
 from chatkeep.engine import pauses
+from chatkeep.errors import Conflict
 
 from ..support.clock import Clock
 from ..support.waiting import nothing_happens_for, until
@@ -336,3 +340,38 @@ class Loft:
         """Sends one."""
         self.sent.append(content)
         return Sent(status="delivered", ids=(f"p{len(self.sent)}",))
+
+
+@pytest.mark.parametrize("record", ["switches", "versions"])
+async def test_a_record_that_is_damaged_later_holds_up_no_work(
+    opened: Any, record: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was known of the pauses, and of other versions, goes on; what is due is done, and trouble says what is wrong."""
+    keep, desk = await opened(echo, version="v1"), await opened(None)
+    await keep.tenant("t").pause()
+    driver, key = desk._engine.store.driver, Key(f"{RESERVED}chatkeep", record)
+    await until(lambda: damages(driver, key))
+    await until(lambda: "waits that this version cannot read" in keep.trouble)
+    await desk.accept("ada", "hi")
+    await desk.tenant("t").accept("bob", "hi")
+    await until(lambda: is_read(desk, "ada"))
+
+    assert f"{record}: the record is damaged" in keep.trouble
+    assert 1 == caplog.text.count("cannot be read, so what was known of it goes on")
+    assert not await is_read(desk.tenant("t"), "bob")
+
+
+async def damages(driver: Any, key: Key) -> bool:
+    """Damages a record, if it is there and nobody writes it in this moment."""
+    found = await driver.read(Read(key, tail=0))
+    if found is None:
+        return False
+    with suppress(Conflict):
+        await driver.write(Write(structs.replace(found[0], revision="damaged", body=b"{"), found[0].revision))
+        return True
+    return False
+
+
+async def is_read(keep: Any, name: str) -> bool:
+    """Whether nothing is unread there."""
+    return not (await keep.conversation(name)).unread

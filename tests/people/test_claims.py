@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep import OtherOwner, UsageError
+from chatkeep import OnHold, OtherOwner, UsageError
 from chatkeep.app import core_of
 from chatkeep.drivers.base import Key
 from chatkeep.people.claims import UNDO_S, Claim, Claims
@@ -95,6 +95,45 @@ async def test_a_claim_is_undone_in_time(opened: Any) -> None:
     assert ["g"] == await ids(keep.user("bob"))
     assert "bob" == (await keep._engine.store.row(Key("", "g"))).owner
     assert ["g"] == await ids(keep.user("bob"))
+
+
+async def test_a_hold_goes_on_when_its_owner_is_claimed(opened: Any) -> None:
+    """What is on hold keeps its owner until the hold is lifted: nobody would know of it under another one."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    await keep.receive("g", "hi", owner=GUEST)
+    await keep.receive("own", "hi", owner="ada")
+    await core_of(keep).hold("", "", GUEST, reason="case 7")
+    ada = keep.user("ada")
+    await ada.claim(GUEST)
+    clock.now += UNDO_S + 1
+    listed = await ids(ada)
+    with pytest.raises(OnHold, match="case 7"):
+        await keep.erase("g")
+    erased = await ada.erase()
+
+    assert {"g", "own"} == {*listed}
+    assert (["own"], ["g"]) == (erased.conversations, erased.held)
+    assert GUEST == (await keep._engine.store.row(Key("", "g"))).owner
+    await core_of(keep).lift_hold("", "", GUEST)
+    await ids(ada)
+    assert "ada" == (await keep._engine.store.row(Key("", "g"))).owner
+
+
+async def test_what_somebody_on_hold_claims_is_on_hold(opened: Any) -> None:
+    """Under each name that the claimed one has; what was claimed for others is not."""
+    keep = await opened(count)
+    for name, owner in (("g", GUEST), ("old", "ada2"), ("hers", "eve")):
+        await keep.receive(name, "hi", owner=owner)
+    await core_of(keep).hold("", "", "ada", reason="case 7")
+    await keep.user("ada2").claim(GUEST)
+    await keep.erase("hers")
+    await keep.user("ada").claim("ada2")
+    for name in ("g", "old"):
+        with pytest.raises(OnHold, match="case 7"):
+            await keep.erase(name)
+
+    assert ["ada", "ada2", GUEST] == sorted([held.owner async for held in core_of(keep).holds("").all()])
 
 
 async def test_accounts_are_merged_in_chains_and_never_in_circles(opened: Any) -> None:

@@ -7,12 +7,13 @@ import io
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Chatkeep, Corrupt, OnHold, OtherOwner
 from chatkeep.app import core_of
 from chatkeep.auth import credentials
 from chatkeep.conversation.keys import RESERVED
-from chatkeep.drivers.base import Key, mark_of
+from chatkeep.drivers.base import Key, Scan, Write, mark_of
 
 from ..support.counting import count
 from ..support.damaged import Damaged
@@ -180,3 +181,19 @@ async def test_a_damaged_hold_is_listed_and_may_be_about_anything(opened: Any) -
     assert ["conversation 'zoo'", "something that nobody can tell"] == sorted(listed)
     with pytest.raises(OnHold, match="something that nobody can tell is on legal hold"):
         await keep.erase("trip")
+
+
+async def test_a_damaged_audit_log_is_no_erasure_that_failed(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """All is gone, so the receipt says so; that it was not noted is in the log."""
+    keep: Chatkeep[Any] = await opened(count)
+    await keep.receive("shop", "hello", owner="ada")
+    await keep.user("ada").claim("guest:1")
+    driver = keep._engine.store.driver
+    (row,) = await driver.scan(Scan("key", limit=2, tenant=f"{RESERVED}audit"))
+    await driver.write(Write(structs.replace(row, revision="damaged", body=b"{"), row.revision))
+    keep._engine.store.forget(row.key)
+    receipt = await keep.user("ada").erase(by="kim")
+
+    assert (["shop"], 1) == (receipt.conversations, receipt.claims)
+    assert await keep.conversation("shop") is None
+    assert "user:erase of ada by kim was not noted in the audit log" in caplog.text

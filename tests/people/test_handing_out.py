@@ -23,6 +23,9 @@ async def echo(turn: Turn[Any]) -> str:
     if "4111" in turn.text:
         return "I did not see that."
     turn.state["last"] = turn.text
+    if "remind me" in turn.text:
+        turn.remind("1h", "call", {"of": turn.text})
+        turn.remind("2h", "again")
     return f"You said {turn.text}."
 
 
@@ -60,6 +63,20 @@ async def test_it_has_all_of_one_person(opened: Any) -> None:
     assert any("(redacted)" in text for text in found.values())
     assert {"README.txt", "about.json"} < found.keys()
     assert all(name.isascii() and "/" not in name.removeprefix("conversations/") for name in found)
+
+
+async def test_it_has_what_comes_later(opened: Any) -> None:
+    """Reminders with their data, as names and times that a person reads."""
+    keep = await opened(echo)
+    await keep.receive("trip", "remind me of the train", owner="ann")
+    target = io.BytesIO()
+    await core_of(keep).hand_out("", "ann", target)
+    [trip] = [json.loads(text) for name, text in texts(ZipFile(target)).items() if name.endswith("trip.json")]
+
+    assert [("call", {"of": "remind me of the train"}), ("again", None)] == [
+        (one["name"], one["data"]) for one in trip["reminders"]
+    ]
+    assert all(len("2026-11-30 21:00:00") == len(one["at"]) for one in trip["reminders"])
 
 
 def test_the_command(tmp_path: Path) -> None:

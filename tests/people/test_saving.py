@@ -100,6 +100,26 @@ async def test_titles_of_two_devices_go_by_time(opened: Any) -> None:
     assert [("phone's", "phone"), ("tab's", "tab")] == [(lost.value, lost.by) for lost in losses]
 
 
+async def test_what_a_clock_that_was_ahead_has_stamped_stands_against_nobody(opened: Any) -> None:
+    """A title and a slot that were set while the clock of a host was a year ahead: whoever changes them when it is right again does."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    user, right = keep.user("ada"), clock.now
+    clock.now += 365 * 86_400
+    await user.create("c", title="ahead")
+    await keep.merge("c", "name", value="ahead", by="tab")
+    clock.now = right
+    renamed = await user.rename("c", "mine")
+    merged = await keep.merge("c", "name", base="before", value="mine", at=right - 60, by="phone")
+    clock.now += 60
+    late = await keep.merge("c", "name", base="before", value="late", at=right - 120, by="tab")
+
+    assert ("mine", []) == (renamed.title, renamed.conflicts)
+    assert "mine" == merged.value
+    assert "mine" == late.value, "from now on it goes by time again"
+    assert ["ahead", "late"] == sorted(lost.value for lost in await keep.losses("c"))
+
+
 async def test_of_two_messages_with_one_id_neither_is_lost(opened: Any) -> None:
     """The first one stands, and the others are kept as what gave way, once however often the save comes."""
     keep = await opened(count)

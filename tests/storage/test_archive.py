@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from chatkeep import Chatkeep
+from chatkeep import Chatkeep, Tenant, Turn
 from chatkeep.drivers.base import Append, Driver, Key, Read, Write
 from chatkeep.errors import BadMessage, ChatkeepError, Conflict
 from chatkeep.storage.archive import Exported, Imported, export_lines, import_lines, read_blocks
@@ -21,6 +21,7 @@ from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.moves import LONG, counting_bot, filled, held, said
 from ..support.stores import FAST, STORES
+from ..support.waiting import until
 
 HEADER = '{"format":"chatkeep","version":1}'
 SAID = '{"role":"user","at":1700000000000,"content":"hi"}'
@@ -67,6 +68,50 @@ async def test_an_export_is_identical_after_a_round_trip(source: str, target: st
         assert (await keep.receive("c1", "text 1 🍕 ünï", id="m1")).duplicate
         await keep.resume("c3")
         assert ["re waits"] == [reply.text for reply in (await keep.receive("c3", "waits", id="w")).replies]
+
+
+async def test_what_rested_in_a_paused_tenant_is_looked_at_where_it_comes_to(fresh: Any) -> None:
+    """The pause of a tenant is not among its conversations; without it nobody would ever find what waits in them."""
+    (url, ours), (there, theirs) = await fresh("sqlite"), await fresh("sqlite")
+    async with reminding_bot(Chatkeep(url, **FAST)) as keep:
+        salon = keep.tenant("salon")
+        await salon.receive("ada", "hi")
+        await salon.pause()
+        await salon.pause("ben")
+        for name in ("ada", "ben"):
+            await salon.accept(name, "anybody?")
+        await until(lambda: rests(salon, "ada", "ben"))
+    await import_lines(theirs, await exported(ours, tenant="salon"))
+
+    async with reminding_bot(Chatkeep(there, **FAST)) as keep:
+        salon = keep.tenant("salon")
+        await until(lambda: said_by_bot(salon, "ada", "re anybody?"))
+        ben = await salon.conversation("ben")
+
+    assert ben is not None
+    assert (1, ["conversation"], None) == (ben.unread, ben.off_by, ben.due_at)
+
+
+def reminding_bot(keep: Chatkeep) -> Chatkeep:
+    """Gives *keep* a bot that wants to be reminded."""
+
+    @keep.on_message
+    async def bot(turn: Turn) -> str:
+        turn.remind("1h", "later")
+        return f"re {turn.text}"
+
+    return keep
+
+
+async def rests(tenant: Tenant, *names: str) -> bool:
+    """Whether these conversations are due no more."""
+    found = [await tenant.conversation(name) for name in names]
+    return all(one is not None and one.due_at is None for one in found)
+
+
+async def said_by_bot(tenant: Tenant, name: str, text: str) -> bool:
+    """Whether the bot has said *text*."""
+    return any([one.role == "assistant" and one.text == text async for one in tenant.history(name)])
 
 
 async def test_what_is_exported(fresh: Any) -> None:

@@ -129,10 +129,10 @@ def audit(store: str, tenant: str, limit: int, as_json: bool) -> None:
             if as_json:
                 tell(act)
                 continue
-            who = f"{act.by} ({plain(act.label, line=True)})" if act.label else act.by
-            about = f"  {plain(act.conversation, line=True)}" if act.conversation else ""
+            who = f"{act.by} ({act.label})" if act.label else act.by
+            about = f"  {act.conversation}" if act.conversation else ""
             source = f"  from {act.address}" if act.address else ""
-            click.echo(f"{when(act.at)}  {act.act}{about}  by {who}{source}: {act.outcome}")
+            click.echo(plain(f"{when(act.at)}  {act.act}{about}  by {who}{source}: {act.outcome}", line=True))
         if not acts and not as_json:
             click.echo(f"Nothing is noted of tenant {of.name!r}.")
 

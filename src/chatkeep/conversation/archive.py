@@ -17,7 +17,7 @@ from base64 import b64decode, b64encode
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
-from ..drivers.base import Entry, Key, Row
+from ..drivers.base import AT_ONCE, Entry, Key, Row
 from ..errors import BadMessage, ChatkeepError, Unsupported
 from ..model import Role
 from .codec import CRC_END, LETTERS, ROLES, body_of, checked_body, json_of, message_from, record_from
@@ -39,7 +39,8 @@ class ConversationLine(Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """A conversation; its entries follow, numbered from *first* to *head*.
 
     record: what the bot knows and how far it has read; left out, everything in the log counts as handled. body: the record
-    as it is stored, in base64, where it cannot be shown. due_at: when somebody has to look at it.
+    as it is stored, in base64, where it cannot be shown. due_at: when somebody has to look at it; left out, at once where something
+    waits and its bot is not paused.
     """
 
     conversation: str
@@ -219,8 +220,20 @@ def row_from(key: Key, line: ConversationLine, *, entries: int, latest: float, r
         body=body,
         owner=line.owner,
         updated_at=latest if line.updated_at is None else line.updated_at,
-        due_at=line.due_at,
+        due_at=AT_ONCE if line.due_at is None and _waits(key, head, body) else line.due_at,
     )
+
+
+def _waits(key: Key, head: int, body: bytes) -> bool:
+    """Tell whether somebody has to look at a conversation that is not due: it rested, or who wrote the line has set no time. What has
+    paused its bot need not have come with it."""
+    if key.tenant.startswith(RESERVED) or not body:
+        return False
+    try:
+        record = record_from(key, body)
+    except ChatkeepError:
+        return False
+    return not record.paused and (head > record.cursor or bool(record.reminders))
 
 
 def entry_from(key: Key, line: AnyLine, number: int) -> Entry:

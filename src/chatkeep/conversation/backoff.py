@@ -1,6 +1,9 @@
-"""How long to wait before something that failed is tried again, and whether such a time can be believed."""
+"""How long to wait before something that failed is tried again, and whether a time that another clock has written can be believed."""
 
 from __future__ import annotations
+
+AHEAD_S = 3600.0
+"""Clocks of hosts that write to one store may differ by so much; what is later than that was written by one that was ahead."""
 
 DOUBLINGS_MOST = 1000
 """More would be no float any more; by then *longest_s* has long been reached."""
@@ -17,3 +20,15 @@ def believed(time: float, longest_s: float, *, at: float) -> float:
     """Return *time*, until which something waits; *at*, now, where it is further ahead than any pause, which is *longest_s* at most:
     then it was said by a clock that was ahead, and waiting for that may take years."""
     return time if time <= at + longest_s else at
+
+
+def is_ahead(time: float, *, at: float) -> bool:
+    """Tell whether *time* is later than any clock may be that is right *at* this time."""
+    return time > at + AHEAD_S
+
+
+def latest(known: float, new: float, *, at: float) -> float:
+    """Return the later one of two times at which something was used; *at*, now, stands for one that a clock ahead has written."""
+    if is_ahead(new, at=at):
+        new = at
+    return new if known < new or is_ahead(known, at=at) else known

@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from ..drivers.base import Key
 from ..errors import BadMessage
 from ..model import Content, Message, Role
+from .backoff import is_ahead
 from .codec import entry_for
 from .commits import CHANGES_KEPT, make_note, may_pass, next_commit
 from .keys import RESERVED, SAVED, message_id, refuse_reserved
@@ -156,7 +157,7 @@ def save_into(
     conflicts: list[str] = []
     notes: list[Draft] = []
     if asked.title is not None and asked.title != record.title:
-        record, lost = _choose_title(there, asked)
+        record, lost = _choose_title(there, asked, at=at)
         if lost is not None and record is there.record:
             conflicts.append(TITLE)
             notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=_note_id(asked, "", asked.title)))
@@ -206,23 +207,25 @@ def token_from(id: str, number: int) -> str:
     return urlsafe_b64encode(sha256(f"{id}\n{number}".encode()).digest()[:9]).decode()
 
 
-def _choose_title(there: Snapshot, asked: Save) -> tuple[Record, Loss | None]:
+def _choose_title(there: Snapshot, asked: Save, *, at: float) -> tuple[Record, Loss | None]:
     """Return the record with the title that stands, the same one if that is the title which is there, and what gave way."""
     record, title = there.record, asked.title or ""
-    at, by, version = record.titled
+    titled_at, by, version = record.titled
+    ahead = is_ahead(titled_at, at=at)  # nobody knows when that was
     loss = None
-    if asked.force or asked.base == record.title or not at:
+    if asked.force or asked.base == record.title or not titled_at:
         wins = True
     elif asked.version is not None:
         wins = asked.version >= version
     elif asked.checksum is not None:
         wins = is_checksum(there, asked.checksum)
     else:
-        wins = (asked.at, asked.by) >= (at, by)
-        loss = Loss((), record.title, at, by) if asked.base is not None else None
+        wins = ahead or (asked.at, asked.by) >= (titled_at, by)
+        loss = Loss((), record.title, titled_at, by) if asked.base is not None else None
     if not wins:
         return record, Loss((), title, asked.at, asked.by)
-    return structs.replace(record, title=title, titled=(max(asked.at, at), asked.by, 0)), loss
+    since = asked.at if ahead else max(asked.at, titled_at)
+    return structs.replace(record, title=title, titled=(since, asked.by, 0)), loss
 
 
 def _says(message: Message | Draft, draft: Draft) -> bool:

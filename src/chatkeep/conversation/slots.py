@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from ..drivers.base import Key
 from ..errors import BadMessage, UsageError
+from .backoff import is_ahead
 from .merge import MISSING, Loss, Rule, Version, merge, plain
 from .shapes import Unfit, encoded, told
 from .snapshots import Snapshot
@@ -37,12 +38,15 @@ def merge_slot(
     base: Any,
     mine: Version,
     rule: Rule,
+    *,
+    now: float,
 ) -> MergedSlot:
     """
     Return the state with what *mine* has made of *base* in *slot*.
 
     What the slot holds is as old as its stamp says, if nobody else has written it since; else as new as the conversation: what a turn
-    or an operator has written is never taken for older than a change that was made before it. Raises `UsageError` where there can be
+    or an operator has written is never taken for older than a change that was made before it. What was merged by a
+    clock that was ahead of *now* gives way: nobody knows when that was. Raises `UsageError` where there can be
     no such slot, and `BadMessage` when the result does not fit the state.
     """
     key, record = there.row.key, there.record
@@ -57,7 +61,9 @@ def merge_slot(
     holds = members.get(slot, MISSING)
     at, by, mark = record.stamps.get(slot, (0.0, "", -1))
     if mark != mark_of(holds):
-        at, by = (there.row.updated_at, "") if holds is not MISSING or slot in record.stamps else (0.0, "")
+        at, by = (min(there.row.updated_at, now), "") if holds is not MISSING or slot in record.stamps else (0.0, "")
+    elif is_ahead(at, at=now):
+        at, by = 0.0, ""
     one, other = Version(_of(slot, mine.value), mine.at, mine.by), Version(_of(slot, holds), at, by)
     merged = merge(_of(slot, base), one, other, {slot: rule})
     value = merged.value.get(slot, MISSING)

@@ -179,12 +179,13 @@ class Changes(Generic[State]):
 
         def merged(there: Snapshot, raw: Raw, schema: int) -> Rewritten | None:
             nonlocal found
-            made = slots.merge_slot(there, self._shared.states, (raw, schema), slot, base, mine, rule)
+            now = self._shared.clock()
+            made = slots.merge_slot(there, self._shared.states, (raw, schema), slot, base, mine, rule, now=now)
             found = made.losses
             if made.raw is None:
                 return None
             notes = [
-                saves.note_loss(key, saves.SLOT, loss, at=self._shared.clock(), id=f"{saves.NOTE}{name}.{n}", slot=slot)
+                saves.note_loss(key, saves.SLOT, loss, at=now, id=f"{saves.NOTE}{name}.{n}", slot=slot)
                 for n, loss in enumerate(made.losses)
             ]
             return Rewritten(made.raw, self._shared.states.schema, made.stamps, notes)

@@ -15,7 +15,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..conversation.backoff import AHEAD_S
 from ..durations import in_words
+from ..errors import Corrupt, Unsupported
 from ..storage.records import Records
 from ..storage.store import Store
 from ..storage.tokens import fresh_token
@@ -23,9 +25,6 @@ from ..storage.tokens import fresh_token
 log = logging.getLogger("chatkeep")
 
 NAME = "clock"
-AHEAD_S = 3600.0
-"""A clock may be so much ahead of the mark at once."""
-
 PROBATION_S = 3600.0
 """A clock that was further ahead for so long is believed: the store was not used for a while, and nobody says otherwise."""
 
@@ -65,6 +64,7 @@ class HighWater:
         self._look_at = self._last_at + LOOK_S
         self._last = self._clock()
         self._doubted_at = 0.0
+        self._unread = False
 
     async def keep(self) -> None:
         """Look at the mark first of all, and move it on when it is time to."""
@@ -90,7 +90,7 @@ class HighWater:
 
     async def _look(self, now: float, at: float) -> None:
         self._look_at = at + LOOK_S
-        mark = await self._marks.get(NAME) or Mark(await self._last_use(now))
+        mark = await self._read(now)
         alone = mark == self._mark or self._mark is None or mark.by == self._me
         if mark != self._mark:
             self._seen_at = at if self._mark is not None else self._seen_at
@@ -104,12 +104,37 @@ class HighWater:
             log.warning("The clock of this host is believed: it has said for an hour what it says.")
         self._doubted_at = 0.0
         if now > mark.at + STEP_S or not mark.by:
-            mine = Mark(now, self._me)
-            self._mark = await self._marks.change(NAME, lambda held: mine if held is None or held.at < now else None)
+            self._mark = await self._write(Mark(now, self._me))
             self._seen_at = at
+
+    async def _read(self, now: float) -> Mark:
+        """Return the mark; where it cannot be read, the one that is known, or one by which nothing is over."""
+        try:
+            return await self._marks.get(NAME) or Mark(await self._last_use(now))
+        except (Corrupt, Unsupported) as fault:
+            if not self._unread:
+                log.error(
+                    "The time on which processes agree is not known, so nothing is ended for up to an hour: %s", fault
+                )
+            self._unread = True
+            return self._mark or Mark()
+
+    async def _write(self, mine: Mark) -> Mark | None:
+        try:
+            found = await self._marks.change(NAME, lambda held: mine if held is None or held.at < mine.at else None)
+        except Unsupported:  # a newer version's, which moves it on
+            return mine
+        except Corrupt:
+            await self._marks.erase(NAME)
+            found = await self._marks.change(NAME, lambda held: held or mine)
+            log.warning("The time on which processes agree is known again.")
+        self._unread = False
+        return found
 
     def _doubt(self, ahead_s: float, at: float, *, alone: bool) -> None:
         self._doubted_at = at
+        if self._unread:  # which was told
+            return
         log.log(
             logging.INFO if alone else logging.ERROR,
             "The clock of this host is %s ahead of %s. Until it has been so for an hour nothing is ended that would be over only by "

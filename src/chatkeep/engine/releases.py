@@ -12,13 +12,16 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ..conversation.keys import RESERVED
 from ..conversation.releases import Plan
+from ..drivers.base import Key
 from ..errors import StoreError
 from ..settings import Settings
 from ..storage.records import Records
 from ..storage.store import Store
 
 NAME = "versions"
+VERSIONS = Key(f"{RESERVED}chatkeep", NAME)
 SAY_S = 3.0
 """So often a version says that it is there."""
 

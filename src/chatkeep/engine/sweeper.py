@@ -14,6 +14,7 @@ from typing import Any
 
 from ..conversation.codec import record_of
 from ..conversation.snapshots import Snapshot
+from ..drivers.base import Key
 from ..durations import seconds
 from ..errors import Corrupt, Misconfigured, StoreError, Unavailable, Unsupported
 from ..storage.leftovers import Leftovers
@@ -22,7 +23,7 @@ from .housekeeper import Housekeeper
 from .indexer import Indexer
 from .journal import Journal
 from .pauses import PAUSES, Pauses
-from .releases import Releases
+from .releases import VERSIONS, Releases
 from .shared import Shared
 from .statistics import Tended
 from .work_loop import LOOK_LONGEST_S as LOOK_S
@@ -222,12 +223,22 @@ class Sweeper:
         if self._journal is not None:
             await self._journal.hand_over()
         self._backlog.look_again()
-        await self.versions.look()
-        await self.look_at_pauses()
+        await self._look_at(VERSIONS, self.versions.look)
+        await self._look_at(PAUSES, self.look_at_pauses)
         if self._ends:
             await self._backlog.high_water.keep()
         if not self._workers.answers() and self._ends:
             await self._sweep_for_others()
+
+    async def _look_at(self, record: Key, look: Callable[[], Awaitable[None]]) -> None:
+        """Look at what others have said; where that cannot be read, the work does not wait for it."""
+        try:
+            await look()
+        except (Corrupt, Unsupported) as fault:
+            if self._shared.unreadable.add(record, "", str(fault)):
+                log.error("What other instances have said cannot be read, so what was known of it goes on: %s", fault)
+        else:
+            self._shared.unreadable.discard(record)
 
     async def _sweep_for_others(self) -> None:
         """End what is over, where there is no handler here; what is unread is left to those who have one."""

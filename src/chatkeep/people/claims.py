@@ -19,6 +19,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
 from ..storage.audit import Act, AuditLog
+from ..storage.holds import Holds
 from ..storage.reader import PAGE
 from ..storage.records import CLAIMS, Records
 from ..storage.store import Store
@@ -52,6 +53,7 @@ class Claims:
         self._tenant = tenant
         self._clock = clock
         self._records = Records(store, CLAIMS + tenant, Claim, clock=clock)
+        self._holds = Holds(store, tenant, clock=clock)
 
     async def find_user(self, subject: str) -> str:
         """Return the user that *subject* stands for: itself, unless it was claimed."""
@@ -95,10 +97,18 @@ class Claims:
         """
         Make what is *subject*'s *user*'s, in one act; and return the user that both are from now on.
 
-        Twice is fine, also of what another account of the same person has claimed. Raises `OtherOwner` when *subject* was claimed for
-        somebody else, and `UsageError` when *user* itself was moved to *subject* before.
+        Twice is fine, also of what another account of the same person has claimed. Where *user* is on legal hold, *subject* is then.
+        Raises `OtherOwner` when *subject* was claimed for somebody else, and `UsageError` when *user* itself was moved to *subject* before.
         """
         user, subject, by = check_user(user), check_user(subject), check_user(by or user)
+        person = await self._claim(user, subject, by)
+        # (After the claim: who puts a hold meanwhile looks at the names once more.)
+        if (held := await self._holds.find_of_owner(user)) is not None:
+            for name in await self.find_owners(subject):
+                await self._holds.put(owner=name, reason=held.reason)
+        return person
+
+    async def _claim(self, user: str, subject: str, by: str) -> str:
         if user == subject:
             raise UsageError(f"{user!r:.60} cannot claim itself; nothing was changed.")
         person, held = await self.find_user(user), await self._records.get(subject)
@@ -144,10 +154,13 @@ class Claims:
         await self._move(key, "", owner)
 
     async def settle(self, owners: dict[str, Claim | None]) -> None:
-        """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found."""
+        """Give some conversations of old claims their new owner; also what was written by a guest's other page meanwhile is found. Those
+        of an owner on hold keep theirs, by which the hold finds them."""
         left = MOVED_AT_ONCE
         for subject, claim in owners.items():
             if claim is None or claim.settled or not claim.at or claim.at + UNDO_S > self._clock():
+                continue
+            if await self._holds.find_of_owner(subject) is not None:
                 continue
             rows = await self._store.rows("owner", tenant=self._tenant, owner=subject, limit=min(left + 1, PAGE))
             for row in rows[:left]:

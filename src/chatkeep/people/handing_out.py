@@ -89,7 +89,7 @@ async def _write(engine: Engine[Any], archive: ZipFile, snapshot: Snapshot, said
             "title": record.title,
             "changed": _when(row.updated_at),
             "state": None if record.state == NONE else record.state,
-            "reminders": [msgspec.to_builtins(reminder) for reminder in record.reminders],
+            "reminders": [{"name": one.name, "at": _when(one.at), "data": one.data} for one in record.reminders],
         }
         file.write(msgspec.json.encode(head)[:-1] + b',"messages":[')
         async for message in _messages(engine, row.key, row.incarnation, record.dropped, row.head):

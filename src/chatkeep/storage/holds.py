@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..conversation.keys import RESERVED
 from ..drivers.base import Key, Row, mark_of, row_at
-from ..errors import BadKey, OnHold
+from ..errors import BadKey, Corrupt, OnHold, Unsupported
 from .records import Records
 from .store import Store
 
@@ -64,6 +64,13 @@ class Holds:
         """Yield the holds there are, with UNREADABLE for each that cannot be read."""
         async for _, held in self._records.owned_records(LISTED, unreadable=lambda: UNREADABLE):
             yield held
+
+    async def find_of_owner(self, owner: str) -> Hold | None:
+        """Return the hold that all that is *owner*'s is under; UNREADABLE where nobody can tell."""
+        try:
+            return await self._records.get(_name(Hold(owner=owner)))
+        except (Corrupt, Unsupported):
+            return UNREADABLE
 
     async def find(self, row: Row) -> Hold | None:
         """Return a hold that the conversation in *row* is under: its own, or its owner's."""
