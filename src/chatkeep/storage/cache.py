@@ -112,7 +112,7 @@ class Cache:
         return held.snapshot
 
     def peek(self, key: Key) -> Snapshot | None:
-        """As `get`, without counting or keeping it alive."""
+        """Return what `get` does, without counting or keeping it alive."""
         held = self._held.get(key)
         return None if held is None else held.snapshot
 
@@ -156,7 +156,7 @@ class Cache:
             self.statistics.entries = len(self._held)
 
     def last_place(self, key: Key) -> Place | None:
-        """How far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
+        """Return how far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
         held = self._held.get(key)
         return self._aside.get(key) if held is None else place_of(held.snapshot)
 

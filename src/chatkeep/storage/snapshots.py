@@ -87,8 +87,8 @@ class Snapshots:
         return self.keep(await self._complete(snapshot, again=again))
 
     async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
-        """As `load`, for a turn that needs so many of the last entries as *needed* tells of what was read: of a conversation that has been
-        silent for long that is its row, and hardly any. It is held without what came before these."""
+        """Load as `load` does, for a turn that needs so many of the last entries as *needed* tells of what was read: of a conversation that
+        has been silent for long that is its row, and hardly any. It is held without what came before these."""
         size, known = self.window.size, self._cache.last_place(key)
         tail = self._reach.tail(size)
         found = await self._reader.read(key, tail=tail)
@@ -108,11 +108,11 @@ class Snapshots:
         return self.keep(snapshot if tail < size else await self._complete(snapshot))
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
-        """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
+        """Load as `load` does, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
         return await self.load(key, again=again) or blank(key, owner)
 
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
-        """*snapshot* with a page of the messages before its first one."""
+        """Return *snapshot* with a page of the messages before its first one."""
         row, start = snapshot.row, snapshot.messages[0].number
         after = max(start - 1 - PAGE, snapshot.record.dropped)
         found = await self._reader.page(row.key, row.incarnation, after=after, before=start, limit=PAGE)

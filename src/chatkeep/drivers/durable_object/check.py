@@ -15,7 +15,7 @@ TRIPS = 5
 
 
 def foreign(told: Any) -> str:
-    """Why a store that says *told* of itself is not for this code; '' when it is."""
+    """Tell why a store that says *told* of itself is not for this code; '' when it is."""
     if told.get("format") != FORMAT:
         return (
             f"it was made by another chatkeep (format {told.get('format')!r}, this code knows {FORMAT}). Deploy that version, or "
@@ -25,7 +25,7 @@ def foreign(told: Any) -> str:
 
 
 async def examined(worker: Transport) -> list[Finding]:
-    """Everything that can be found out without changing anything. Raises `Unavailable`."""
+    """Return everything that can be found out without changing anything. Raises `Unavailable`."""
     trips, skews = [], []
     told: Any = {}
     for _ in range(TRIPS):
