@@ -279,7 +279,8 @@ class Shape(Generic[State]):
             raise Unfit(describe_fault(fault)) from fault
 
     def json_of(self, state: State) -> Any:
-        """Return *state* as plain JSON, as `decode` takes it, for people to see and change: also what is not stored, as it has its default."""
+        """Return *state* as plain JSON, as `decode` takes it, for people to see and change: also what is not stored, as it has its
+        default."""
         if not self.plain:
             _fill(state)
         shown = _decode(self.write(state))
@@ -465,7 +466,7 @@ def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
 
 
 def unknown(sent: Any, state: Any, shown: Any, path: str = "") -> str:
-    """Return which member of the plain JSON *sent* has no place in the *state* that was made of it, which is *shown* as JSON; "" if none."""
+    """Tell which member of the plain JSON *sent* has no place in the *state* that was made of it, which is *shown* as JSON; "" if none."""
     names = members_of(type(state))
     if names is None:
         if isinstance(sent, list) and isinstance(state, list | tuple) and len(sent) == len(state):

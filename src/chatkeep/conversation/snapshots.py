@@ -78,13 +78,13 @@ def place_of(snapshot: Snapshot) -> Place:
 
 
 def lacks_changes(known: Place, record: Record) -> bool:
-    """Tell whether *record* counts fewer changes than were seen, though the log may be as long: the store was set back. (The first releases
-    count none, and what they write has lost the count.)"""
+    """Tell whether *record* counts fewer changes than were seen, though the log may be as long: the store was rolled back. (The first
+    releases count none, and what they write has lost the count.)"""
     return 0 < record.edits < known.edits
 
 
 def is_other_log(known: Place, messages: Sequence[Message]) -> bool:
-    """Tell whether these last *messages* of a log have another entry where it went as far as *known*: the store was set back, and
+    """Tell whether these last *messages* of a log have another entry where it went as far as *known*: the store was rolled back, and
     somebody has gone on from there."""
     return any(
         known.at and message.number == known.head and not message.redacted and message.created_at != known.at

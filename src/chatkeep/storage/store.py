@@ -92,7 +92,7 @@ class Store(Reader):
     @property
     def rolled_back(self) -> int:
         """How often it was found to hold less than it has answered before."""
-        return self._snapshots.set_back.found
+        return self._snapshots.rollbacks.found
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -137,7 +137,8 @@ class Store(Reader):
         return await self._snapshots.load(key, again=again)
 
     async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
-        """Load as `load` does, for a turn: with as many of the last messages as are *needed* for it, and perhaps without what came before."""
+        """Load as `load` does, for a turn: with as many of the last messages as are *needed* for it, and perhaps without what came
+        before."""
         return await self._snapshots.load_to_answer(key, needed)
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
@@ -241,7 +242,8 @@ class Store(Reader):
     async def append_into(
         self, only: Condition, draft: Draft, *, at: float, due_at: float | None
     ) -> tuple[Snapshot, int, bool]:
-        """Add as `append` does, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not hold."""
+        """Add as `append` does, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not
+        hold."""
         assert only.seen is not None
         there, key = only.seen, only.seen.row.key
 
