@@ -8,6 +8,8 @@ import pytest
 
 from chatkeep.client.addresses import conversation_at, given, with_query
 
+pytestmark = pytest.mark.rules
+
 
 @pytest.mark.parametrize(
     ("id", "expected"),

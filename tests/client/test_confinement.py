@@ -10,6 +10,8 @@ import pytest
 from chatkeep.client.confinement import Confinement
 from chatkeep.errors import NotOpen, UsageError
 
+pytestmark = pytest.mark.rules
+
 
 async def begun() -> Confinement:
     """One that was opened in the running loop."""

@@ -9,6 +9,8 @@ import pytest
 from chatkeep import BadMessage, Misconfigured, Uncertain
 from chatkeep.client.link import LONGEST_PAUSE_S, Answer, Link, _seconds, address_of, decoded, encode, pause
 
+pytestmark = pytest.mark.rules
+
 
 @pytest.mark.parametrize(
     ("url", "expected"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from chatkeep.client.statistics import Statistics
+
+pytestmark = pytest.mark.rules
 
 
 def test_attempts_add_up_and_the_slowest_stays() -> None:
