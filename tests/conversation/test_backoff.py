@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from tenacity import RetryCallState, wait_exponential
 
-from chatkeep.conversation.backoff import backoff
+from chatkeep.conversation.backoff import backoff, believed
 
 
 def test_it_grows_as_the_usual_exponential_backoff_does() -> None:
@@ -23,3 +23,8 @@ def test_it_grows_as_the_usual_exponential_backoff_does() -> None:
 def test_jitter_comes_on_top_of_the_longest_pause_too() -> None:
     """What failed together is spread also when its pauses have stopped growing."""
     assert 5.5 == backoff(100, first_s=1.0, longest_s=5.0, jitter_s=0.5)
+
+
+def test_a_time_that_no_pause_reaches_is_not_believed() -> None:
+    """It was said by a clock that was ahead: then the time is now. What is over, or just as far as the longest pause, is believed."""
+    assert [90.0, 160.0, 100.0] == [believed(time, 60.0, at=100.0) for time in (90.0, 160.0, 160.5)]
