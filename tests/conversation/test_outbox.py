@@ -206,6 +206,7 @@ def test_deaths_of_sendings_are_none_of_handlers() -> None:
         assert not leases.is_suspect(sending, died=False)
         sending = after(sending, outbox.begin_sending(sending, 2, POLICY, **GONE))
 
+    assert outbox.is_suspect(sending, 2, died=False) is True
     assert 0 == sending.record.deaths
     assert f"its process died {POLICY.max_begun} times while it was sent" == outbox.describe_deaths(sending, POLICY)
 
@@ -383,3 +384,32 @@ def test_nothing_to_send_up_to_an_end_is_noted_while_that_is_the_end() -> None:
     gone = outbox.note_nothing_to_send(outgoing(upto=1, again=(7, 8)), 2, POLICY, at=1010.0)
 
     assert OutboxState(upto=1, again=(8,)) == delivery_in(gone)
+
+
+def test_a_sending_that_may_have_been_seen_twice_is_noted_so() -> None:
+    delivered = Sent(status="delivered")
+
+    assert [True, None] == [
+        told_in(noted(outgoing(upto=1), delivered, doubtful=doubtful)).get("doubtful") for doubtful in (True, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "token", "cursor", "again"),
+    [
+        (None, "of the dead", 3, ()),
+        ("of the dead", "of the dead", 2, ()),
+        ("of the dead", "of the dead", 3, (1,)),
+        ("of the dead", "t", 3, ()),
+    ],
+    ids=["done", "unread", "more to send", "another's"],
+)
+def test_the_lease_is_given_back_when_there_is_no_more_to_do(
+    expected: str | None, token: str, cursor: int, again: tuple[int, ...]
+) -> None:
+    before = outgoing(upto=1, again=again)
+    before = structs.replace(before, record=structs.replace(before.record, cursor=cursor))
+    act = noted(before, Sent(status="delivered"), token=token)
+    assert act is not None
+
+    assert expected == act.lease
