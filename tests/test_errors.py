@@ -7,6 +7,8 @@ import re
 from typing import NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatkeep import errors
 from chatkeep.errors import REASON_LONGEST, ChatkeepError, describe_fault, log_fault, presentable
@@ -134,3 +136,12 @@ def test_the_tree_that_is_drawn_is_that_of_the_classes() -> None:
     }
 
     assert tree == drawn()
+
+
+@given(st.text())
+def test_every_reason_can_be_stored(text: str) -> None:
+    """Whatever an exception says."""
+    said = describe_fault(ValueError(text))
+
+    assert len(said) <= 500
+    assert "\0" not in said.encode().decode()
