@@ -42,9 +42,7 @@ async def examined(worker: Transport) -> list[Finding]:
         Finding("ok", "round trip", f"{statistics.median(trips) * 1000:.2f} ms, the median of {TRIPS}"),
     ]
     if abs(skew) > SKEW_S:
-        said = (
-            f"its clock is {skew:+.1f} s off from this host's: set one of them right; from 300 s on it lets nobody in"
-        )
+        said = f"its clock is {skew:+.1f} s off from this host's: set one of them right; from 300 s on it refuses every request"
         found.append(Finding("warn", "clock", said))
     else:
         found.append(Finding("ok", "clock", f"{skew * 1000:+.1f} ms off from this host's"))
