@@ -43,8 +43,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     listed proxy says so too. protocols: those of other clients that are spoken beside the server's own API: see
     `chatkeep.server.protocols`. operator_header: the header in which a listed proxy names the account of the operators' desk that it
     has authenticated, such as "X-Forwarded-User"; it must take that header out of what others send. oidc_issuer, oidc_client_id,
-    oidc_client_secret: the OpenID provider through which people sign in at the desk, and what it knows the desk by. oidc_name: the claim that names the
-    account. oidc_role: the claim that tells the role, such as "groups" or "realm_access.roles", and oidc_roles: which value gives which,
+    oidc_client_secret: the OpenID provider through which people sign in at the desk, and what it knows the desk by.
+    oidc_name: the claim that names the account. oidc_role: the claim that tells the role, such as "groups" or "realm_access.roles", and
+    oidc_roles: which value gives which,
     as "desk-admins=admin"; without them the account must be there. oidc_tenants: what accounts see that are made so. oidc_label: what
     the button says. desk_idle, desk_longest: when a person who is signed in at the desk is signed out: after doing nothing for so long,
     and at the latest.
