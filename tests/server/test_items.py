@@ -174,3 +174,26 @@ def test_words_are_shown_with_some_around_them() -> None:
 def test_case_does_not_matter() -> None:
     assert is_in("STRASSE", "", "die Straße")
     assert not is_in("a", "", "b")
+
+
+@pytest.mark.parametrize(
+    ("expected", "delivery", "status"),
+    [
+        ((1, "131047"), OutboxState(upto=3), "failed"),
+        ((1, "131047"), OutboxState(upto=3), "uncertain"),
+        ((0, ""), OutboxState(upto=3), "delivered"),
+        ((1, "busy"), OutboxState(upto=1, tries=2, half=2, reason="busy"), ""),
+        ((0, ""), OutboxState(upto=1), ""),
+        ((0, ""), None, "failed"),
+    ],
+)
+def test_a_reply_that_did_not_go_out_is_counted(
+    expected: tuple[int, str], delivery: OutboxState | None, status: str
+) -> None:
+    """One that waits only once an attempt has failed; where nothing goes out, none."""
+    tail = [message(1, channel="whatsapp"), message(2, "assistant", "hello", reply_to=1, reply_from=1)]
+    if status:
+        tail.append(note(3, "delivery", about=2, status=status, reason="131047" if status != "delivered" else ""))
+    item = item_from(ROW, Record(cursor=2, delivery=delivery), [], tail)
+
+    assert expected == (item.undelivered, item.reason)
