@@ -13,7 +13,10 @@ WORKERS := -n 4
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # What is repeated as often as CHATKEEP_SOAK says.
 SOAKED := acceptance/test_rows_b.py acceptance/test_rows_e.py acceptance/test_two_processes.py drivers/test_machine.py server/test_openapi.py
-QUICK := $(addprefix tests/,channels conversation drivers engine storage testing test_docstrings.py test_invariants.py)
+# Of the folders whose tests start servers, the files that say they need none.
+RULES = $(shell grep -lr "^pytestmark = pytest.mark.rules" tests)
+ALONE := bounded docstrings durations errors frames invariants kinds loading model offload secrecy
+QUICK = $(addprefix tests/,auth channels conversation cookie drivers engine storage testing) $(ALONE:%=tests/test_%.py) $(RULES)
 OLD := import sys; sys.exit(sys.version_info < (3, 11) and "chatkeep needs Python 3.11 or newer; try make PYTHON=python3.12")
 
 # Without -m the second time: of a test that is collected alone, tests/conftest.py takes the one variant for the first.

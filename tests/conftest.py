@@ -159,7 +159,8 @@ SAMPLED = {"acceptance", "cli", "demos", "faults", "web"}
 marked `each` is tried on all of them in both."""
 
 CROSSING = {"acceptance", "cli", "client", "demos", "faults", "server", "web"}
-"""Folders that `make quick` leaves out, whose tests start servers wherever they want, be it with `request.getfixturevalue`."""
+"""Folders whose tests start servers wherever they want, be it with `request.getfixturevalue`. Of these `make quick` runs what is marked
+`rules`, and no more."""
 
 
 FIRST = {"acceptance", "cli", "faults", "web"}
@@ -177,7 +178,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sampled: set[str] = set()
     for item in items:
         folder, uses = folder_of(item.path), set(getattr(item, "fixturenames", ()))
-        if {folder, *uses, *kinds(item)} & (SERVED | CROSSING):
+        crossing = set() if item.get_closest_marker("rules") else CROSSING
+        if {folder, *uses, *kinds(item)} & (SERVED | crossing):
             item.add_marker("server")
         if folder in AROUND and kinds(item) & ((DEAR | {*USUAL}) - {usual_kind(item, on[test_of(item)])}):
             item.add_marker("long")

@@ -350,6 +350,28 @@ def test_everything_public_has_a_docstring() -> None:
     assert [] == bare
 
 
+NO_VERBS = re.compile(
+    r"[*a-z0-9]|(?:As|When|Where|Which|How|Why|What|Whether|Until|After|From|Under|The|An?|Its?|No|All|Something) "
+)
+"""How the first line of a function's docstring begins that leaves open what the function does: its argument, a clause, a noun."""
+
+
+def test_what_a_function_does_is_said_first() -> None:
+    """In the imperative; what is told of a property, of a command, or of a clause of a contract, is a fact."""
+    found = []
+    for name, path in modules().items():
+        for node in ast.walk(running(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or package(name) in ("demos", "testing"):
+                continue
+            fact = any("property" in ast.unparse(one) or "command" in ast.unparse(one) for one in node.decorator_list)
+            if not fact and NO_VERBS.match(ast.get_docstring(node) or "Do it"):
+                found.append(f"{name}.{node.name}")
+
+    assert [] == found
+    assert NO_VERBS.match("*value* as JSON")
+    assert not NO_VERBS.match("Answer whether it is")
+
+
 def attributes(kind: ast.ClassDef) -> set[str]:
     """What the `__init__` of a class puts on `self`."""
     init = next((node for node in kind.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
@@ -697,7 +719,8 @@ SLEEPS = {
     "engine/test_corners.py": 2,
     "engine/test_engine.py": 2,
     "engine/test_judging.py": 5,
-    "engine/test_runner.py": 7,
+    "engine/test_places.py": 3,
+    "engine/test_runner.py": 4,
     "engine/test_sender.py": 1,
     "faults/test_instances.py": 2,
     "faults/test_shared_file.py": 1,

@@ -133,7 +133,7 @@ class Core(Generic[State]):
         return f"conversations wait that this version cannot read ({count})" if count else ""
 
     def records(self, space: str, kind: type[Record]) -> Records[Record]:
-        """Small records of chatkeep's own in this store, beside the conversations: see `Records`."""
+        """Return the records of this *kind* that chatkeep keeps in this store beside the conversations: see `Records`."""
         return Records(self._engine.store, space, kind, clock=self._engine.shared.clock)
 
     def hear_of_records(self, space: str, hear: Callable[[str], None]) -> None:

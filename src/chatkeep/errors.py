@@ -2,7 +2,8 @@
 
     ChatkeepError
       UsageError        yours to fix; nothing was touched
-        BadKey  BadMessage (KeyReused)  TooLarge  OtherOwner  OnHold  Unsupported  NotOpen  Misconfigured (MissingExtra)
+        BadKey  BadMessage (KeyReused)  TooLarge  OtherOwner  OnHold  NotWaiting  ChangedSince  Unsupported  NotOpen
+        Misconfigured (MissingExtra)
       StoreError
         Conflict        someone else wrote first: reload and decide
         Duplicate       an entry with this id is in the log already

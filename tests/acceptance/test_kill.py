@@ -37,7 +37,7 @@ def test_I1_to_I5_nothing_is_lost_doubled_or_reordered_under_kill_9(tmp_path: Pa
     assert 0 == ended.returncode, ended.stdout + ended.stderr[-5000:]
     acked, unacked = map(int, re.findall(r"(\d+) acked, (\d+) unacked", ended.stdout)[0])
     assert acked > kills
-    assert "set back" not in ended.stderr
+    assert "rolled back" not in ended.stderr
     # None at all among many would mean that no kill has hit the moment between a commit and its answer.
     assert unacked > 0 or kills <= 15
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from tenacity import RetryCallState, wait_exponential
 
-from chatkeep.conversation.backoff import AHEAD_S, backoff, is_ahead, latest
+from chatkeep.conversation.backoff import AHEAD_S, backoff, believed, is_ahead, latest
 
 
 def test_it_grows_as_the_usual_exponential_backoff_does() -> None:
@@ -45,3 +45,8 @@ def test_what_a_clock_ahead_has_written_counts_no_more(known: float, new: float,
 def test_an_hour_is_no_clock_ahead() -> None:
     """More is."""
     assert [False, False, True] == [is_ahead(time, at=100.0) for time in (90.0, 100.0 + AHEAD_S, 101.0 + AHEAD_S)]
+
+
+def test_a_time_that_no_pause_reaches_is_not_believed() -> None:
+    """It was said by a clock that was ahead: then the time is now. What is over, or just as far as the longest pause, is believed."""
+    assert [90.0, 160.0, 100.0] == [believed(time, 60.0, at=100.0) for time in (90.0, 160.0, 160.5)]

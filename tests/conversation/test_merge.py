@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatkeep import Misconfigured
 from chatkeep.conversation.merge import (
     MISSING,
     Loss,
@@ -15,6 +16,7 @@ from chatkeep.conversation.merge import (
     Overlap,
     Version,
     changed_members,
+    check_rules,
     merge,
     merge_apart,
     plain,
@@ -251,3 +253,13 @@ def test_no_change_of_either_side_is_lost(base: Any, one: Any, other: Any) -> No
         return
     assert kept(base, one, result)
     assert kept(base, other, result)
+
+
+def test_a_rule_is_one_of_four_or_a_function() -> None:
+    rules: dict[str, Any] = {"a": "later", "b": "union", "c": "sum", "d": "max", "e": lambda base, one, other: one}
+
+    assert rules is check_rules(rules)
+    with pytest.raises(
+        Misconfigured, match=r"^merge_rules\['cart'\] is 'longest': a rule is later, union, sum, max, or"
+    ):
+        check_rules({"cart": "longest"})  # type: ignore[dict-item]

@@ -206,6 +206,7 @@ def test_deaths_of_sendings_are_none_of_handlers() -> None:
         assert not leases.is_suspect(sending, died=False)
         sending = after(sending, outbox.begin_sending(sending, 2, POLICY, **GONE))
 
+    assert outbox.is_suspect(sending, 2, died=False) is True
     assert 0 == sending.record.deaths
     assert f"its process died {POLICY.max_begun} times while it was sent" == outbox.describe_deaths(sending, POLICY)
 
@@ -235,3 +236,180 @@ def test_a_reply_that_a_turn_sends_at_once_begins_without_the_deaths_of_one_that
 
     assert (4, 0) == (answered.record.delivery and answered.record.delivery.sending, answered.record.sending_deaths)
     assert not outbox.is_suspect(answered, 4, died=True)
+
+
+HOUR, DAY = 3600.0, outbox.GIVE_UP_S
+
+
+def noted(before: Snapshot, sent: Sent, number: int = 2, **told: Any) -> Commit | None:
+    """What is written of a sending that ends at 1010."""
+    how: dict[str, Any] = {"at": 1010.0, "since": 1002.0, "retry_at": 1012.0, "doubtful": False, "token": "t"}
+    return outbox.note_delivery(before, number, sent, POLICY, **(how | told))
+
+
+def delivery_in(act: Commit | None) -> OutboxState:
+    """How far the sending is when *act* is written."""
+    assert act is not None
+    assert act.record.delivery is not None
+    return act.record.delivery
+
+
+def told_in(act: Commit | None) -> dict[str, Any]:
+    """What the note of *act* says; nothing where it has none."""
+    assert act is not None
+    return act.drafts[0].metadata if act.drafts else {}
+
+
+def outgoing(**delivery: Any) -> Snapshot:
+    """As `waiting`, with a sending that stands like this."""
+    before = waiting()
+    return structs.replace(before, record=structs.replace(before.record, delivery=OutboxState(**delivery)))
+
+
+def test_what_is_done_of_a_reply_counts_for_that_reply() -> None:
+    """Of another one nothing is done, and its ids are another's."""
+    half = OutboxState(upto=1, half=2, parts=3, done=("a",))
+
+    assert [3, 0] == [outbox.parts_done(half, number) for number in (2, 3)]
+    more = Sent(status="delivered", ids=("b",))
+    assert ["a", "b"] == told_in(noted(outgoing(upto=1, half=2, done=("a",)), more))["ids"]
+    assert ["b"] == told_in(noted(outgoing(upto=1, half=4, done=("a",)), more))["ids"]
+
+
+def test_a_key_is_of_another_incarnation_only_if_it_is_a_replys() -> None:
+    expected = [False, True, False, False, False]
+    keys = ["b.2@ada", "gone.2@ada", "gone.2", "gone.x@ada", "wamid.4"]
+
+    assert expected == [outbox.is_of_another(key, "b") for key in keys]
+
+
+def test_what_is_to_be_sent_again_goes_first() -> None:
+    """By its number alone where it is not at hand."""
+    assert 1 == getattr(outbox.next_reply(outgoing(upto=1, again=(1, 2))), "number", None)
+    assert 9 == outbox.next_reply(outgoing(upto=1, again=(9,)))
+    assert 2 == getattr(outbox.next_reply(outgoing(upto=1)), "number", None)
+    assert None is outbox.next_reply(outgoing(upto=2))
+
+
+@pytest.mark.parametrize(
+    ("expected", "after_s", "tries", "counts"),
+    [
+        (1012.0, None, 0, True),
+        (1010.5, 0.5, 0, True),
+        (1012.0, 0.5, 1, True),
+        (1010.5, 0.5, 1, False),
+        (1011.0, outbox.AT_ONCE_S, 1, True),
+        (1040.0, 30.0, 5, True),
+        (1010.0 + HOUR, 2 * HOUR, 0, True),
+        (1010.0, -5.0, 0, True),
+        (1012.0, float("nan"), 0, True),
+    ],
+)
+def test_a_platform_may_say_when_to_try_again(expected: float, after_s: float | None, tries: int, counts: bool) -> None:
+    """For an hour at most; at once it is tried once, unless the failure counts for nothing."""
+    act = noted(outgoing(upto=1, tries=tries), Sent(status="retry", after=after_s, counts=counts))
+    found = delivery_in(act)
+
+    assert (expected, tries + counts, 2, 0) == (found.at, found.tries, found.half, found.sending)
+
+
+@pytest.mark.parametrize(
+    ("expected", "status", "tries", "age"),
+    [
+        ("failed", "retry", outbox.TRIES - 1, DAY),
+        (None, "retry", outbox.TRIES - 2, DAY),
+        (None, "retry", outbox.TRIES - 1, DAY - 1),
+        ("uncertain", "uncertain", outbox.TRIES - 1, DAY),
+    ],
+)
+def test_a_reply_is_given_up_after_a_day_and_many_attempts(
+    expected: str | None, status: Any, tries: int, age: float
+) -> None:
+    """And not before both; with the reason of the last one."""
+    act = noted(outgoing(upto=1, tries=tries), Sent(status=status, reason="busy"), at=1010.0, since=1010.0 - age)
+    metadata = told_in(act)
+
+    assert expected == metadata.get("status")
+    if expected == "failed":
+        assert f"given up after {outbox.TRIES} attempts: busy" == metadata["reason"]
+
+
+def test_who_comes_late_changes_nothing_of_what_others_have_done() -> None:
+    """The note stays true: it was sent. What would be tried again was sent by others."""
+    late = outgoing(upto=2, at=5.0)
+
+    assert None is noted(late, Sent(status="retry"))
+    assert OutboxState(upto=4, at=5.0) == delivery_in(noted(late, Sent(status="delivered")))
+
+
+def test_what_was_sent_again_is_off_the_list_and_the_rest_stays() -> None:
+    """Where sending stands is not moved back by it, and goes on over what no channel sends."""
+    assert OutboxState(upto=3, again=(1,)) == delivery_in(
+        noted(outgoing(upto=3, again=(2, 1)), Sent(status="delivered"))
+    )
+    assert OutboxState(upto=4) == delivery_in(noted(outgoing(upto=1, tries=4), Sent(status="delivered")))
+
+
+@pytest.mark.parametrize(
+    ("expected", "token"), [((None, None), "of the dead"), (("of the dead", 0.0), "t")], ids=["its own", "another's"]
+)
+def test_a_retry_gives_back_its_own_lease_and_no_other(expected: Any, token: str) -> None:
+    act = noted(outgoing(upto=1), Sent(status="retry"), token=token)
+    assert act is not None
+
+    assert expected[0] == act.lease
+
+
+def test_a_reply_that_is_out_goes_behind_those_that_are_sent_again() -> None:
+    """Once, however often it is asked for; one that waits is tried at once."""
+
+    def asked(before: Snapshot, number: int) -> OutboxState:
+        return delivery_in(outbox.resend_reply(before, number, "n1", POLICY, at=1010.0))
+
+    assert OutboxState(upto=2, again=(1, 2)) == asked(outgoing(upto=2, again=(1,), at=99.0, tries=3), 2)
+    assert OutboxState(upto=2, again=(2, 1)) == asked(outgoing(upto=2, again=(1, 2)), 1)
+    assert OutboxState(upto=1) == asked(outgoing(upto=1, at=99.0, tries=3), 2)
+
+
+def test_what_a_platform_tells_can_be_kept() -> None:
+    """Whatever it is, and cut."""
+    act = noted(outgoing(upto=1), Sent(status="failed", reason="a\0b\ud800" + "x" * 999))
+
+    assert "a\ufffdb?" + "x" * 496 == told_in(act)["reason"]
+
+
+def test_nothing_to_send_up_to_an_end_is_noted_while_that_is_the_end() -> None:
+    assert None is outbox.note_nothing_to_send(outgoing(upto=1), 2, POLICY, at=1010.0)
+    assert OutboxState(upto=3) == delivery_in(outbox.note_nothing_to_send(outgoing(upto=1), 3, POLICY, at=1010.0))
+    gone = outbox.note_nothing_to_send(outgoing(upto=1, again=(7, 8)), 2, POLICY, at=1010.0)
+
+    assert OutboxState(upto=1, again=(8,)) == delivery_in(gone)
+
+
+def test_a_sending_that_may_have_been_seen_twice_is_noted_so() -> None:
+    delivered = Sent(status="delivered")
+
+    assert [True, None] == [
+        told_in(noted(outgoing(upto=1), delivered, doubtful=doubtful)).get("doubtful") for doubtful in (True, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "token", "cursor", "again"),
+    [
+        (None, "of the dead", 3, ()),
+        ("of the dead", "of the dead", 2, ()),
+        ("of the dead", "of the dead", 3, (1,)),
+        ("of the dead", "t", 3, ()),
+    ],
+    ids=["done", "unread", "more to send", "another's"],
+)
+def test_the_lease_is_given_back_when_there_is_no_more_to_do(
+    expected: str | None, token: str, cursor: int, again: tuple[int, ...]
+) -> None:
+    before = outgoing(upto=1, again=again)
+    before = structs.replace(before, record=structs.replace(before.record, cursor=cursor))
+    act = noted(before, Sent(status="delivered"), token=token)
+    assert act is not None
+
+    assert expected == act.lease

@@ -72,3 +72,12 @@ def test_one_that_was_backed_out_takes_nothing_unless_nobody_else_is_there() -> 
     assert may_answer(snapshot(), TWO, structs.replace(backed_out, present=frozenset({"2"})))
     assert may_answer(snapshot(), ONE, Plan(frozenset({"1"}), {"2": 1.0}))
     assert may_answer(snapshot(), Policy(), BOTH)
+
+
+def test_who_has_no_name_or_knows_of_nobody_answers() -> None:
+    """A process without a version, and one that could not look yet who is there."""
+    held = snapshot(version="1")
+
+    assert may_answer(held, Policy(), BOTH)
+    assert may_answer(held, TWO, Plan())
+    assert "" == find_canary(Key("", "ada"), BOTH)

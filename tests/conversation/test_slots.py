@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, Struct, structs
 
-from chatkeep import UsageError
+from chatkeep import BadMessage, UsageError
 from chatkeep.conversation import merge as merging
 from chatkeep.conversation.merge import MISSING, Version, merge
 from chatkeep.conversation.record import Record
@@ -194,3 +194,67 @@ def test_a_slot_is_as_old_as_its_last_merge_unless_somebody_has_written_it_since
     assert [(lost, values[lost])] == [(loss.value, loss.at) for loss in made.losses]
     assert {"name"} == {*made.stamps}
     assert (max(values.values()), mark_of(stands)) == made.stamps["name"][::2]
+
+
+class Order(Struct):
+    """A state whose slots have types."""
+
+    seats: int = 1
+    names: list[str] = []
+
+
+class Listed(Struct, array_like=True):
+    """A state that is stored as a list."""
+
+    seats: int = 1
+
+
+def merged(state: Any, slot: str, base: Any, value: Any, kind: Any = dict, **record: Any) -> Any:
+    """What a change at 50 makes of a state that was last written at 100."""
+    states: StateCodec[Any] = StateCodec(kind, limit=1 << 20)
+    stored = msgspec.Raw(msgspec.json.encode(state)), 1
+    row = Row(key=Key("", "c"), revision="r", incarnation="r", updated_at=100.0)
+    there = Snapshot(row, Record(state=stored[0], **record), ())
+    return merge_slot(there, states, stored, slot, base, Version(value, 50.0, "phone"), "later")
+
+
+@pytest.mark.parametrize("value", [b"x", {1: "one"}, float("nan")], ids=["bytes", "names", "nan"])
+def test_what_is_no_json_is_refused_before_anything_is_merged(value: Any) -> None:
+    for base, mine in ((value, 1), (1, value)):
+        with pytest.raises(BadMessage, match=r"^c: .*state\.cart.* Nothing was changed\.$"):
+            merged({"cart": 1}, "cart", base, mine)
+
+
+def test_a_state_that_is_no_object_has_no_slots() -> None:
+    with pytest.raises(UsageError, match=r"^c: the state is no object, so it has no slots; nothing was changed"):
+        merged([1], "cart", 1, 2, kind=Listed)
+
+
+def test_what_does_not_fit_the_type_of_the_state_is_refused() -> None:
+    with pytest.raises(BadMessage, match=r"^c: the slot 'seats' does not fit \(.*\); nothing was changed"):
+        merged({"seats": 2}, "seats", 2, "many", kind=Order)
+
+
+def test_what_changes_nothing_is_not_written() -> None:
+    """Neither the state nor the stamps of its slots."""
+    stamps = {"cart": (20.0, "desk", mark_of(1)), "other": (1.0, "", 7)}
+    made = merged({"cart": 1}, "cart", 1, 1, stamps=stamps)
+
+    assert (None, stamps, ()) == (made.raw, made.stamps, made.losses)
+
+
+def test_stamps_of_slots_that_are_gone_go_too() -> None:
+    """Those of others stay; a loss is told by its path within the slot."""
+    stamps = {"cart": (20.0, "desk", mark_of({"a": 1})), "gone": (1.0, "", 7), "other": (2.0, "", 8)}
+    made = merged({"cart": {"a": 1}, "other": 0}, "cart", {"a": 0}, {"a": 2}, stamps=stamps)
+
+    assert {"cart": (50.0, "phone", mark_of({"a": 2})), "other": (2.0, "", 8)} == made.stamps
+    assert [(("a",), 1)] == [(loss.path, loss.value) for loss in made.losses]
+
+
+@pytest.mark.parametrize(("expected", "stamps"), [(50.0, {}), (100.0, {"cart": (20.0, "desk", mark_of(1))})])
+def test_a_slot_that_somebody_has_taken_out_is_as_new_as_that(expected: float, stamps: Any) -> None:
+    """One that never was there is older than anything; what a device has made of it is kept in both cases."""
+    made = merged({"other": 0}, "cart", 1, 2, stamps=stamps)
+
+    assert ({"other": 0, "cart": 2}, expected) == (msgspec.json.decode(made.raw), made.stamps["cart"][0])

@@ -92,7 +92,7 @@ def test_a_place_is_how_far_somebody_has_seen() -> None:
 
 
 def test_another_entry_at_a_known_place_is_another_log() -> None:
-    """The store was set back, and somebody has gone on."""
+    """The store was rolled back, and somebody has gone on."""
     known = place_of(snapshot(message(1), message(2)))
     other = message(2, created_at=5.0)
 
@@ -104,7 +104,7 @@ def test_another_entry_at_a_known_place_is_another_log() -> None:
 @pytest.mark.parametrize(
     ("known", "now", "expected"), [(3, 2, True), (3, 3, False), (3, 4, False), (3, 0, False), (0, 0, False)]
 )
-def test_fewer_changes_than_were_seen_is_a_store_set_back(known: int, now: int, expected: bool) -> None:
+def test_fewer_changes_than_were_seen_is_a_store_rolled_back(known: int, now: int, expected: bool) -> None:
     """A count of none says nothing."""
     assert expected is lacks_changes(Place("i", 1, edits=known), Record(edits=now))
 

@@ -502,7 +502,7 @@ def test_a_changed_input_is_seen(snapshot: Snapshot, changed: str) -> None:
 
 
 @given(some_snapshots(), st.integers(0, 3))
-def test_nothing_is_put_on_a_log_that_was_set_back_and_went_on_elsewhere(snapshot: Snapshot, more: int) -> None:
+def test_nothing_is_put_on_a_log_that_was_rolled_back_and_went_on_elsewhere(snapshot: Snapshot, more: int) -> None:
     """Its numbers are those that the turn has seen, and what is said there is not; what was added behind it is no matter."""
     head = snapshot.row.head
     if not head:

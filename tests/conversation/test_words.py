@@ -6,9 +6,21 @@ import time
 
 import pytest
 
-from chatkeep.conversation.codec import entry_for
+from chatkeep.conversation.codec import body_of, entry_for
 from chatkeep.conversation.keys import SAVED
-from chatkeep.conversation.words import LONGEST, TERMS, entry_words, find_in, has_words, name_in, terms_in, words_in
+from chatkeep.conversation.marks import FAILING, marks_of_record
+from chatkeep.conversation.record import Record
+from chatkeep.conversation.words import (
+    LONGEST,
+    TERMS,
+    entry_words,
+    find_in,
+    has_words,
+    name_in,
+    shown_of,
+    terms_in,
+    words_in,
+)
 from chatkeep.drivers.base import Entry, EntryWords, Key, Term, Unindexed
 from chatkeep.model import Role
 
@@ -141,3 +153,24 @@ def test_a_customer_has_a_name_where_a_channel_tells_it() -> None:
     assert ["Ada", "ada", "", "", ""] == [
         name_in(message(1, metadata=metadata, channel=channel)) for metadata, channel in told
     ]
+
+
+def test_what_is_searched_for_is_shown_in_what_was_said() -> None:
+    """In what is known of the customer only where that alone has it; and what has it nowhere is what was said."""
+    told = message(1, content="blue parcel", metadata={"name": "Ada", "phone": "491701"})
+
+    assert ["blue parcel", "Ada 491701", "blue parcel"] == [
+        shown_of(told, text) for text in ("blue", "4917", "nowhere")
+    ]
+    assert "I am Ada" == shown_of(message(1, content="I am Ada", metadata={"name": "Ada"}), "ada")
+
+
+def test_a_row_has_the_words_of_its_id_and_title_and_its_marks() -> None:
+    """One that cannot be read is found by its id, and fails."""
+    record = Record(title="Blue cake", assignee="ann", dead=(1,))
+    row = Unindexed(Key("", "order-7"), 5, Entry(0, "r9", "", body_of(Key("", "order-7"), record)))
+    damaged = Unindexed(Key("", "order-7"), 5, Entry(0, "r9", "", b"damaged"))
+
+    assert EntryWords(5, 0, 0.0, ["blue", "cake", "order", "7", *marks_of_record(record)], "r9") == entry_words(row)
+    assert EntryWords(5, 0, 0.0, ["order", "7", FAILING], "r9") == entry_words(damaged)
+    assert FAILING in marks_of_record(record)

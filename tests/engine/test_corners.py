@@ -412,7 +412,7 @@ async def test_a_clock_that_is_set_back_makes_no_retry_wait_for_an_hour(opened: 
 
 @pytest.mark.parametrize("quick", ["0s", "1s"])
 @pytest.mark.parametrize("tells", [False, True])
-async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with_what_was_seen(
+async def test_a_store_that_was_rolled_back_and_went_on_elsewhere_is_not_mixed_with_what_was_seen(
     opened: Any, tells: bool, quick: str
 ) -> None:
     """As long as before, and another log: what is known of it gives itself away, is dropped, and counted; also where whoever went on
@@ -444,7 +444,7 @@ async def test_a_store_that_was_set_back_and_went_on_elsewhere_is_not_mixed_with
 
 
 async def test_what_a_step_has_given_in_a_log_that_was_lost_is_no_other_messages(opened: Any) -> None:
-    """The store is set back while the step runs, and the next message there has the same number: it gets a result of its own."""
+    """The store is rolled back while the step runs, and the next message there has the same number: it gets a result of its own."""
     url = f"memory://{secrets.token_hex(8)}"
     paying, go = asyncio.Event(), asyncio.Event()
 

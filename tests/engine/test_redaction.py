@@ -414,7 +414,7 @@ async def test_a_shared_cache_is_told(valkey: Any, tmp_path: Any) -> None:
         assert await shared.get(ADA) is None
 
 
-async def test_what_follows_a_redaction_is_no_store_that_was_set_back(opened: Any) -> None:
+async def test_what_follows_a_redaction_is_no_store_that_was_rolled_back(opened: Any) -> None:
     """The time of a redacted entry is not compared: it has none of its own."""
     keep = await opened(Bot(), attempts=1)
     with pytest.raises(HandlerFailed):

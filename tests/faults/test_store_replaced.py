@@ -1,4 +1,4 @@
-"""The store is emptied, or set back, behind everybody's back: declared, never merged, never begun afresh (F19, F20)."""
+"""The store is emptied, or rolled back, behind everybody's back: declared, never merged, never begun afresh (F19, F20)."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def empty(stand: Stand) -> None:
 async def test_f20_every_conversation_that_lost_something_is_told_of(
     tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store is set back to a copy: the first conversation that shows it must not make the others be forgotten."""
+    """The store is rolled back to a copy: the first conversation that shows it must not make the others be forgotten."""
     names = [f"c{number}" for number in range(12)]
     (home := tmp_path / "server").mkdir()
     with RedisServer("valkey-9", home) as server:
@@ -171,7 +171,7 @@ async def test_f20_every_conversation_that_lost_something_is_told_of(
         copy(server, tmp_path / "copy")
         for name in names:
             await insisted(keep.receive, name, "2")
-        set_back(server, tmp_path / "copy")
+        roll_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             for place, name in enumerate(names):
                 await insisted(
@@ -179,7 +179,7 @@ async def test_f20_every_conversation_that_lost_something_is_told_of(
                 )
         await keep.close()
 
-    told = [said.message for said in caplog.records if "set back" in said.message]
+    told = [said.message for said in caplog.records if "rolled back" in said.message]
     assert [True] * 12 == [any(said.startswith(f"{name}:") for said in told) for name in names]
     assert 12 == keep.statistics.engine.rolled_back
 
@@ -199,7 +199,7 @@ async def test_f20_a_state_that_was_lost_alone_is_told_of(
         copy(server, tmp_path / "copy")
         for name in names:
             await insisted(keep.change, name, lambda state: state.update(step=2))
-        set_back(server, tmp_path / "copy")
+        roll_back(server, tmp_path / "copy")
         await insisted(other.accept, names[5], "2")
         with caplog.at_level(logging.ERROR):
             for place, name in enumerate((*names, "whole")):
@@ -207,7 +207,7 @@ async def test_f20_a_state_that_was_lost_alone_is_told_of(
                     (keep.receive, keep.accept, keep.conversation)[place % 3], name, *(["3"] * (place % 3 < 2))
                 )
 
-    told = [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
+    told = [said.message.split(":")[0] for said in caplog.records if "rolled back" in said.message]
     assert names == told
     assert 6 == keep.statistics.engine.rolled_back
 
@@ -216,7 +216,7 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
     tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that began after the copy is lost as a whole: whoever looks at it is told so, and nobody of one that was erased, before the
-    store was set back or after it was seen to be there."""
+    store was rolled back or after it was seen to be there."""
     names = [f"c{number}" for number in range(4)]
     (home := tmp_path / "server").mkdir()
     with RedisServer("valkey-9", home) as server:
@@ -228,7 +228,7 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
         copy(server, tmp_path / "copy")
         for name in ("old", "older", *names):
             await insisted(keep.receive, name, "2")
-        set_back(server, tmp_path / "copy")
+        roll_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             await insisted(keep.receive, "old", "3")
             assert await insisted(keep.conversation, "whole") is not None
@@ -244,7 +244,7 @@ async def test_f20_a_conversation_that_the_copy_lacks_is_told_of(
             await keep.receive("erased", "3")
         await keep.close()
 
-    told = [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
+    told = [said.message.split(":")[0] for said in caplog.records if "rolled back" in said.message]
     assert ["old", "older", *names] == told
     assert 6 == keep.statistics.engine.rolled_back
 
@@ -253,7 +253,7 @@ async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
     tmp_path: Path, opening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that the copy holds, and that another instance erases later, is no loss: neither where this one has answered there since, nor
-    where a turn was running when the store was found set back."""
+    where a turn was running when the store was found rolled back."""
 
     async def answer(turn: Turn[Any]) -> str:
         if turn.text == "slow":
@@ -270,7 +270,7 @@ async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
             await keep.receive(name, "1")
         copy(server, tmp_path / "copy")
         await insisted(keep.receive, "old", "2")
-        set_back(server, tmp_path / "copy")
+        roll_back(server, tmp_path / "copy")
         with caplog.at_level(logging.ERROR):
             await insisted(keep.conversation, "running")
             running = asyncio.create_task(keep.receive("running", "slow"))
@@ -285,7 +285,7 @@ async def test_f20_a_conversation_that_was_seen_since_and_erased_is_not_told_of(
             await insisted(other.erase, "seen")
             await keep.conversation("seen")
 
-    assert ["old"] == [said.message.split(":")[0] for said in caplog.records if "set back" in said.message]
+    assert ["old"] == [said.message.split(":")[0] for said in caplog.records if "rolled back" in said.message]
     assert 1 == keep.statistics.engine.rolled_back
 
 
@@ -296,7 +296,7 @@ def copy(server: RedisServer, place: Path) -> None:
     server.start()
 
 
-def set_back(server: RedisServer, place: Path) -> None:
+def roll_back(server: RedisServer, place: Path) -> None:
     """Sets the store back to a copy."""
     server.kill()
     shutil.rmtree(server.folder)
@@ -352,7 +352,7 @@ async def test_f20_a_failover_to_a_stale_replica_is_a_declared_loss(
     assert [] == verdict.faults
     assert 12 == verdict.lost
     assert sum(rolled_back) > 0
-    assert any("set back" in said.message for said in caplog.records)
+    assert any("rolled back" in said.message for said in caplog.records)
     for found in held.values():
         replies = [message.text for message in found.messages if message.role == "assistant"]
 
@@ -360,7 +360,7 @@ async def test_f20_a_failover_to_a_stale_replica_is_a_declared_loss(
     assert [] == [fault for fault in check(clients.told, held).faults if not fault.startswith(("LOST", "OVERTAKEN"))]
 
 
-async def test_f20_a_store_that_is_well_is_never_said_to_be_set_back(tmp_path: Path, opening: Any) -> None:
+async def test_f20_a_store_that_is_well_is_never_said_to_be_rolled_back(tmp_path: Path, opening: Any) -> None:
     """Two instances take turns at a moment that two ways of rounding to milliseconds do not agree about."""
     moment = next(t for n in range(10**6) if round((t := 1795251770.0005 + n / 1000) * 1000) / 1000 != round(t, 3))
     keeps = [await opening(f"sqlite:///{tmp_path}/chat.db", poll="30s", clock=lambda: moment) for _ in range(2)]

@@ -181,7 +181,7 @@ async def test_what_was_written_before_there_were_clocks_is_of_1970(opened: Any)
 
 
 async def test_a_message_of_1970_is_no_sign_of_another_log(opened: Any) -> None:
-    """What is known of it after the save is what the store has: nobody is told that the store was set back."""
+    """What is known of it after the save is what the store has: nobody is told that the store was rolled back."""
     keep = await opened(count)
     await keep.save("c", messages=[{"id": "m", "content": "x", "created_at": -5.0}])
     there = (await keep.conversation("c")).messages

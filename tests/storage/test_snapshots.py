@@ -139,9 +139,9 @@ async def test_a_log_that_is_lost_is_damage_however_little_a_turn_needs(
         await kept.snapshots.load_to_answer(ADA, lambda found: 0)
 
 
-@pytest.mark.parametrize(("again_at", "set_back"), [(1.0, 0), (2.0, 1)])
+@pytest.mark.parametrize(("again_at", "rollbacks"), [(1.0, 0), (2.0, 1)])
 async def test_what_was_seen_last_is_compared_with_what_is_there_however_little_a_turn_needs(
-    little_read: tuple[Kept, apsw.Connection], again_at: float, set_back: int
+    little_read: tuple[Kept, apsw.Connection], again_at: float, rollbacks: int
 ) -> None:
     """Much was written since: the log is read back to where it was seen to end, and whether that is still the same entry is told."""
     kept, db = little_read
@@ -153,4 +153,4 @@ async def test_what_was_seen_last_is_compared_with_what_is_there_however_little_
 
     assert found is not None
     assert (30, 40) == (found.messages[-11].number, found.row.head)
-    assert set_back == kept.snapshots.set_back.found
+    assert rollbacks == kept.snapshots.rollbacks.found

@@ -122,8 +122,8 @@ class Aliases:
         self._seen.pop(mark, None)
 
     async def address_of(self, tenant: str, conversation: str) -> str:
-        """Where replies of *conversation* go, "" where that is not known any more, because somebody else has the address by now; one read,
-        or two where another customer has the name that the conversation is called by."""
+        """Return where replies of *conversation* go, "" where that is not known any more, because somebody else has the address by now; one
+        read, or two where another customer has the name that the conversation is called by."""
         held = await self._get(tenant, conversation)
         if held is not None and held.conversation not in ("", conversation):
             held = await self._get(tenant, _place_of(conversation))

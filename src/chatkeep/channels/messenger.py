@@ -319,7 +319,7 @@ def _statuses(told: Envelope, account: str, customer: str, at: float) -> Iterato
 
 
 def _said(told: Envelope) -> tuple[str, str, Content, dict[str, Any]]:
-    """Id, role, content and metadata of what a customer did. Raises ValueError when it is none of the published events."""
+    """Return id, role, content and metadata of what a customer did. Raises ValueError when it is none of the published events."""
     if message := told.message:
         story = message.reply_to.get("story")
         metadata = filled(reply_to=message.reply_to.get("mid"), story=story, referral=message.referral)

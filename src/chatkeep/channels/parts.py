@@ -166,12 +166,12 @@ def plain(part: Struct) -> dict[str, Any]:
 
 
 def in_units(text: str) -> int:
-    """Length in UTF-16 units, as most platforms count characters."""
+    """Return the length in UTF-16 units, as most platforms count characters."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def in_bytes(text: str) -> int:
-    """Length in bytes of UTF-8."""
+    """Return the length in bytes of UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 

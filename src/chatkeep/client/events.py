@@ -122,7 +122,7 @@ async def follow(link: Link, path: str, after: int, *, about: str) -> AsyncGener
 
 
 async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
-    """Server-sent events out of bytes, however they are cut (the WHATWG's rules). Raises `ChatkeepError` for an endless one."""
+    """Yield the server-sent events in bytes, however they are cut (the WHATWG's rules). Raises `ChatkeepError` for an endless one."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     kept: list[str] = []  # of a line that has not ended yet
     held = 0  # characters of the event that has not ended yet

@@ -320,7 +320,7 @@ class ReadyConversations:
         asyncio.get_running_loop().call_later(pause(waiting.tries), self._queue.put_nowait, conversation)
 
     def has_postponed(self, queued: Queued) -> bool:
-        """Whether a message was put off before."""
+        """Tell whether a message was put off before."""
         return self._known[queued.conversation].postponed == queued.number
 
     def leave(self, conversation: str) -> bool:
@@ -348,7 +348,7 @@ class Trouble:
             self.words, self._until = "", time.time()
 
     def has_kept(self, queued: Queued) -> bool:
-        """Whether a message was posted while something was in the way, or before this run."""
+        """Tell whether a message was posted while something was in the way, or before this run."""
         return queued.posted_at <= self._until
 
 

@@ -81,7 +81,7 @@ def put_back(carried: Carried, value: Any, written: Any) -> None:
 
 
 def _recognise(carried: Carried, value: Any, written: list[Any]) -> dict[int, int]:
-    """Where the items that were in a list stand now."""
+    """Return where the items that were in a list stand now."""
     objects = value if isinstance(value, list | tuple) and len(value) == len(written) else [None] * len(written)
     there = {id(item): index for index, item in enumerate(objects) if item is not None}
     where = {index: there[id(item)] for index, (item, _) in enumerate(carried.items) if id(item) in there}

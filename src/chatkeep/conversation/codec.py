@@ -143,7 +143,7 @@ def _allowed_in(role: Role, id: str) -> Container[int]:
 
 
 def make_storable(key: Key, content: Content, *, limit: int) -> Content:
-    """*content* as a reply that can be stored; repaired, if it has to be. Raises `BadMessage` or `TooLarge`, naming the key."""
+    """Return *content* as a reply that can be stored; repaired, if it has to be. Raises `BadMessage` or `TooLarge`, naming the key."""
     if type(content) is str and content.isascii() and "\0" not in content and len(content) * 6 < limit - REPLY_ROOM:
         return content  # (in JSON one character takes six bytes at most)
     try:
@@ -251,7 +251,7 @@ def record_from(key: Key, body: bytes) -> Record:
 
 
 def record_of(row: Row) -> Record:
-    """As `record_from`, of a row that a scan has found: `Corrupt` also where it only stands for one that cannot be read."""
+    """Return what `record_from` does, of a row that a scan has found: `Corrupt` also where it only stands for one that cannot be read."""
     if not row.revision:
         raise Corrupt(f"{row.key}: its row cannot be read. Nothing was changed; restore it or erase the conversation.")
     return record_from(row.key, row.body)
@@ -284,7 +284,7 @@ def _decode_carrying(key: Key, rest: bytes) -> Record:
 
 
 def _encode_carrying(record: Record) -> bytes:
-    """*record* as JSON, with what this version does not know of it where it was."""
+    """Return *record* as JSON, with what this version does not know of it where it was."""
     members = _decode_members(_encode(structs.replace(record, unknown={}))) | {
         name: value for name, value in record.unknown.items() if name not in MEMBERS
     }
@@ -303,7 +303,8 @@ def _items(raw: Raw | None) -> list[Raw]:
 
 
 def json_of(key: Key, value: Any, what: str, allowed: Container[int] = ()) -> bytes:
-    """*value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of *what*."""
+    """Return *value* as JSON, if it is plain JSON and every store can keep it. Raises `BadMessage`, naming the key and the member of
+    *what*."""
     if type(value) is str and "\0" not in value:
         try:
             return _encode(value)

@@ -217,14 +217,14 @@ def not_before(time: float, longest_s: float, *, at: float) -> float:
 
 
 def forget_after(record: Record, policy: Policy) -> float | None:
-    """After how many seconds in which nothing happens a conversation is erased; None: never."""
+    """Return after how many seconds in which nothing happens a conversation is erased; None: never."""
     if not record.visitor or policy.forget_visitors_s is None:
         return policy.forget_after_s
     return min(policy.forget_visitors_s, policy.forget_after_s or policy.forget_visitors_s)
 
 
 def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> float | None:
-    """When an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
+    """Return when an idle conversation has to be looked at: its session ends, its oldest entries grow too old, or nothing has happened
     since it was *touched* for so long that it is erased."""
     dues = [reminder.at for reminder in record.reminders] if record.reminders else []
     if (record.visitor or policy.forget_after_s) and (forgets := forget_after(record, policy)) is not None:
@@ -238,5 +238,5 @@ def next_due(record: Record, policy: Policy, *, head: int, touched: float) -> fl
 
 
 def first_due(policy: Policy, *, at: float) -> float | None:
-    """When a conversation has to be looked at that begins *at* this time with what nobody answers: it has to end like any other."""
+    """Return when a conversation has to be looked at that begins *at* this time with what nobody answers: it has to end like any other."""
     return next_due(Record(oldest_at=at), policy, head=1, touched=at)

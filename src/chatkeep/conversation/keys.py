@@ -82,7 +82,7 @@ def check_numbers(key: Key, *given: int | None) -> None:
 
 
 def message_id(key: Key, given: str) -> str:
-    """*given*, if it can be stored everywhere. Raises `BadMessage`."""
+    """Return *given*, if it can be stored everywhere. Raises `BadMessage`."""
     if isinstance(given, str) and given.isascii() and 0 < len(given) <= LONGEST_ID and "\0" not in given:
         return given
     if (

@@ -57,7 +57,7 @@ returns the value that stands."""
 
 
 def check_rules(rules: Mapping[str, Rule]) -> Mapping[str, Rule]:
-    """*rules*, if each is one. Raises `Misconfigured`."""
+    """Return *rules*, if each is one. Raises `Misconfigured`."""
     for name, rule in rules.items():
         if not callable(rule) and rule not in ("later", "union", "sum", "max"):
             raise Misconfigured(f"merge_rules[{name!r}] is {rule!r}: a rule is later, union, sum, max, or a function.")
@@ -126,7 +126,7 @@ def changed_members(before: Any, after: Any) -> frozenset[str] | None:
 
 
 def plain(value: Any) -> bytes:
-    """*value* as JSON in one canonical form: equal for values that are the same, so True is not 1, and 1 is not 1.0."""
+    """Return *value* as JSON in one canonical form: equal for values that are the same, so True is not 1, and 1 is not 1.0."""
     return b"" if value is MISSING else msgspec.json.encode(value, order="sorted")
 
 

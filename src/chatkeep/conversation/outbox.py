@@ -126,7 +126,7 @@ def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | i
 
 
 def parts_done(delivery: OutboxState, number: int) -> int:
-    """How many of the requests of message *number* are done already."""
+    """Return how many of the requests of message *number* are done already."""
     return delivery.parts if delivery.half == number else 0
 
 
@@ -249,7 +249,7 @@ def _storable(text: str) -> str:
 
 
 def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = None) -> list[Delivery]:
-    """How the delivery of each reply among *messages* stands, going by the notes among them, and by *outbox* for what waits.
+    """Return how the delivery of each reply among *messages* stands, going by the notes among them, and by *outbox* for what waits.
 
     What a platform tells may be in the log before the note that the reply was sent, so it is looked at when all notes are known.
     """
@@ -310,7 +310,7 @@ def _named(status: Message) -> tuple[int | None, str]:
 
 
 def _platform_times(found: dict[int, Delivery], owner: dict[str, int], statuses: Iterable[Message]) -> dict[int, float]:
-    """When the platform had each reply, by its own clock, by which it also says up to when all was read."""
+    """Return when the platform had each reply, by its own clock, by which it also says up to when all was read."""
     times: dict[int, float] = {}
     for status in statuses:
         id, at = status.metadata.get("id"), status.metadata.get("at")
@@ -321,7 +321,7 @@ def _platform_times(found: dict[int, Delivery], owner: dict[str, int], statuses:
 
 
 def _after_status(there: Delivery, status: Message) -> Delivery:
-    """How a reply stands after the platform has told *status* of it, which counts if it says more."""
+    """Return how a reply stands after the platform has told *status* of it, which counts if it says more."""
     note = status.metadata
     says = "delivered" if note["status"] == "sent" else note["status"]  # the platform has it
     if RANK.get(says, 0) < RANK.get(there.status, 0):

@@ -131,7 +131,7 @@ def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit:
 
 
 def check_title(key: Key, title: str) -> str:
-    """*title*, if every store can keep it. Raises `BadMessage`."""
+    """Return *title*, if every store can keep it. Raises `BadMessage`."""
     if not isinstance(title, str) or len(title) > TITLE_MOST:
         raise BadMessage(f"{key}: a title is text of at most {TITLE_MOST} characters; nothing was touched.")
     entry_for(key, title, id="", role="system", created_at=0.0, limit=1 << 20)

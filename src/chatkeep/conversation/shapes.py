@@ -59,7 +59,7 @@ class Unfit(Exception):
 
 
 def encoded(value: Any, what: str, allowed: Container[int] = ()) -> bytes:
-    """*value* as JSON, if it is made of JSON's own types and every store can keep it. Raises `Unfit`, naming the member of *what*.
+    """Return *value* as JSON, if it is made of JSON's own types and every store can keep it. Raises `Unfit`, naming the member of *what*.
 
     *allowed*: integers that may be there although a browser would change them. Promised: decoding gives an equal value of the same
     types. Subclasses count as other types: a StrEnum would come back as a str.
@@ -68,7 +68,7 @@ def encoded(value: Any, what: str, allowed: Container[int] = ()) -> bytes:
 
 
 def encoded_and_read(value: Any, what: str, allowed: Container[int] = ()) -> tuple[bytes, Any]:
-    """As `encoded`, and what decoding gives, which nobody else holds; UNREAD where that is not at hand."""
+    """Return what `encoded` does, and what decoding gives, which nobody else holds; UNREAD where that is not at hand."""
     try:
         raw = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as fault:
@@ -80,7 +80,7 @@ def encoded_and_read(value: Any, what: str, allowed: Container[int] = ()) -> tup
 
 
 def repaired(value: Any) -> Any:
-    """*value* with what no store can hold put so that every one can, where that says nearly the same: NUL and half characters as
+    """Return *value* with what no store can hold put so that every one can, where that says nearly the same: NUL and half characters as
     U+FFFD, numbers that a browser would change as text, tuples as lists."""
     if isinstance(value, str):
         # (As UTF-16 the halves of one character, which a stream may have torn apart, come together again.)
@@ -134,7 +134,7 @@ def _copy(value: Any, raw: bytes) -> Any:
 
 
 def misfit(value: Any, what: str, allowed: Container[int] = ()) -> str:
-    """Which member of *what* cannot be stored as JSON everywhere, and why; "" when all can."""
+    """Return which member of *what* cannot be stored as JSON everywhere, and why; "" when all can."""
     pending: list[tuple[Any, int, Any]] = [(value, 0, ())]
     while pending:
         item, depth, place = pending.pop()
@@ -235,9 +235,8 @@ class Shape(Generic[State]):
             raise TypeError(f"state={self.name} cannot be read from JSON: {fault}.") from fault
 
     def encode(self, state: State, allowed: Container[int] = ()) -> tuple[bytes, State]:
-        """
-        *state* as JSON that was read again and found to be the same, and what it was read as, which nobody else holds (UNREAD where
-        that is not at hand). Raises `Unfit`, naming the member that would not be the same.
+        """Return *state* as JSON that was read again and found to be the same, and what it was read as, which nobody else holds (UNREAD
+        where that is not at hand). Raises `Unfit`, naming the member that would not be the same.
 
         The same is: of the same types, member by member, private and undeclared ones included, each equal (==); a type without
         an equality of its own by what its instances hold. An int may come back as the equal float, an instance of a
@@ -280,7 +279,8 @@ class Shape(Generic[State]):
             raise Unfit(describe_fault(fault)) from fault
 
     def json_of(self, state: State) -> Any:
-        """*state* as plain JSON, as `decode` takes it, for people to see and change: also what is not stored, as it has its default."""
+        """Return *state* as plain JSON, as `decode` takes it, for people to see and change: also what is not stored, as it has its
+        default."""
         if not self.plain:
             _fill(state)
         shown = _decode(self.write(state))
@@ -293,7 +293,7 @@ class Shape(Generic[State]):
         return shown
 
     def write(self, state: State) -> bytes:
-        """*state* as JSON, whether or not it would come back. Raises `Unfit`."""
+        """Return *state* as JSON, whether or not it would come back. Raises `Unfit`."""
         try:
             return _write(state)
         except Exception as fault:
@@ -329,7 +329,7 @@ def _is_suspect(raw: bytes) -> bool:
 
 
 def difference(before: Any, after: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> str:
-    """Which member of *before* is another in *after*, which was read from it, and how; "" when they are the same."""
+    """Return which member of *before* is another in *after*, which was read from it, and how; "" when they are the same."""
     if before is after:
         return ""
     kind, other = type(before), type(after)
@@ -405,7 +405,7 @@ def _first_lost(pairs: Iterable[tuple[Any, Any]], after: Any, seen: frozenset[tu
 
 
 def shared(one: Any, other: Any, path: str) -> str:
-    """Which member two fresh states have in common, so that what one conversation changes is changed in all; "" if none."""
+    """Return which member two fresh states have in common, so that what one conversation changes is changed in all; "" if none."""
     kind: Any = type(one)
     names = members_of(kind)
     if one is other:
@@ -466,7 +466,7 @@ def _held(value: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
 
 
 def unknown(sent: Any, state: Any, shown: Any, path: str = "") -> str:
-    """Which member of the plain JSON *sent* has no place in the *state* that was made of it, which is *shown* as JSON; "" if none."""
+    """Tell which member of the plain JSON *sent* has no place in the *state* that was made of it, which is *shown* as JSON; "" if none."""
     names = members_of(type(state))
     if names is None:
         if isinstance(sent, list) and isinstance(state, list | tuple) and len(sent) == len(state):

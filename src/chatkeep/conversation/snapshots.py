@@ -78,13 +78,13 @@ def place_of(snapshot: Snapshot) -> Place:
 
 
 def lacks_changes(known: Place, record: Record) -> bool:
-    """Tell whether *record* counts fewer changes than were seen, though the log may be as long: the store was set back. (The first releases
-    count none, and what they write has lost the count.)"""
+    """Tell whether *record* counts fewer changes than were seen, though the log may be as long: the store was rolled back. (The first
+    releases count none, and what they write has lost the count.)"""
     return 0 < record.edits < known.edits
 
 
 def is_other_log(known: Place, messages: Sequence[Message]) -> bool:
-    """Tell whether these last *messages* of a log have another entry where it went as far as *known*: the store was set back, and
+    """Tell whether these last *messages* of a log have another entry where it went as far as *known*: the store was rolled back, and
     somebody has gone on from there."""
     return any(
         known.at and message.number == known.head and not message.redacted and message.created_at != known.at
@@ -171,7 +171,7 @@ def holds_id(snapshot: Snapshot, id: str) -> bool:
 
 
 def shorten(snapshot: Snapshot, window: int) -> Snapshot:
-    """*snapshot* with as much as the next turns need, where a lot is behind the cursor: *window* entries before the first that
+    """Return *snapshot* with as much as the next turns need, where a lot is behind the cursor: *window* entries before the first that
     waits, and HELD that wait."""
     if snapshot.row.head - snapshot.record.cursor <= 2 * HELD or snapshot.beyond:
         return snapshot
@@ -261,13 +261,13 @@ def plain_from(messages: Sequence[Message], otherwise: int) -> int:
 
 
 def delivery_of(snapshot: Snapshot) -> OutboxState:
-    """Where sending stands. A conversation that begins to go out does so from what is not handled yet."""
+    """Return where sending stands. A conversation that begins to go out does so from what is not handled yet."""
     return snapshot.record.delivery or OutboxState(upto=snapshot.record.cursor)
 
 
 def keep_outbound(snapshot: Snapshot, record: Record) -> Record:
-    """*record*, whose cursor moves on: where that passes what a channel brought, what follows goes out through the channel, also
-    if whoever writes this knows of no channel."""
+    """Return *record*, whose cursor moves on: where that passes what a channel brought, what follows goes out through the channel, also if
+    whoever writes this knows of no channel."""
     old = snapshot.record.cursor
     if snapshot.row.head <= old or record.cursor <= old or record.delivery is not None or not snapshot.messages:
         return record  # as nearly always: nothing that is in the log is passed

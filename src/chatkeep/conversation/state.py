@@ -126,7 +126,7 @@ class StateCodec(Generic[State]):
             ) from fault
 
     def encode(self, key: Key, state: State, before: Before | None = None) -> Raw:
-        """*state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.
+        """Return *state* as JSON that will be read as the same state. Raises `BadMessage`, naming the key and the member, or `TooLarge`.
 
         *before*: what `take_apart` has given with the state that this one was made of.
         """
@@ -178,7 +178,7 @@ class StateCodec(Generic[State]):
             ) from fault
 
     def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:
-        """As `decode`, and what of *raw* has to stay when the state is written again: also what the state has no place for.
+        """Return what `decode` does, and what of *raw* has to stay when the state is written again: also what the state has no place for.
 
         Not that of a state that was upgraded: what an upgrade leaves out, or the new type, is meant to go. Of one that was
         downgraded it stays: it is what the newer code needs.

@@ -56,7 +56,7 @@ def choose_batch(snapshot: Snapshot, policy: Policy) -> list[Message]:
 
 
 def ready_at(snapshot: Snapshot, policy: Policy, *, at: float) -> float:
-    """When the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet; not later than
+    """Return when the next turn may begin: after the pause that follows a failure, and for debounce once the user is quiet; not later than
     the settings let anything wait, counted from now, *at*."""
     waiting, longest_s = unread_messages(snapshot), policy.pause_most_s
     held = believed(held_until(snapshot.record, waiting, policy), policy.channel_within_s, at=at)
@@ -74,8 +74,8 @@ def is_paced(message: Message, policy: Policy) -> bool:
 
 
 def held_until(record: Record, waiting: Sequence[Message], policy: Policy) -> float:
-    """When the first of the *waiting* messages may be answered by `channel_rate`: so many turns at once, and then one for each share
-    of the time."""
+    """Return when the first of the *waiting* messages may be answered by `channel_rate`: so many turns at once, and then one for each
+    share of the time."""
     if not record.paced or not waiting or not is_paced(waiting[0], policy) or policy.channel_turns is None:
         return 0.0
     return record.paced - policy.channel_within_s * (1 - 1 / policy.channel_turns)
@@ -89,7 +89,8 @@ def pace(record: Record, answered: Message, policy: Policy, *, at: float) -> flo
 
 
 def slice_plain_history(snapshot: Snapshot, first: Message, policy: Policy) -> list[Message]:
-    """As `collect_history`, where that is a piece of the window as it is and nobody can change anything in it; else nothing."""
+    """Return what `collect_history` does, where that is a piece of the window as it is and nobody can change anything in it; else
+    nothing."""
     messages, since = snapshot.messages, snapshot.record.since
     if not messages or first.number < snapshot.row.head:
         return []
@@ -218,8 +219,8 @@ def _saw_redacted(before: Snapshot, now: Snapshot, last: int) -> bool:
 
 
 def has_same_place(before: Snapshot, now: Snapshot) -> bool:
-    """Tell whether what is answered first in *before* is what is answered first in *now*: also in a log that was set back, and went on from
-    there, a message may have that number."""
+    """Tell whether what is answered first in *before* is what is answered first in *now*: also in a log that was rolled back, and went on
+    from there, a message may have that number."""
     same = (before.row.incarnation, before.record.cursor) == (now.row.incarnation, now.record.cursor)
     return same and (before is now or not is_other_log(place_of(before), now.messages))
 

@@ -22,7 +22,7 @@ def find_checksum(snapshot: Snapshot) -> str:
 
 
 def checksum_from(incarnation: str, head: int, record: Record) -> str:
-    """As `find_checksum`, from the row. (SQL makes the same of it: `chatkeep.checksum_of`.)"""
+    """Return what `find_checksum` does, from the row. (SQL makes the same of it: `chatkeep.checksum_of`.)"""
     seen = f"{incarnation}:{head - record.notes}:{record.redactions}:{len(record.title)}:{record.title}:".encode()
     return sha256(seen + (b"" if record.state == NONE else bytes(record.state))).hexdigest()[:24]
 

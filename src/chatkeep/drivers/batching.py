@@ -144,7 +144,7 @@ class BatchingQueue(Generic[C]):
         return batch
 
     def begin(self, batch: list[C]) -> None:
-        """Until `end`, put no call on a conversation that *batch* changes into another one."""
+        """Put no call on a conversation that *batch* changes into another batch, until `end`."""
         self._flying += len(batch)
         self._changing.update([call.key for call in batch if call.key is not None])
 

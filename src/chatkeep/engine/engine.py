@@ -300,7 +300,7 @@ class Engine(Generic[State]):
             worker.turn.look(self.store.cached(key))
 
     def _changed_elsewhere(self, key: Key) -> None:
-        """Another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
+        """Take in that another instance has written to *key*: what is cached is old, and what somebody here waits for may be there."""
         worker = self.workers.by_key.get(key)
         if worker is None:
             self.store.forget(key)

@@ -271,7 +271,7 @@ class Sweeper:
         await self._follow(*await self._pauses.look())
 
     async def note_pauses(self, found: Snapshot | None) -> None:
-        """As `look_at_pauses`, where what is paused was read just now: it was *found*."""
+        """Do what `look_at_pauses` does, with what was *found* to be paused just now."""
         await self._follow(*self._pauses.note(found))
 
     async def _follow(self, lifted: list[str | None], unfinished: list[str]) -> None:

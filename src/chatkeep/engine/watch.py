@@ -150,7 +150,7 @@ class Watch:
             head = snapshot.row.head if snapshot is not None else 0
             if self.number is None:
                 self.number = head
-            self._erased = self.number > head  # it was begun anew, or set back, since somebody has seen that number
+            self._erased = self.number > head  # it was begun anew, or rolled back, since somebody has seen that number
             self._born = snapshot.row.incarnation if snapshot is not None else ""
             if returns:
                 self._failing = None
@@ -200,7 +200,7 @@ class Watch:
             if snapshot is None or snapshot.row.head < (self.number or 0):
                 snapshot = await store.load(self.key)
             if snapshot is not None and snapshot.row.head < (self.number or 0):
-                self._erased = True  # the store was set back: what is there now is another log
+                self._erased = True  # the store was rolled back: what is there now is another log
             return await self._list_events(snapshot)
         except ChatkeepError:
             self._pause_s = LOOK_S

@@ -17,12 +17,12 @@ The policies:
     allows("send", right="operate")             # as "read" above; of keys and people it takes that right instead
     allows(own=True)                            # service keys, and any token; if the route names a conversation, its own
     allows(own=True, right="tokens")            # the same; keys and people need the right
-    allows("read", masks=True)                  # people who may not see what is personal are let in, and the answer is masked
+    allows("read", masks=True)                  # also people who may not see what is personal; the answer is masked
     allows(user=True)                           # users' tokens, and whom `create_app(users=...)` knows
     allows(right="send", user=True)             # and service keys
     allows(anyone=True)                         # no credentials are looked at
 
-A user is let in wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
+A user is admitted wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
 it were not there. With `creates` a user may ask for what nobody has; the endpoint has it created by `Access.begin`.
 
 A service key has all rights of its tenant, or those that it was made with. A person who is signed in at the desk (`signed_in`) has those of
@@ -120,13 +120,13 @@ def allows(
     Args:
         scope: The conversation's own token needs it, and so do service keys and people, unless a *right* is named.
 
-        right: Service keys, and people who are signed in, need it; without *scope*, *own* or *user* nobody else is let in.
+        right: Service keys, and people who are signed in, need it; without *scope*, *own* or *user* nobody else is admitted.
 
-        own: Any token of the conversation is let in.
+        own: Any token of the conversation is admitted.
 
-        user: Users are let in, who need no conversation for it; without *right* nobody else is.
+        user: Users are admitted, who need no conversation for it; without *right* nobody else is.
 
-        visitor: Somebody without credentials is let in, where the server lets visitors in.
+        visitor: Somebody without credentials is admitted, where the server admits visitors.
 
         anyone: Everybody is, and nobody looks at credentials.
 
@@ -134,7 +134,7 @@ def allows(
 
         creates: A user may ask for what nobody has; the endpoint has it created by `Access.begin`.
 
-        masks: People are let in who may not see what is personal; what is answered in JSON is masked for them.
+        masks: People are admitted who may not see what is personal; what is answered in JSON is masked for them.
     """
     told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates, "masks": masks}
     policy = AccessPolicy(scope=scope, right=right, own=own, user=user, **told)
@@ -195,7 +195,7 @@ class Access:
 
         desk: The people who are signed in at the operators' desk.
 
-        anonymous: Whether visitors without credentials are let in, where an endpoint allows that.
+        anonymous: Whether visitors without credentials are admitted, where an endpoint allows that.
 
         visitor_scopes: What a visitor gets for the conversation that it makes.
     """

@@ -17,7 +17,7 @@ STOPPING = threading.Event()
 
 
 async def get_ready(request: Request) -> Response:
-    """200 while messages are answered here, else 503 with the reason, in words that name no host and no user.
+    """Answer 200 while messages are answered here, else 503 with the reason, in words that name no host and no user.
 
     Where this version cannot read some conversations it says so and stays ready: it answers all the others.
     """

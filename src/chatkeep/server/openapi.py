@@ -322,7 +322,7 @@ def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
 
 
 def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Any]]:
-    """Path, method and function of everything that *routes* let people ask."""
+    """Return path, method and function of everything that *routes* let people ask."""
     for route in routes:
         if isinstance(route, Route):
             if inspect.isclass(route.endpoint):

@@ -139,7 +139,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Something was said."""
+        """Take bytes that the client has sent, a piece at a time; refuse it where all but the body of its request is too long."""
         if len(data) <= PIECE:
             self._feed(data)
             return

@@ -41,13 +41,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     keep_alive: a connection without a request is closed after this long; longer than a proxy keeps its own, which would send a
     request into one that is just being closed. root_path: the prefix that a proxy takes off the path; X-Forwarded-Prefix of a
     listed proxy says so too. protocols: those of other clients that are spoken beside the server's own API: see
-    `chatkeep.server.protocols`. operator_header: the header in which a listed proxy names the account of the operators' desk that it has
-    let in, such as "X-Forwarded-User"; it must take that header out of what others send. oidc_issuer, oidc_client_id, oidc_client_secret:
-    the OpenID provider through which people sign in at the desk, and what it knows the desk by. oidc_name: the claim that names the
-    account. oidc_role: the claim that tells the role, such as "groups" or "realm_access.roles", and oidc_roles: which value gives which,
-    as "desk-admins=admin"; without them the account must be there. oidc_tenants: what accounts see that are made so. oidc_label: what
-    the button says. desk_idle, desk_longest: when a person who is signed in at the desk is signed out: after doing nothing for so long,
-    and at the latest.
+    `chatkeep.server.protocols`. operator_header: the header in which a listed proxy names the account of the operators' desk that it
+    has authenticated, such as "X-Forwarded-User"; it must take that header out of what others send. oidc_issuer, oidc_client_id,
+    oidc_client_secret: the OpenID provider through which people sign in at the desk, and what it knows the desk by.
+    oidc_name: the claim that names the account. oidc_role: the claim that tells the role, such as "groups" or "realm_access.roles", and
+    oidc_roles: which value gives which, as "desk-admins=admin"; without them the account must be there. oidc_tenants: what accounts see
+    that are made so. oidc_label: what the button says. desk_idle, desk_longest: when a person who is signed in at the desk is signed
+    out: after doing nothing for so long, and at the latest.
 
     Rates are "60/minute" ("/second", "/hour", "/day"), or "off". Each counts requests:
         rate_peer          of one network address (IPv6: of a /64; a /56 has four times, a /48 16 times as many)

@@ -74,7 +74,7 @@ class SignedIn:
     The sessions of one application over *keep*.
 
     Args:
-        host: Says which account the host in front of the server has let in, or None.
+        host: Says which account the host in front of the server has authenticated, or None.
 
         idle_s: A session ends when the person does nothing for so long.
 

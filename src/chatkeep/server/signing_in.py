@@ -153,7 +153,7 @@ class ProviderDone(wire.Resource):
     @audited("sign-in")
     @allows(anyone=True)
     async def get(self, request: Request) -> Response:
-        """Begin a session of whom the OpenID provider has let in, and go on to the desk."""
+        """Begin a session of whom the OpenID provider has authenticated, and go on to the desk."""
         provider, keep = provider_of(request), keep_of(request)
         name = attempt_cookie(request)
         token = ""
@@ -334,7 +334,7 @@ async def account_of_host(request: Request) -> str:
 
 
 def note_refused(request: Request, name: str, outcome: str, why: str = "") -> None:
-    """Note in the log that somebody was not let in: who said to be *name*, the *outcome* in one word or two, and *why*."""
+    """Note in the log that a sign-in was refused: of who said to be *name*, the *outcome* in one word or two, and *why*."""
     address = request.client.host if request.client else ""
     try:
         by = accounts.name_of(name)

@@ -467,7 +467,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse(constant: str) -> None:
-    """NaN and the infinities are not JSON."""
+    """Refuse NaN and the infinities, which are not JSON."""
     raise ValueError(f"{constant} is not JSON")
 
 

@@ -133,5 +133,5 @@ def _act_of(entry: Message | None) -> Act:
 
 
 def key_of(tenant: str) -> Key:
-    """Where the acts of a tenant are."""
+    """Return where the acts of a tenant are."""
     return Key(f"{RESERVED}audit", mark_of(Key(tenant, "-")))

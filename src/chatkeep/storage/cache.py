@@ -112,7 +112,7 @@ class Cache:
         return held.snapshot
 
     def peek(self, key: Key) -> Snapshot | None:
-        """As `get`, without counting or keeping it alive."""
+        """Return what `get` does, without counting or keeping it alive."""
         held = self._held.get(key)
         return None if held is None else held.snapshot
 
@@ -156,7 +156,7 @@ class Cache:
             self.statistics.entries = len(self._held)
 
     def last_place(self, key: Key) -> Place | None:
-        """How far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
+        """Return how far the log of *key* was seen to go, also where the snapshot itself is not held any more."""
         held = self._held.get(key)
         return self._aside.get(key) if held is None else place_of(held.snapshot)
 
@@ -167,7 +167,7 @@ class Cache:
         self._doubted.discard(key)
 
     def end_doubt(self, key: Key) -> bool:
-        """Tell whether nobody has looked at this conversation since the store was found set back; it is looked at now."""
+        """Tell whether nobody has looked at this conversation since the store was found rolled back; it is looked at now."""
         if not self._doubted or key not in self._doubted:  # as nearly always
             return False
         self._doubted.remove(key)
@@ -196,8 +196,8 @@ class Cache:
         return len(self._held)
 
 
-class SetBackWatch:
-    """Tells whether a store holds less than it has answered before, as far as *cache* knows that, or something else: it was set back,
+class RollbackWatch:
+    """Tells whether a store holds less than it has answered before, as far as *cache* knows that, or something else: it was rolled back,
     to a backup or a stale copy.
 
     What is lost cannot be brought back from here. What can be promised is that nothing of it is mixed into what the store holds
@@ -206,13 +206,13 @@ class SetBackWatch:
 
     def __init__(self, cache: Cache) -> None:
         self.found = 0
-        """How often a conversation was found set back, or lost by that."""
+        """How often a conversation was found rolled back, or lost by that."""
         self._cache = cache
 
     def compare(self, known: Snapshot, row: Row, record: Record, news: list[Message]) -> bool:
         """Compare *news*, the last entries of the log now, with what is *known*: tell whether they overlap and say the same there.
 
-        If they say something else the store was set back, and went on from there. What was known before a redaction is not
+        If they say something else the store was rolled back, and went on from there. What was known before a redaction is not
         gone on with.
         """
         if (
@@ -231,7 +231,7 @@ class SetBackWatch:
             for a, b in both
         ):
             return bool(both)
-        self._tell_set_back(row.key, row.head, known.row.head)
+        self._tell_rolled_back(row.key, row.head, known.row.head)
         return False
 
     def look_back(
@@ -255,36 +255,36 @@ class SetBackWatch:
             return doubted
         if known.head <= head and not lacks_changes(known, record) and not is_other_log(known, news):
             return False
-        self._tell_set_back(found.key, head, known.head, again=doubted)
+        self._tell_rolled_back(found.key, head, known.head, again=doubted)
         return True
 
     def note_missing(self, key: Key, known: Place | None) -> None:
-        """Take in that nothing is under *key*, of which so much is *known*: erased or, where the store was set back, lost."""
+        """Take in that nothing is under *key*, of which so much is *known*: erased or, where the store was rolled back, lost."""
         if known is not None and self._cache.end_doubt(key):
             self._tell_lost(key, known.head)
         self._cache.forget_place(key)
 
-    def _tell_set_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
+    def _tell_rolled_back(self, key: Key, head: int, known: int, *, again: bool = False) -> None:
         self.found += 1
         log.error(
-            "%s: the log has %d entries, and is not what was seen when it had %d: the store was set back, and what came after is lost. "
+            "%s: the log has %d entries, and is not what was seen when it had %d: the store was rolled back, and what came after is lost. "
             "Conversations go on from what it holds. Look for a failover to a stale replica, or a restored backup.",
             key,
             head,
             known,
         )
         self._cache.forget_place(key)
-        # What was known since before a set-back that was told is of that one, and what was read after it is what the store holds.
+        # What was known since before a rollback that was told is of that one, and what was read after it is what the store holds.
         if not again:
             # How far the other logs went is kept, so that it is told of each that has lost something.
             self._cache.distrust()
 
     def _tell_lost(self, key: Key, known: int) -> None:
-        """Tell of a conversation of before the store was found set back that is not there any more."""
+        """Tell of a conversation of before the store was found rolled back that is not there any more."""
         self.found += 1
         log.error(
-            "%s: the conversation had %d entries before the store was set back, and is not there: it is lost, unless another instance has "
-            "erased it.",
+            "%s: the conversation had %d entries before the store was rolled back, and is not there: it is lost, unless another instance "
+            "has erased it.",
             key,
             known,
         )

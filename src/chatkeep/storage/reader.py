@@ -57,7 +57,7 @@ class Reader:
     async def page(
         self, key: Key, incarnation: str, *, after: int | None = None, before: int | None = None, limit: int
     ) -> list[Message]:
-        """Log entries, oldest first; `Driver.entries` says which."""
+        """Return log entries, oldest first; `Driver.entries` says which."""
         found = await self.gateway.act(self.gateway.driver.entries, Entries(key, after, before, limit=limit))
         return messages_from(key, incarnation, found)
 

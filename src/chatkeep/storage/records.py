@@ -48,7 +48,7 @@ BELONGING = ("access", "aliases")
 
 
 def owner_of_user(tenant: str, user: str) -> str:
-    """Under which owner a user's tokens are found."""
+    """Return under which owner a user's tokens are found."""
     return "user:" + mark_of(key_for(tenant, user))
 
 
@@ -134,8 +134,7 @@ class Records(Generic[Kind]):
     async def owned_records(
         self, owner: str, *, after: str = "", unreadable: Callable[[], Kind] | None = None
     ) -> AsyncGenerator[tuple[str, Kind], None]:
-        """
-        As `owned`, with the records, which come in the same answers.
+        """Return what `owned` does, with the records, which come in the same answers.
 
         One that cannot be read is in the way of no other: the log names it, and it is left out, or *unreadable* makes what stands for it.
         """

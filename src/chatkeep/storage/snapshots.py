@@ -24,7 +24,7 @@ from ..conversation.snapshots import (
 from ..drivers.base import Entry, Key, Row, row_at
 from ..errors import Conflict, Corrupt
 from ..model import ASKING, TALK, Message
-from .cache import Cache, SetBackWatch
+from .cache import Cache, RollbackWatch
 from .reader import PAGE, Reader
 
 LOOKS_BACK = 5  # pages in which the last replies are looked for, behind what waits
@@ -62,7 +62,7 @@ class Snapshots:
 
     def __init__(self, reader: Reader, cache: Cache, window: int) -> None:
         self.window = Window(window)
-        self.set_back = SetBackWatch(cache)
+        self.rollbacks = RollbackWatch(cache)
         self.seen: Callable[[Key], None] = lambda key: None
         """Called with the key of each conversation that was read."""
         self._reach = Reach()
@@ -79,21 +79,21 @@ class Snapshots:
     ) -> Snapshot | None:
         """Return what was *found* under *key*, of which *known* was known before it was asked for."""
         if found is None:
-            self.set_back.note_missing(key, known)
+            self.rollbacks.note_missing(key, known)
             return None
         snapshot = self.window.decode(*found)
-        self.set_back.look_back(known, found[0], snapshot.record, news=snapshot.messages)
+        self.rollbacks.look_back(known, found[0], snapshot.record, news=snapshot.messages)
         self.seen(key)
         return self.keep(await self._complete(snapshot, again=again))
 
     async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
-        """As `load`, for a turn that needs so many of the last entries as *needed* tells of what was read: of a conversation that has been
-        silent for long that is its row, and hardly any. It is held without what came before these."""
+        """Load as `load` does, for a turn that needs so many of the last entries as *needed* tells of what was read: of a conversation that
+        has been silent for long that is its row, and hardly any. It is held without what came before these."""
         size, known = self.window.size, self._cache.last_place(key)
         tail = self._reach.tail(size)
         found = await self._reader.read(key, tail=tail)
         if found is None:
-            self.set_back.note_missing(key, known)
+            self.rollbacks.note_missing(key, known)
             return None
         row, snapshot = found[0], self.window.decode(*found)
         count = needed(snapshot)
@@ -103,16 +103,16 @@ class Snapshots:
         wanted = min(max(count, tail), size, row.head - snapshot.record.dropped)
         if tail < size and len(snapshot.messages) < wanted:
             return await self.load(key)
-        self.set_back.look_back(known, row, snapshot.record, news=snapshot.messages)
+        self.rollbacks.look_back(known, row, snapshot.record, news=snapshot.messages)
         self.seen(key)
         return self.keep(snapshot if tail < size else await self._complete(snapshot))
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
-        """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
+        """Load as `load` does, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
         return await self.load(key, again=again) or blank(key, owner)
 
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
-        """*snapshot* with a page of the messages before its first one."""
+        """Return *snapshot* with a page of the messages before its first one."""
         row, start = snapshot.row, snapshot.messages[0].number
         after = max(start - 1 - PAGE, snapshot.record.dropped)
         found = await self._reader.page(row.key, row.incarnation, after=after, before=start, limit=PAGE)
@@ -150,12 +150,12 @@ class Snapshots:
 
         *cached*, *place*: what was known before the act; *head*: where the log ended then."""
         news, record = messages_from(key, row.incarnation, entries), record_from(key, row.body)
-        if self.set_back.look_back(place, row, record, head=head, news=news if cached is None else ()):
+        if self.rollbacks.look_back(place, row, record, head=head, news=news if cached is None else ()):
             cached = None
         newest = self._cache.peek(key)  # of many that are sent at once, each goes on from what the one before has left
         if newest is not None and newest.row.incarnation == row.incarnation and newest.row.head <= row.head:
             cached = newest
-        if cached is not None and self.set_back.compare(cached, row, record, news):
+        if cached is not None and self.rollbacks.compare(cached, row, record, news):
             news = [message for message in news if message.number > cached.row.head]
             return self.window.grow(cached, row, record, news)
         return self.window.decode(row, entries) if cached is None else Snapshot(row, Record(), ())
@@ -169,14 +169,14 @@ class Snapshots:
         key, row = snapshot.row.key, there.row
         if row is None:
             if snapshot.row.revision and there.erased_at is None:
-                self.set_back.look_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
+                self.rollbacks.look_back(place_of(snapshot), structs.replace(snapshot.row, head=0), snapshot.record)
             self._cache.drop(key)
             return blank(key, snapshot.row.owner)
         record = record_from(key, row.body)
-        if self.set_back.look_back(place_of(snapshot), row, record):
+        if self.rollbacks.look_back(place_of(snapshot), row, record):
             return await self.reload(key)
         news = messages_from(key, row.incarnation, there.entries)
-        if self.set_back.compare(snapshot, row, record, news) and news[-1].number == row.head:
+        if self.rollbacks.compare(snapshot, row, record, news) and news[-1].number == row.head:
             news = [message for message in news if message.number > snapshot.row.head]
             return self.keep(self.window.grow(snapshot, row, record, news))
         return await self.reload(key)

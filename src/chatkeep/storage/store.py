@@ -92,7 +92,7 @@ class Store(Reader):
     @property
     def rolled_back(self) -> int:
         """How often it was found to hold less than it has answered before."""
-        return self._snapshots.set_back.found
+        return self._snapshots.rollbacks.found
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -102,8 +102,8 @@ class Store(Reader):
     def observe(
         self, instruments: Sequence[Measured], *, changed: Callable[[Key], None], seen: Callable[[Key], None]
     ) -> None:
-        """From now on call *changed* with each key that was written to, after it is durable, and *seen* with each that was read, and
-        tell *instruments* each act's verb and the seconds it took."""
+        """Call *changed*, from now on, with each key that was written to, after it is durable, and *seen* with each that was read, and tell
+        *instruments* each act's verb and the seconds it took."""
         self.gateway.instruments = instruments
         self._snapshots.seen = seen
         self._changed = changed
@@ -137,15 +137,16 @@ class Store(Reader):
         return await self._snapshots.load(key, again=again)
 
     async def load_to_answer(self, key: Key, needed: Callable[[Snapshot], int]) -> Snapshot | None:
-        """As `load`, for a turn: with as many of the last messages as are *needed* for it, and perhaps without what came before."""
+        """Load as `load` does, for a turn: with as many of the last messages as are *needed* for it, and perhaps without what came
+        before."""
         return await self._snapshots.load_to_answer(key, needed)
 
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
-        """As `load`, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
+        """Load as `load` does, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
         return await self._snapshots.reload(key, again=again, owner=owner)
 
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
-        """*snapshot* with a page of the messages before its first one."""
+        """Return *snapshot* with a page of the messages before its first one."""
         return await self._snapshots.reach_back(snapshot)
 
     async def last(self, snapshot: Snapshot) -> tuple[list[Message], int]:
@@ -241,7 +242,8 @@ class Store(Reader):
     async def append_into(
         self, only: Condition, draft: Draft, *, at: float, due_at: float | None
     ) -> tuple[Snapshot, int, bool]:
-        """As `append`, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not hold."""
+        """Add as `append` does, to the conversation that *only* has seen. Raises `Conflict` where that was erased, or *only* does not
+        hold."""
         assert only.seen is not None
         there, key = only.seen, only.seen.row.key
 
@@ -389,7 +391,7 @@ class Store(Reader):
     async def commit_once(
         self, snapshot: Snapshot, decide: Decide, *, at: float, begins: bool = False
     ) -> tuple[Snapshot, list[Message] | None]:
-        """As `commit`; a note that is in the log already was written by an earlier run of the same act."""
+        """Write as `commit` does; a note that is in the log already was written by an earlier run of the same act."""
         try:
             return await self.commit(snapshot, decide, at=at, begins=begins)
         except Duplicate:

@@ -371,7 +371,7 @@ BROKEN_CHANNELS: dict[str, tuple[type[IntactChannel], dict[str, type[BaseExcepti
 
 
 def caught_by(*clauses: str, raises: type[BaseException] = AssertionError) -> Callable[[B], B]:
-    """Enters a channel into BROKEN_CHANNELS with the *clauses* (without their `test_`) that must catch it."""
+    """Enter a channel into BROKEN_CHANNELS with the *clauses* (without their `test_`) that must catch it."""
 
     def enter(channel: B) -> B:
         BROKEN_CHANNELS[channel.__name__] = (channel, {f"test_{clause}": raises for clause in clauses})

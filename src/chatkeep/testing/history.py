@@ -84,7 +84,7 @@ def check(
 ) -> Verdict:
     """Return every broken promise, by name: lost, doubled, out of order, reply missing, and a few that should not be possible.
 
-    *told* is in the order of time. *lossy*: the store was set back behind what it had answered; what is lost then is
+    *told* is in the order of time. *lossy*: the store was rolled back behind what it had answered; what is lost then is
     counted, and everything that is still there must be one history all the same. *any_bot*: one that keeps no
     `state["seen"]`, and may answer a message with several replies.
     """

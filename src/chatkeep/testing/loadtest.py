@@ -419,7 +419,7 @@ async def held_by(servers: Servers, name: str, deadline: float) -> StoredConvers
 
 
 async def begun(body: bytes) -> AsyncIterator[bytes]:
-    """Half of *body*; the rest never comes."""
+    """Yield half of *body*; the rest never comes."""
     yield body[: len(body) // 2]
     await asyncio.sleep(REQUEST_S)
 

@@ -206,7 +206,7 @@ class Double:
     async def _answered(
         self, server: Valkey, path: list[str], query: dict[str, list[str]], body: bytes, encoded: bool
     ) -> tuple[int, Any]:
-        """Status and body of the answer to a request that is let in."""
+        """Return status and body of the answer to a request that is let in."""
         try:
             if path in (["pipeline"], ["multi-exec"]):
                 commands = [list(map(_word, command)) for command in json.loads(body)]
@@ -262,7 +262,7 @@ class Double:
         return {"result": _shown(answer, encoded)}
 
     async def _streamed(self, channel: bytes, writer: asyncio.StreamWriter) -> None:
-        """Server-sent events of a channel, until somebody goes."""
+        """Yield the server-sent events of a channel, until somebody goes."""
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         async for event in _heard(self.port, channel):
             data = b"data: %b\n\n" % event

@@ -95,7 +95,7 @@ def places(act: Scan, after: Place | None, limit: int) -> bytes:
 
 
 def place_of(index: Index, row: Row) -> Place:
-    """Where *row* stands in an index."""
+    """Return where *row* stands in an index."""
     score = due_of(row) if index == "due" else -row.recent if index == "recent" else 0
     return float(score), *row.key
 
@@ -113,7 +113,7 @@ def step_of(row: Row) -> Place:
 
 
 def moment_of(row: Row) -> tuple[float, Key]:
-    """Where *row* stands among those changed lately, exactly."""
+    """Return where *row* stands among those changed lately, exactly."""
     return -row.updated_at, row.key
 
 

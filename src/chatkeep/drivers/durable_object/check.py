@@ -15,7 +15,7 @@ TRIPS = 5
 
 
 def foreign(told: Any) -> str:
-    """Why a store that says *told* of itself is not for this code; '' when it is."""
+    """Tell why a store that says *told* of itself is not for this code; '' when it is."""
     if told.get("format") != FORMAT:
         return (
             f"it was made by another chatkeep (format {told.get('format')!r}, this code knows {FORMAT}). Deploy that version, or "
@@ -25,7 +25,7 @@ def foreign(told: Any) -> str:
 
 
 async def examined(worker: Transport) -> list[Finding]:
-    """Everything that can be found out without changing anything. Raises `Unavailable`."""
+    """Return everything that can be found out without changing anything. Raises `Unavailable`."""
     trips, skews = [], []
     told: Any = {}
     for _ in range(TRIPS):
@@ -42,9 +42,7 @@ async def examined(worker: Transport) -> list[Finding]:
         Finding("ok", "round trip", f"{statistics.median(trips) * 1000:.2f} ms, the median of {TRIPS}"),
     ]
     if abs(skew) > SKEW_S:
-        said = (
-            f"its clock is {skew:+.1f} s off from this host's: set one of them right; from 300 s on it lets nobody in"
-        )
+        said = f"its clock is {skew:+.1f} s off from this host's: set one of them right; from 300 s on it refuses every request"
         found.append(Finding("warn", "clock", said))
     else:
         found.append(Finding("ok", "clock", f"{skew * 1000:+.1f} ms off from this host's"))

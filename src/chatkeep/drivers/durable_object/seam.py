@@ -16,7 +16,7 @@ What = Literal["look", "open", "acts", "places", "counts", "rings", "fences"]
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """Where the worker is and how one gets in."""
+    """Where the worker is, and the secret for it."""
 
     name: str
     """The URL without what is secret in it."""

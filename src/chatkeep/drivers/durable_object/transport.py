@@ -295,7 +295,7 @@ def answers_in(site: Site, answer: Answer, batch: list[Call]) -> list[Any]:
 def refusal(site: Site, status: int, said: str, call: Call) -> ChatkeepError:
     """Return what a *status* that is no answer means for *call*."""
     if status == 401:
-        return Refused(f"{site.name}: {said or 'it lets nobody in'} {call.undone.capitalize()}.")
+        return Refused(f"{site.name}: {said or 'it refuses the secret.'} {call.undone.capitalize()}.")
     if status in (403, 404, 405):
         what = said or "there is no chatkeep worker at this address."
         return Refused(f"{site.name}: {what} {call.undone.capitalize()}.")

@@ -217,7 +217,7 @@ async def connect_patiently(
     except ChatkeepError as fault:
         if patience == 0 or not passes(fault):
             raise
-    # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+    # Who connects at the first try, as a function mostly does that is started for one message, does not wait for this import.
     from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
     attempts = AsyncRetrying(

@@ -14,7 +14,7 @@ from ..statements import named
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """Where the store is and how one gets in."""
+    """Where the store is, and the credentials for it."""
 
     store: str
     """The URL without what is secret in it, and the schema."""

@@ -200,7 +200,7 @@ class Link:
         """Return a connection, as soon as there is one, for as long as anybody waits for it."""
         with contextlib.suppress(OSError):
             return await self._attempt()
-        # Who is let in at once, as a function mostly is that is started for one message, does not wait for this import.
+        # Who connects at the first try, as a function mostly does that is started for one message, does not wait for this import.
         from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
         attempts = AsyncRetrying(

@@ -1,4 +1,4 @@
-"""One connection to a Redis or Valkey server: opened, let in, written to and read from. hiredis reads and writes its protocol, RESP 2.
+"""One connection to a Redis or Valkey server: opened, authenticated, written to and read from. hiredis speaks its protocol, RESP 2.
 
 Nothing is sent that was not asked for, and nothing is sent again: a library's own retries would run an act twice when only its
 answer was lost.
@@ -61,7 +61,7 @@ class Connection:
         tls: dict[str, str] | None = None,
         greeting: Sequence[Command] = (),
     ) -> Connection:
-        """Connect to *address*, be let in, and have the commands of *greeting* done, all in one round trip.
+        """Connect to *address*, authenticate, and have the commands of *greeting* done, all in one round trip.
 
         *tls* names the files of a `ca`, and of a `cert` and its `key`, if there are any. Of a *greeting* the first command counts, where it
         is allowed; what is answered to the others does not.

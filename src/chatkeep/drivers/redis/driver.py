@@ -301,7 +301,7 @@ class RedisDriver(Openable):
 
 
 def unfit(fault: BaseException) -> bool:
-    """Tell whether opening again would not help: what is at the URL, or how one gets in, has to be mended first."""
+    """Tell whether opening again would not help: what is at the URL, or the credentials, must be mended first."""
     return isinstance(fault, Misconfigured | Corrupt) or (
         isinstance(fault, Unavailable) and fault.__cause__ is not None
     )

@@ -17,7 +17,7 @@ Address = tuple[str, int]
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """Where the servers are and how one gets in."""
+    """Where the servers are, and the credentials for them."""
 
     name: str
     """The URL without what is secret in it."""
@@ -26,7 +26,7 @@ class Site(Struct, frozen=True, kw_only=True):
     service: str = ""
     """What Sentinel calls the store; '' where there is none."""
     access: dict[str, Any] = {}
-    """How one gets in, in the transport's words."""
+    """The credentials, as the transport takes them."""
     sentinel_access: dict[str, Any] = {}
     timeout: float = 5.0
 

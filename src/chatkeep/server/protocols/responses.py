@@ -224,7 +224,7 @@ def conversation_of(body: dict[str, Any]) -> str:
 
 
 async def refuse_lost(caller: Caller, number: int) -> None:
-    """Refuse to go on with the response to message *number* where its conversation has no such message: it was erased, or set back, and
+    """Refuse to go on with the response to message *number* where its conversation has no such message: it was erased, or rolled back, and
     would begin anew without a word. (The message itself may have gone by retention.) Raises 401 for a visitor without a right to it."""
     is_lost = caller.stranger
     if caller.principal.kind == "visitor":

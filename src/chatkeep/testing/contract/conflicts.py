@@ -130,7 +130,7 @@ class Conflicts(Clauses):
 
     @clause
     async def test_a_conflict_with_nothing_there_says_whether_it_was_erased(self, driver: Driver) -> None:
-        """So that whoever held the conversation can tell an erasure from a store that was set back."""
+        """So that whoever held the conversation can tell an erasure from a store that was rolled back."""
         row = await written(driver, ADA, body=b"state")
         await driver.erase(Erase(ADA, at=50.0))
         erased = await refused(Conflict, driver.write(Write(changed(row, "r", updated_at=99.0), replaces="second")))
