@@ -504,6 +504,71 @@ async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) 
     await mover
 
 
+async def test_of_many_that_were_changed_in_one_minute_only_those_are_read_that_are_shown(
+    driver: RedisDriver, server: RedisServer
+) -> None:
+    """The index knows the minute alone: of the others the server is asked for the time, and not for the row."""
+    keys = [Key("", f"{n:03}") for n in range(300)]
+    for n, key in enumerate(keys):
+        at = 60.0 + n * 7 % 59 / 2
+        await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=at))
+    before = calls_of(server).get("hmget", 0)
+    shown: list[Row] = []
+    while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=40)):
+        shown += page
+
+        assert len(page) == min(40, len(keys) - len(shown) + len(page))
+
+    assert sorted(keys, key=lambda key: (-(int(key.id) * 7 % 59), key)) == [row.key for row in shown]
+    assert len(keys) == calls_of(server)["hmget"] - before
+
+
+async def test_a_row_without_its_time_stands_at_the_end_of_its_minute(driver: RedisDriver, server: RedisServer) -> None:
+    """Where a part of a minute is shown, too: a damaged row hides none, and is shown like that."""
+    for n in range(60):
+        await say(driver, "m", Key("", f"{n:02}"), at=61.0 + n / 2)
+    bucket = redis_acts.bucket_of(b"\0" + b"59")
+    server.ask("HDEL", f"chatkeep:{{{bucket}}}:row:\0" + "59", "at")
+    shown: list[Row] = []
+    while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=7)):
+        shown += page
+
+    assert [*(f"{n:02}" for n in range(58, -1, -1)), "59"] == [row.key.id for row in shown]
+    assert ("", 60.0) == (shown[-1].revision, shown[-1].updated_at)
+
+
+async def test_a_scan_of_the_recent_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
+    """As for what is due; what was changed last is shown first or not at all, for it has moved to before the page."""
+    rows = {}
+    for n in range(100):
+        key = Key("", f"{n:02}")
+        rows[key] = (await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=60.0 + n / 4))).row
+    seen = {key: {row} for key, row in rows.items()}
+    going = True
+
+    async def keep_moving() -> None:
+        chance = random.Random(7)
+        turn = 0
+        while going:
+            turn += 1
+            key = chance.choice([key for key in rows if key.id >= "40"])
+            act = structs.replace(rows[key], revision=f"{turn}", updated_at=86.0 + turn / 1000)
+            seen[key].add(act)
+            rows[key] = await driver.write(Write(act, replaces=rows[key].revision))
+
+    mover = asyncio.create_task(keep_moving())
+    for size in (1, 7, 20, 200):
+        shown: list[Row] = []
+        while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=size)):
+            shown += page
+
+        assert sorted(shown, key=lambda row: (-row.updated_at, row.key)) == shown
+        assert all(row in seen[row.key] for row in shown)
+        assert {f"{n:02}" for n in range(40)} <= {row.key.id for row in shown}
+    going = False
+    await mover
+
+
 # The wire
 
 

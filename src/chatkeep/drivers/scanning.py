@@ -6,7 +6,9 @@ out, and is still to come. An index may have a row that is due later at a place 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from math import inf
 from operator import itemgetter
 from typing import Any, Protocol
@@ -23,6 +25,9 @@ PlacesOf = Callable[[Any, int], Awaitable[tuple[list[Any], bool]]]
 RowsAt = Callable[[list[Any]], Awaitable[list[Row]]]
 """Answers the rows that stand at places, or, of the index `due`, behind them."""
 
+MomentsAt = Callable[[list[Any]], Awaitable[list[Any]]]
+"""Answers for places of the index `recent` what `Order.moment_of` says of the rows there."""
+
 
 class Order(Protocol):
     """What a driver's module of acts says of the order of its indexes."""
@@ -37,10 +42,20 @@ class Order(Protocol):
         """Return where a row stands among those changed lately, exactly."""
 
 
-async def scan_places(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:
-    """Return the rows of a scan, at most *page* of which are looked for at once."""
+async def scan_places(
+    act: Scan,
+    places_of: PlacesOf,
+    rows_at: RowsAt,
+    order: Order,
+    *,
+    page: int,
+    moments_at: MomentsAt | None = None,
+) -> list[Row]:
+    """Return the rows of a scan, at most *page* of which are looked for at once. With *moments_at*, where a store tells that more cheaply
+    than whole rows, only those of a large step of the index `recent` are read that are shown."""
     if act.index == "recent":
-        return await _scan_recent(act, places_of, rows_at, order, page=page)
+        newest = partial(_newest, act.after, rows_at, moments_at, order)
+        return await _scan_recent(act, places_of, newest, order, page=page)
     place = None if act.after is None else order.place_of(act.index, act.after)
     rows: list[Row] = []
     more = True
@@ -65,17 +80,23 @@ def due_of(row: Row) -> float:
     return inf if row.wake is None else row.wake
 
 
-async def _scan_recent(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: Order, *, page: int) -> list[Row]:
+async def _scan_recent(
+    act: Scan,
+    places_of: PlacesOf,
+    newest: Callable[[list[Any], int], Awaitable[list[Row]]],
+    order: Order,
+    *,
+    page: int,
+) -> list[Row]:
     """Return the rows of a scan of the index `recent`, step by step: the index has the steps, and within one only the rows know which
     was changed last."""
-    after, place = act.after, None if act.after is None else order.step_of(act.after)
+    place = None if act.after is None else order.step_of(act.after)
     rows: list[Row] = []
     held: list[Any] = []
     wanted, more = act.limit + SPARE, True
     while len(rows) < act.limit:
         if whole := first_steps(held, act.limit - len(rows), ended=not more):
-            shown = sorted(await rows_at(held[:whole]), key=order.moment_of)
-            rows += [row for row in shown if after is None or order.moment_of(row) > order.moment_of(after)]
+            rows += await newest(held[:whole], act.limit - len(rows))
             held = held[whole:]
         elif more:
             wanted = min(wanted, page)
@@ -88,14 +109,38 @@ async def _scan_recent(act: Scan, places_of: PlacesOf, rows_at: RowsAt, order: O
     return rows[: act.limit]
 
 
+async def _newest(
+    after: Row | None,
+    rows_at: RowsAt,
+    moments_at: MomentsAt | None,
+    order: Order,
+    places: list[Any],
+    wanted: int,
+) -> list[Row]:
+    """Return the rows at *places*, which are whole steps, that were changed before *after*: last changed first, as many as are *wanted* or
+    more."""
+    end = None if after is None else order.moment_of(after)
+    if moments_at is not None and len(places) > wanted + SPARE:
+        moments = zip(await moments_at(places), places, strict=True)
+        places = [at for moment, at in sorted(moments) if end is None or moment > end]
+    else:
+        wanted = len(places)
+    shown: list[Row] = []
+    while places and len(shown) < wanted:  # again where some of them have been changed since
+        most = wanted - len(shown)
+        found, places = await rows_at(places[:most]), places[most:]
+        shown += [row for row in found if end is None or order.moment_of(row) > end]
+    return sorted(shown, key=order.moment_of)
+
+
 def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:
     """
     Return how many of the *places* of the index `recent`, each with its step in front, make up its first steps: so many steps as
     have *least* places. A step that may go on behind the last place is none of them, unless there are no more (*ended*).
     """
     whole = len(places)
-    while not ended and whole and places[whole - 1][0] == places[-1][0]:
-        whole -= 1
+    if places and not ended:
+        whole = bisect_left(places, places[-1][0], key=itemgetter(0))
     for count in range(max(least, 1), whole):
         if places[count][0] != places[count - 1][0]:
             return count

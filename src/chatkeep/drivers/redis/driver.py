@@ -29,7 +29,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ...errors import Corrupt, Misconfigured, Replaced, StoreError, Unavailable, Uncertain, Unsupported
@@ -47,7 +47,6 @@ from ..base import (
     Fence,
     Finding,
     Index,
-    Key,
     Pool,
     Read,
     Row,
@@ -61,6 +60,8 @@ from . import replies
 from . import scripts as acts
 from .check import examined, foreign, judged, passing, reported, stored_epochs, stored_meta
 from .seam import Address, Site, Transport
+
+T = TypeVar("T")
 
 log = logging.getLogger("chatkeep")
 
@@ -193,7 +194,9 @@ class RedisDriver(Openable):
     async def scan(self, act: Scan) -> list[Row]:
         servers = self._opened("read")
         places_of, rows_at = partial(self._places, servers, act), partial(self._rows_at, servers, act.index)
-        return await scan_places(act, places_of, rows_at, acts, page=PAGE)
+        return await scan_places(
+            act, places_of, rows_at, acts, page=PAGE, moments_at=partial(self._moments_at, servers)
+        )
 
     async def _places(
         self, servers: Transport, act: Scan, place: acts.Place | None, wanted: int
@@ -206,13 +209,9 @@ class RedisDriver(Openable):
 
     async def _rows_at(self, servers: Transport, index: Index, places: list[acts.Place]) -> list[Row]:
         """Return the rows that stand at places of an index, without those that stand elsewhere by now: they are still to come."""
-        reads = [Read(acts.key_of(member), tail=0) for _, member in places]
-        runs = self._acts.rows(reads, apart=servers.site.cluster)
-        answers = await asyncio.gather(*(servers.act(act) for act, _ in runs))
-        found: dict[Key, Row | None] = {}
-        for (_, asked), reply in zip(runs, answers, strict=True):
-            found |= zip((read.key for read in asked), replies.rows_answer(asked, reply), strict=True)
-        rows = [found[read.key] for read in reads]
+        runs = self._acts.rows(places, apart=servers.site.cluster)
+        found = await self._answered(servers, runs, replies.rows_answer)
+        rows = [found[at] for at in places]
         closer = [n for n, row in enumerate(rows) if row is None]
         for n, row in zip(
             closer, await asyncio.gather(*(self._row_at(servers, index, places[n]) for n in closer)), strict=True
@@ -223,6 +222,25 @@ class RedisDriver(Openable):
             for row, at in zip(rows, places, strict=True)
             if row is not None and (not row.revision or acts.place_of(index, row) == at)
         ]
+
+    async def _moments_at(self, servers: Transport, places: list[acts.Place]) -> list[acts.Place]:
+        """Return where the rows at places of the index `recent` stand among those changed lately."""
+        found = await self._answered(
+            servers, self._acts.moments(places, apart=servers.site.cluster), replies.moments_answer
+        )
+        return [found[at] for at in places]
+
+    async def _answered(
+        self,
+        servers: Transport,
+        runs: list[tuple[acts.ScriptRun, list[acts.Place]]],
+        answer: Callable[[list[acts.Place], Any], list[T]],
+    ) -> dict[acts.Place, T]:
+        """Return what scripts that each answer for some places have answered for each."""
+        found: dict[acts.Place, T] = {}
+        for (_, asked), reply in zip(runs, await asyncio.gather(*(servers.act(run) for run, _ in runs)), strict=True):
+            found |= zip(asked, answer(asked, reply), strict=True)
+        return found
 
     async def _row_at(self, servers: Transport, index: Index, at: acts.Place) -> Row | None:
         """Return the row that an index has at a place; what stands for it if it cannot be read, and none if it is gone."""

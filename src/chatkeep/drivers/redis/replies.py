@@ -12,7 +12,7 @@ from msgspec import structs
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..base import Append, Appended, Counted, Entries, Entry, Erase, Key, Read, Row, Scan, Write
 from ..packing import unpack
-from .scripts import Meta, Place, ScriptRun
+from .scripts import Meta, Place, ScriptRun, changed_at, key_of
 
 
 def meta_of(reply: Any) -> Meta:
@@ -44,9 +44,24 @@ def read_answer(act: Read, reply: Any) -> tuple[Row, list[Entry]] | None:
     return None if reply is None else (_row(act.key, reply[0]), _page(act.key, reply[1]))
 
 
-def rows_answer(acts: Iterable[Read], reply: Any) -> list[Row | None]:
+def rows_answer(places: Iterable[Place], reply: Any) -> list[Row | None]:
     """Return the answer of one of `Acts.rows`; None for what cannot be told without looking closer."""
-    return [None if stored is None else _found(act.key, stored) for act, stored in zip(acts, reply, strict=True)]
+    return [
+        None if stored is None else _found(key_of(member), stored)
+        for (_, member), stored in zip(places, reply, strict=True)
+    ]
+
+
+def moments_answer(places: Iterable[Place], reply: Any) -> list[Place]:
+    """Return the answer of one of `Acts.moments`, as `moment_of` says it of a row; for one without a time, that of what stands for it."""
+    return [(-_time_of(stored, otherwise=changed_at(at)), at[1]) for at, stored in zip(places, reply, strict=True)]
+
+
+def _time_of(stored: bytes | None, *, otherwise: float) -> float:
+    try:
+        return otherwise if stored is None else float(stored)
+    except ValueError:
+        return otherwise
 
 
 def _found(key: Key, stored: list[Any]) -> Row | None:

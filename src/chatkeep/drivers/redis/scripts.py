@@ -130,6 +130,10 @@ class Bucket:
         self.erased = self.start + b"erased"
         self.places = {index: self.start + index.encode() for index in PLACES}
 
+    def row_of(self, member: bytes) -> bytes:
+        """Return the name of a conversation's row."""
+        return b"%brow:%b" % (self.start, member)
+
 
 PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
 """The indexes, in the order of the scripts' KEYS."""
@@ -223,18 +227,31 @@ class Acts:
         groups = [(bucket,) for bucket in self.buckets] if apart else [tuple(self.buckets)]
         return [ScriptRun(SCAN, _index(group, index, self.epoch), arguments) for group in groups]
 
-    def rows(self, acts: Sequence[Read], *, apart: bool) -> list[tuple[ScriptRun, list[Read]]]:
-        """Read the rows alone, without their logs, many at once; *apart* as for `scan`. Each run has the *acts* that it answers."""
-        groups: dict[bytes, list[Read]] = {}
-        for act in acts:
-            groups.setdefault(self.read(act).home.keys[0] if apart else b"", []).append(act)
-        runs = [group[n : n + ROWS_AT_ONCE] for group in groups.values() for n in range(0, len(group), ROWS_AT_ONCE)]
-        return [(self._rows(run), run) for run in runs]
+    def rows(self, places: Sequence[Place], *, apart: bool) -> list[tuple[ScriptRun, list[Place]]]:
+        """Read the rows alone, without their logs, many at once; *apart* as for `scan`. Each run has the *places* that it answers."""
+        return self._of_rows(places, "", ROWS_AT_ONCE, apart=apart)
 
-    def _rows(self, acts: list[Read]) -> ScriptRun:
-        homes = [self.read(act).home.keys for act in acts]
-        epochs = tuple(dict.fromkeys(keys[0] for keys in homes))
-        return ScriptRun(ROWS, Home((*epochs, *(keys[1] for keys in homes)), (self.epoch,), kept=False), [len(epochs)])
+    def moments(self, places: Sequence[Place], *, apart: bool) -> list[tuple[ScriptRun, list[Place]]]:
+        """As `rows`, but of each row only when it was changed."""
+        return self._of_rows(places, "at", MOMENTS_AT_ONCE, apart=apart)
+
+    def _of_rows(
+        self, places: Sequence[Place], field: str, most: int, *, apart: bool
+    ) -> list[tuple[ScriptRun, list[Place]]]:
+        groups: dict[Bucket | None, list[Place]] = {}
+        for place in places:
+            groups.setdefault(self._bucket(place[1]) if apart else None, []).append(place)
+        runs = [group[n : n + most] for group in groups.values() for n in range(0, len(group), most)]
+        return [(self._of_run(run, field), run) for run in runs]
+
+    def _of_run(self, places: list[Place], field: str) -> ScriptRun:
+        found = [(self._bucket(member), member) for _, member in places]
+        epochs = tuple(dict.fromkeys(bucket.epoch for bucket, _ in found))
+        rows = [bucket.row_of(member) for bucket, member in found]
+        return ScriptRun(ROWS, Home((*epochs, *rows), (self.epoch,), kept=False), [len(epochs), field])
+
+    def _bucket(self, member: bytes) -> Bucket:
+        return self.buckets[bucket_of(member, len(self.buckets))]
 
     def count(self, act: Count) -> ScriptRun:
         """`Driver.count`."""
@@ -248,6 +265,9 @@ class Acts:
 
 ROWS_AT_ONCE = 50
 """How many rows one script reads: a server holds that answer whole."""
+
+MOMENTS_AT_ONCE = 500
+"""As ROWS_AT_ONCE, where only the time of each is asked for."""
 
 READS = 3
 """How many of a conversation's KEYS a script needs that only reads."""
@@ -264,8 +284,8 @@ def _home(prefix: str, buckets: int, epoch: str, key: Key, count: int | None) ->
     """Return the home of a conversation, or its first *count* keys."""
     member = member_of(key)
     bucket = Bucket(prefix, bucket_of(member, buckets))
-    own = (bucket.start + part + member for part in (b"row:", b"log:", b"ids:"))
-    keys = (bucket.epoch, *own, bucket.erased, *bucket.places.values())
+    own = (bucket.start + part + member for part in (b"log:", b"ids:"))
+    keys = (bucket.epoch, bucket.row_of(member), *own, bucket.erased, *bucket.places.values())
     return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
 
 
@@ -306,9 +326,14 @@ def moment_of(row: Row) -> Place:
     return -row.updated_at, member_of(row.key)
 
 
+def changed_at(at: Place) -> float:
+    """Return when the step of a place in the index `recent` began."""
+    return -at[0] * RECENT_GRAIN_S
+
+
 def unreadable(index: Index, key: Key, at: Place) -> Row:
     """Return what stands for a row that cannot be read, at its place of an index."""
-    changed = -at[0] * RECENT_GRAIN_S if index == "recent" else 0.0
+    changed = changed_at(at) if index == "recent" else 0.0
     return row_at(key, updated_at=changed, due_at=at[0] if index == "due" else None)
 
 

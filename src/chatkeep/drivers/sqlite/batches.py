@@ -18,6 +18,7 @@ from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
 from ...offload import offload
 from ..base import WAITING, settle
 from .file import FilesMoved, OpenFile, Slot
+from .handover import Handover
 from .opening import rollback, translated
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class ConnectionThreads:
         self.slots = [file.add(Slot()) for _ in range(threads)]
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._answered = Handover(self._deliver)
         self._gathers = gathers
         self._gathered: list[Job] = []
         self._alarm: asyncio.TimerHandle | None = None
@@ -118,6 +120,7 @@ class ConnectionThreads:
             self._jobs.put(None)
         for thread in self._threads:
             await offload(thread.join)
+        self._answered.close()
 
     def _work(self, slot: Slot) -> None:
         while (job := self._jobs.get()) is not None:
@@ -135,7 +138,7 @@ class ConnectionThreads:
                 answers = self._answers(slot, batch)
             except BaseException as fault:
                 answers = [translated(fault, "Nothing was done")] * len(batch)
-            self._loop.call_soon_threadsafe(self._deliver, batch, answers)
+            self._answered.put((batch, answers))
 
     def _answers(self, slot: Slot, batch: list[Job], *, again: bool = True) -> list[Any]:
         try:
@@ -168,7 +171,8 @@ class ConnectionThreads:
                 slot.close(tidies=True)
             return answers
 
-    def _deliver(self, batch: list[Job], answers: list[Any]) -> None:
+    def _deliver(self, done: tuple[list[Job], list[Any]]) -> None:
+        batch, answers = done
         if self._gathers:
             self._crowd, self._last = max(len(batch), self._last), len(batch)
         for job, found in zip(batch, answers, strict=True):
