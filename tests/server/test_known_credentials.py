@@ -66,6 +66,49 @@ async def test_noting_a_last_use_brings_nothing_back(house: House) -> None:
     assert await stored_credentials(house.keep).get(name) is None
 
 
+async def test_what_the_application_erases_opens_nothing_anew(house: House) -> None:
+    """A conversation's token ends in the same moment where the server's own process erases, and by no request: what is said with it
+    a moment later would begin a conversation of that name that nobody has asked for."""
+    token = await house.token("send")
+    path, salon = f"{ADA}/messages", house.keep.tenant("salon")
+    first = await house.ask("POST", path, {"content": "hello"}, token=token)
+    await salon.erase("ada")
+    then = await house.ask("POST", path, {"content": "again"}, token=token)
+
+    assert [200, 401] == [first.status, then.status]
+    assert await salon.conversation("ada") is None
+
+
+async def test_what_is_erased_is_not_let_in_by_a_look_from_before(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is under way while the token is erased counts for who waits for it, and for nobody after, also in an outage."""
+    token = await house.token()
+    name, known = str(name_of(token)), KnownCredentials(house.keep)
+    known._last._lasts = True
+    driver, read = house.keep._engine.store.driver, house.keep._engine.store.driver.read
+    goes_on, is_read = asyncio.Event(), asyncio.Event()
+
+    async def slow(act: Any) -> Any:
+        found = await read(act)
+        is_read.set()
+        await goes_on.wait()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "read", slow)
+        asking = asyncio.create_task(known.find(name))
+        await is_read.wait()
+        patched.undo()
+        await forget(house.keep, "salon", "ada")
+        goes_on.set()
+        await asking
+    assert await known.find(name) is None
+    with pytest.raises(Unavailable, match="away"):
+        known._last.find(name, Unavailable("away"))
+    await known.close()
+
+
 async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who come at once wait for the same look."""
     token, reads = await house.token(), []

@@ -50,3 +50,7 @@ class LastKnown(Generic[K, V]):
         """Forget everything, since something of it was ended here."""
         self._said.clear()
         self.round += 1
+
+    def forget(self, key: K) -> bool:
+        """Forget what was said of *key*, which was changed here; tell whether there was anything."""
+        return self._said.pop(key, None) is not None
