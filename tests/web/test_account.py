@@ -520,6 +520,39 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
 
 
+@pytest.mark.journey
+def test_a_change_of_the_list_whose_answer_is_lost_is_not_made_twice(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """It is known by its key: a mark that another device has taken back meanwhile is not set once more."""
+    page = account_of(person, shop.address, user)
+    page.evaluate("account.create('Order', ids.c)")
+    until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+    asked: list[dict[str, str]] = []
+
+    def lose(route: Route) -> None:
+        if route.request.method != "PATCH":
+            route.fallback()
+            return
+        asked.append(route.request.headers)
+        made = route.fetch()
+        if len(asked) == 1:
+            assert made.json()
+            told = {name: asked[0][name] for name in ("authorization", "content-type")}
+            assert 200 == person.request.patch(route.request.url, headers=told, data='{"archived": false}').status
+            route.abort()
+        else:
+            route.fulfill(response=made)
+
+    page.route("**/v1/conversations/*", lose)
+    page.evaluate("account.archive(ids.c)")
+    until(page, "account.stats().outbox.saves > 1 && !account.conversations.some((one) => one.pending)")
+
+    assert 2 == len(asked)
+    assert 1 == len({headers.get("idempotency-key") for headers in asked})
+    until(page, "!account.conversations[0].archived")
+
+
 def ordering(person: BrowserContext, shop: Shop, user: str) -> Page:
     """A page whose user has said "tea" in a conversation, which is answered."""
     page = account_of(person, shop.address, user)
