@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ..support.browsing import ROOT, Shop, account_of, page_of_a_proxy, profile
 
 DOCS = ROOT / "docs" / "how-to" / "browser.md"
 USERS = (f"user{number}" for number in itertools.count())
+JSON = {"content-type": "application/json"}
 TITLES = "account.conversations.map((one) => one.title)"
 
 
@@ -288,13 +290,20 @@ def test_a_token_is_refreshed_under_way(shop: Shop, person: BrowserContext, user
     assert 1 == page.evaluate("account.devices().then((found) => found.filter((one) => one.current).length)")
 
 
+@pytest.mark.parametrize("grace", [None, 600])
 def test_a_device_that_has_refreshed_is_one_device(
-    shop: Shop, person: BrowserContext, browser: Browser, user: str
+    shop: Shop, person: BrowserContext, browser: Browser, user: str, grace: int | None
 ) -> None:
-    """Its old token is good for a minute yet and is not shown beside the new one, neither here nor on the other device."""
+    """Its old token is good for a while yet, however long, and is not shown beside the new one, neither here nor on the other device."""
     page = account_of(person, shop.address, user)
+
+    def longer(route: Route) -> None:
+        route.continue_(post_data=json.dumps({"grace": grace}), headers=route.request.headers | JSON)
+
     with profile(browser) as telephone:
         there = account_of(telephone, shop.address, user)
+        if grace is not None:
+            page.route("**/rotate", longer)
         page.evaluate("account.refresh()")
         current = "account.devices().then((found) => found.map((one) => one.current).sort())"
 
