@@ -53,18 +53,18 @@ async function sendOne(account, tools, n) {
   let item;
   await account._edit((items, store) => {
     item = items.find((one) => one.n === n);
-    if (item && !item.sent) {
-      const sent = { ...item.body, at: serverTime(item.at), by: device(tools) }; // the same each time, as its key says
-      store.put((item = { ...item, tried: true, rev: random(), sent }));
+    if (item && !item.asked) {
+      const asked = { ...item.body, at: serverTime(item.at), by: device(tools) }; // the same each time, as its key says
+      store.put((item = { ...item, tried: true, rev: random(), asked }));
     }
   });
   if (!item) return; // another tab has sent it
-  const { of: id, body, gone, put, at, rev, sent } = item;
+  const { of: id, body, gone, put, at, rev, asked } = item;
   const path = `conversations/${encodeURIComponent(id)}`;
   try {
     if (gone) await account._ask(path, { method: "DELETE" });
     else {
-      const saved = await account._json(path, { method: put ? "PUT" : "PATCH", body: sent, headers: { "idempotency-key": rev } });
+      const saved = await account._json(path, { method: put ? "PUT" : "PATCH", body: asked, headers: { "idempotency-key": rev } });
       const known = account._list.get(id);
       if (known || put) account._list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
       if (saved.conflicts.length) account._both({ conflict: id });
