@@ -39,13 +39,14 @@ export async function refresh(account, { locked, pick, request, serverTime }) {
 
 // Ends on the server what was signed out of here, also when there was no line then.
 export async function endTokens(account, { request }) {
-  for (const token of account._read(":end") ?? []) {
-    await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
-      if (!fault.final) throw fault;
-    });
-    account._write(":end", (account._read(":end") ?? []).filter((one) => one !== token));
+  const names = Object.keys(account._storage).map((key) => (key.startsWith(account._key) ? key.slice(account._key.length) : ""));
+  for (const name of names.filter((name) => name.startsWith(":end"))) {
+    for (const token of name === ":end" ? account._read(name) : [name.slice(5)]) // a list is of an older release
+      await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
+        if (!fault.final) throw fault;
+      });
+    account._write(name);
   }
-  if (!account._read(":end")?.length) account._write(":end");
 }
 
 // Tells of devices that were not there when this browser looked last.

@@ -242,6 +242,37 @@ def test_who_signs_out_while_it_is_asked_whose_the_token_is_is_signed_out(
     assert ["signed-out", []] == page.evaluate("[account.state, account.notices.map((notice) => notice.kind)]")
 
 
+def test_two_tabs_that_sign_out_at_one_moment_end_both_tokens(shop: Shop, person: BrowserContext) -> None:
+    """Without a line each notes a token that is to be ended; what the other one has just written it need not have read."""
+    page, tab = account_of(person, shop.address, next(USERS)), account_of(person, shop.address)
+    tab.evaluate(
+        """() => { const read = Storage.prototype.getItem;
+           Storage.prototype.getItem = function (key) { return key.endsWith(':end') ? null : read.call(this, key); }; }"""
+    )
+    person.route("**/me/tokens/current", lambda route: route.abort())
+    tokens = []
+    for each in (page, tab):
+        each.evaluate("async (user) => { if (!account.user) await signIn(user); }", next(USERS))
+        tokens.append(each.evaluate("account.token()"))
+        each.evaluate("account.signOut()")
+    person.unroute("**/me/tokens/current")
+
+    def are_ended() -> bool:
+        page.evaluate("dispatchEvent(new Event('online'))")
+        answers = [
+            person.request.get(f"{shop.address}v1/me", headers={"authorization": f"Bearer {token}"}) for token in tokens
+        ]
+        return [401, 401] == [answer.status for answer in answers]
+
+    assert 2 == len(set(tokens))
+    for _ in range(100):
+        if are_ended():
+            break
+        page.wait_for_timeout(100)
+    assert are_ended()
+    assert not page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end')).length")
+
+
 def test_a_page_may_give_another_token_each_time(shop: Shop, person: BrowserContext, user: str) -> None:
     """Its function need not keep any: whose they are is asked once, and again when the page's user is another one."""
     page = account_of(person, shop.address)
@@ -537,6 +568,13 @@ def test_a_change_of_the_list_whose_answer_is_lost_is_not_made_twice(
     page = account_of(person, shop.address, user)
     page.evaluate("account.create('Order', ids.c)")
     until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+    page.route("**/v1/conversations/*", lambda route: route.abort())
+    page.evaluate("account.pin(ids.c)")
+    until(page, "account.stats().outbox.failures > 0")
+    assert 1 == page.evaluate("account._unsent(account._subject).then((found) => found.length)")
+    page.unroute("**/v1/conversations/*")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    until(page, "!account.conversations[0].pending")
     asked: list[dict[str, str]] = []
 
     def lose(route: Route) -> None:
@@ -555,7 +593,7 @@ def test_a_change_of_the_list_whose_answer_is_lost_is_not_made_twice(
 
     page.route("**/v1/conversations/*", lose)
     page.evaluate("account.archive(ids.c)")
-    until(page, "account.stats().outbox.saves > 1 && !account.conversations.some((one) => one.pending)")
+    until(page, "account.stats().outbox.saves > 2 && !account.conversations.some((one) => one.pending)")
 
     assert 2 == len(asked)
     assert 1 == len({headers.get("idempotency-key") for headers in asked})
