@@ -18,7 +18,7 @@ from chatkeep.auth.credentials import (
     stored_credentials,
 )
 from chatkeep.auth.format import name_of
-from chatkeep.errors import Replaced, Unavailable
+from chatkeep.errors import Overloaded, Replaced, Unavailable
 from chatkeep.server import create_app, last_known
 from chatkeep.server.known_credentials import KnownCredentials
 from chatkeep.testing.servers import RedisServer
@@ -190,13 +190,15 @@ async def test_who_is_known_writes_into_the_journal(
 
 
 def test_what_is_known_is_what_was_said_last() -> None:
-    """Also that there is nothing; not what a look from before something was ended here brings. Another store is no outage."""
+    """Also that there is nothing; not what a look from before something was ended here brings. Another store is no outage, and neither is
+    one that has too much to do."""
     keep = Chatkeep[Any]("memory://", on_outage="read")
     known = last_known.LastKnown[str, int](keep)
     known.note("a", 1, round=known.round)
     assert 1 == known.find("a", Unavailable("away"))
-    with pytest.raises(Replaced):
-        known.find("a", Replaced("other"))
+    for no_outage in (Replaced("other"), Overloaded("busy")):
+        with pytest.raises(type(no_outage)):
+            known.find("a", no_outage)
     known.note("a", None, round=known.round)
     before = known.round
     known.clear()
