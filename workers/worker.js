@@ -1729,7 +1729,7 @@ function change(how) {
     const media = how === "merge" ? "application/merge-patch+json" : "application/json";
     const value = how === "clear" ? null : await bodyAsked(asked, 4 * STATE_MOST, media);
     const shows = scopes.includes("state:read");
-    const key = keyAsked(request);
+    const key = await changeNamed(asked);
     const told = await served(env, store, tenant, id, "change", { how, slot, value, match, noneMatch, key, now, shows, service });
     await ring(asked, told.epoch, false);
     const headers = { ...(told.body === "" ? {} : { "content-type": "application/json" }), ...told.headers };
@@ -1791,6 +1791,13 @@ function keyAsked(request) {
   if (inner !== undefined) return inner.replace(/\\(.)/g, "$1");
   if (/^[!#-~][!-~]*$/.test(given)) return given;
   throw new Refusal(400, "bad-request", 'An Idempotency-Key is ASCII text in quotes, like "8e03978e"; nothing was touched.');
+}
+
+// What the request's Idempotency-Key calls a change among those of whoever asks, as chatkeep.server.saving does: another one's key is
+// another name, though it is written alike.
+async function changeNamed({ request, stored }) {
+  const key = keyAsked(request);
+  return key === null ? null : (await sha256(JSON.stringify([await subjectOf(stored), key]))).slice(0, 32);
 }
 
 export default {

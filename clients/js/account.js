@@ -62,8 +62,8 @@ export class Account extends Emitter {
   async signIn({ token, claim = true } = {}) {
     const guest = this.state === "guest" ? { token: this._token, subject: this._subject } : undefined;
     this._out = false;
-    if (token) this._write("", { at: serverTime(Date.now()), ...(typeof token === "string" ? { token } : pick(token, "id", "token", "expires_at")) });
-    const hasGuests = guest || Object.keys(this._storage).some((key) => key.startsWith(`chatkeep:${this._url}:`));
+    if (token) this._write("", { at: serverTime(Date.now()), ...pick(token.token ? token : { token }, "id", "token", "expires_at") });
+    const hasGuests = guest || this._holds(`chatkeep:${this._url}:`);
     if (claim) this._write(":claim", hasGuests ? { guest, id: random() } : undefined);
     this._claims = claim;
     this._tell({ who: true });
@@ -78,11 +78,11 @@ export class Account extends Emitter {
     const { token } = this._read("") ?? {};
     this._write("");
     this._out = true;
-    if (token) this._write(":end", [...(this._read(":end") ?? []), token]);
+    if (token) this._write(`:end:${token}`, 1); // a name for each: two tabs may write at the same time
     this._tell({ who: true, out: true });
     await this._become(null);
     await this._shelf.wipe(this._url, subject);
-    await this._endTokens().catch((fault) => this._fail(fault)); // it is ended when there is a line
+    await this._endTokens().catch(this._fail); // it is ended when there is a line
   }
 
   // Sees to it that the credential is known, and goes on as the one for whom it stands.
@@ -125,7 +125,7 @@ export class Account extends Emitter {
       this._list = new Map();
       this._queue = [];
       clearTimeout(this._keeping);
-      this.notices.slice().forEach(({ id }) => this.dismiss(id));
+      this.notices.forEach(({ id }) => this.dismiss(id));
       this._doors.say(subject ?? null); // the chats of all tabs look whose they are
       if (before && subject) await this._shelf.wipe(this._url, before);
       const place = subject && this._place();
@@ -163,7 +163,7 @@ export class Account extends Emitter {
   }
 
   async _endTokens() {
-    if (this._read(":end")) await (await import("./tokens.js")).endTokens(this, tools);
+    if (this._holds(`${this._key}:end`)) await (await import("./tokens.js")).endTokens(this, tools);
   }
 
   // -- what it has ----------------------------------------------------------------------------------------------------
@@ -239,14 +239,15 @@ export class Account extends Emitter {
   }
 
   dismiss(id) {
-    if (!this.notices.some((one) => one.id === id)) return;
-    this.notices = this.notices.filter((one) => one.id !== id);
+    const left = this.notices.filter((one) => one.id !== id);
+    if (left.length === this.notices.length) return;
+    this.notices = left;
     emit(this, "dismiss", id);
   }
 
   // Tells what somebody can do something about.
   _explain(what, ...about) {
-    import("./notices.js").then((notices) => notices[what](this, tools, ...about)).catch((fault) => this._fail(fault));
+    import("./notices.js").then((notices) => notices[what](this, tools, ...about)).catch(this._fail);
   }
 
   // *what* has lost its line, or has it again.
@@ -273,14 +274,14 @@ export class Account extends Emitter {
     const { user = this._hint, subject = user && (await this._shelf.whose(this._url, `user:${user}`)) } = this._read("") ?? {};
     if (subject) await this._become({ user, subject }); // what is here is shown at once
     const first = this._identify().then(() => this._subject && this._pull());
-    await Promise.race([first.catch((fault) => this._fail(fault)), pause(this._cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
+    await Promise.race([first.catch(this._fail), pause(this._cursor ? 0 : 3000)]); // a server that does not answer keeps nobody from what is here
     this._listen();
-    setTimeout(() => this._settle().catch((fault) => this._fail(fault)), SETTLED_MS);
+    setTimeout(() => this._settle().catch(this._fail), SETTLED_MS);
   }
 
   _resume() {
     this._wake();
-    this._catchUp().catch((fault) => this._fail(fault));
+    this._catchUp().catch(this._fail);
   }
 
   async _catchUp() {
@@ -295,12 +296,12 @@ export class Account extends Emitter {
     if (this._isSettled) await this._settle();
   }
 
-  _fail(fault) {
+  _fail = (fault) => {
     trace("failed", fault.name, fault.status ?? "");
     this._counts.failures++;
     if (fault.status === 401) this._proven = undefined;
     if (!fault.final) this._mark(this, true);
-  }
+  };
 
   async _ask(path, options = {}, again = true) {
     const subject = this._subject;
@@ -368,7 +369,7 @@ export class Account extends Emitter {
       await locked(`${this._key}:listen:${subject}`, () => subject === this._subject && this._stream(), { signal });
       return SOON_MS;
     };
-    return repeat(signal, this._listening, listen, (fault) => this._fail(fault));
+    return repeat(signal, this._listening, listen, this._fail);
   }
 
   async _stream() {
@@ -390,7 +391,7 @@ export class Account extends Emitter {
     this._queue = items;
     if (change) this._say({ queue: true });
     this._draw();
-    if (items.length || this._sends) this._send().catch((fault) => this._fail(fault)); // it is begun again when there is a line
+    if (items.length || this._sends) this._send().catch(this._fail); // it is begun again when there is a line
   }
 
   async _send() {
@@ -456,7 +457,7 @@ export class Account extends Emitter {
       this._resume();
     } else if (subject !== this._subject) return;
     else if (changed && (changed.reset || since === this._cursor)) this._take(changed, true);
-    else if (changed) this._pull().catch((fault) => this._fail(fault)); // something was missed
+    else if (changed) this._pull().catch(this._fail); // something was missed
     else if (saved) this.notify(saved);
     else if (conflict) this._explain("renamed", conflict);
     else if (dealt) this.dismiss(dealt);
@@ -470,6 +471,10 @@ export class Account extends Emitter {
   _wake() {
     this._sending.ring();
     this._listening.ring();
+  }
+
+  _holds(start) {
+    return Object.keys(this._storage).join().includes(start);
   }
 
   _read(rest) {

@@ -28,7 +28,8 @@ export function tellRefused(account) {
   }
 }
 
-// Sends what was done, in order, for as long as the account is open. Each change may be sent twice: it is the same then.
+// Sends what was done, in order, for as long as the account is open. A change that is sent twice is known by its key, and has no effect
+// on what others have done behind it.
 export function sendChanges(account, tools) {
   const { signal } = account._end;
   const send = async () => {
@@ -48,19 +49,22 @@ export function sendChanges(account, tools) {
 }
 
 async function sendOne(account, tools, n) {
-  const { BLANK, omit, pick, serverTime } = tools;
+  const { BLANK, omit, pick, random, serverTime } = tools;
   let item;
   await account._edit((items, store) => {
     item = items.find((one) => one.n === n);
-    if (item && !item.tried) store.put((item = { ...item, tried: true }));
+    if (item && !item.asked) {
+      const asked = { ...item.body, at: serverTime(item.at), by: device(tools) }; // the same each time, as its key says
+      store.put((item = { ...item, tried: true, rev: random(), asked }));
+    }
   });
   if (!item) return; // another tab has sent it
-  const { of: id, body, gone, put, at } = item;
+  const { of: id, body, gone, put, at, rev, asked } = item;
   const path = `conversations/${encodeURIComponent(id)}`;
   try {
     if (gone) await account._ask(path, { method: "DELETE" });
     else {
-      const saved = await account._json(path, { method: put ? "PUT" : "PATCH", body: { ...body, at: serverTime(at), by: device(tools) } });
+      const saved = await account._json(path, { method: put ? "PUT" : "PATCH", body: asked, headers: { "idempotency-key": rev } });
       const known = account._list.get(id);
       if (known || put) account._list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
       if (saved.conflicts.length) account._both({ conflict: id });

@@ -26,7 +26,7 @@ export async function putSlot(chat, tools, item, place) {
       for (const loss of found.losses) chat._tell("loss", { slot, ...loss });
     } catch (fault) {
       if (![405, 415].includes(fault.status)) throw fault;
-      value = await putOver(chat, tools, path, base, set, place); // a server that cannot merge, such as the worker of Durable Objects
+      value = await putOver(chat, tools, path, sent, place); // a server that cannot merge, such as the worker of Durable Objects
     }
   else value = chat._state?.[slot];
   if (place !== chat._place) throw MOVED;
@@ -36,15 +36,16 @@ export async function putSlot(chat, tools, item, place) {
   emit(chat, "kept", slot);
 }
 
-async function putOver(chat, { rebased, same }, path, base, set, place) {
+async function putOver(chat, { rebased, same }, path, { base, set, rev }, place) {
   for (;;) {
     const now = await readSlot(chat, path, place);
     const value = rebased(base, set, now.value);
-    if (same(value, now.value)) return value; // also when it was written, and only the answer got lost
-    const headers = now.etag ? { "if-match": now.etag } : { "if-none-match": "*" };
+    if (same(value, now.value)) return value;
+    // By the key it is known when it was written and only the answer got lost: others may have gone on from there.
+    const headers = { "idempotency-key": rev, ...(now.etag ? { "if-match": now.etag } : { "if-none-match": "*" }) };
     try {
-      await chat._here(path, { ...(value === undefined ? { method: "DELETE" } : { method: "PUT", body: value }), headers, place });
-      return value;
+      const answer = await chat._here(path, { ...(value === undefined ? { method: "DELETE" } : { method: "PUT", body: value }), headers, place });
+      return answer.status === 204 ? value : await answer.json();
     } catch (fault) {
       if (fault.status !== 412 && !(fault.status === 404 && now.etag)) throw fault;
     }

@@ -2,16 +2,15 @@
 // for, and a while after the opening, to look whether there are new ones.
 
 const GRACE_S = 3600; // so long a token that was refreshed may go on
-const OLD_S = 60; // so long one goes on that was refreshed here
 const LATE_MS = 5000; // so late at most a tab reads of what another one has written
 
 export async function devices(account, { serverTime }) {
   const { tokens } = await account._json("me/tokens");
   const own = account._read("")?.id;
   const now = serverTime(Date.now());
-  const live = tokens.filter((one) => !one.revoked && !(one.expires_at < now));
-  const isOld = (one) => one.id !== own && live.some((fresh) => fresh.label === one.label && Math.abs(one.expires_at - fresh.created_at - OLD_S) < 0.001);
-  return live.filter((one) => !isOld(one)).map((one) => ({ ...one, current: one.id === own }));
+  const isLive = (one) => !one.revoked && !(one.expires_at < now);
+  // One that was refreshed goes on for a while beside its successor.
+  return tokens.map((one) => ({ ...one, current: one.id === own })).filter((one) => isLive(one) && (one.current || !one.rotated));
 }
 
 export async function endDevice(account, tools, id) {
@@ -26,7 +25,7 @@ export async function refresh(account, { locked, pick, request, serverTime }) {
     const kept = account._read("");
     if (kept?.token !== old) return;
     try {
-      const fresh = await (await request(`${account._url}me/tokens/current/rotate`, { method: "POST", token: old, body: { grace: OLD_S } })).json();
+      const fresh = await (await request(`${account._url}me/tokens/current/rotate`, { method: "POST", token: old })).json();
       account._write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: serverTime(Date.now()) });
     } catch (fault) {
       if (fault.status !== 409) throw fault;
@@ -40,13 +39,14 @@ export async function refresh(account, { locked, pick, request, serverTime }) {
 
 // Ends on the server what was signed out of here, also when there was no line then.
 export async function endTokens(account, { request }) {
-  for (const token of account._read(":end") ?? []) {
-    await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
-      if (!fault.final) throw fault;
-    });
-    account._write(":end", (account._read(":end") ?? []).filter((one) => one !== token));
+  const names = Object.keys(account._storage).map((key) => (key.startsWith(account._key) ? key.slice(account._key.length) : ""));
+  for (const name of names.filter((name) => name.startsWith(":end"))) {
+    for (const token of name === ":end" ? account._read(name) : [name.slice(5)]) // a list is of an older release
+      await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
+        if (!fault.final) throw fault;
+      });
+    account._write(name);
   }
-  if (!account._read(":end")?.length) account._write(":end");
 }
 
 // Tells of devices that were not there when this browser looked last.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ..support.program import PATIENCE_S, PROGRAM, chatkeep, plain_environment
+from chatkeep.auth.format import make_credential
+
+from ..support.program import PATIENCE_S, PROGRAM, chatkeep, killed_when_late, plain_environment
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT RUN: this system has no disk that is always full")
@@ -66,3 +70,48 @@ def test_errors_say_what_to_do_and_how_the_program_ends(tmp_path: Path) -> None:
         assert "Traceback" not in found[arguments][2]
         assert "hunter2" not in found[arguments][2]
     assert before == [path for path in sorted(tmp_path.iterdir()) if not path.name.startswith("chatkeep-demo")]
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["export"], ["history", "chat.db", "nobody"], ["--help"], ["list", "--help"]], ids=" ".join
+)
+def test_who_reads_the_output_may_go(store: Path, command: list[str]) -> None:
+    """`chatkeep list | head` ends as other tools do, by the code of SIGPIPE, and says nothing; so does what is told of an error."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "wb") as nobody:
+        ended = subprocess.run(
+            [*PROGRAM, *command, *([store.name] if len(command) == 1 and command[0] != "--help" else [])],
+            cwd=store.parent,
+            env=plain_environment(),
+            stdout=nobody,
+            stderr=nobody if "nobody" in command else subprocess.PIPE,
+            timeout=PATIENCE_S,
+        )
+
+    assert 141 == ended.returncode
+    assert not ended.stderr
+
+
+@pytest.mark.parametrize("command", [["list"], ["export", "-o", "made.jsonl"]], ids=" ".join)
+def test_a_command_that_is_interrupted_says_how_it_stands(tmp_path: Path, command: list[str]) -> None:
+    """Ctrl-C ends it with the code that shells know and in words, without a traceback, while it waits for a server."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE_S)
+        running = subprocess.Popen(
+            [*PROGRAM, command[0], f"http://127.0.0.1:{silent.getsockname()[1]}", *command[1:]],
+            cwd=tmp_path,
+            env=plain_environment() | {"CHATKEEP_KEY": make_credential("service")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with killed_when_late(running):
+            asked, _ = silent.accept()
+            with asked:
+                running.send_signal(signal.SIGINT)
+                said, errors = running.communicate()
+
+    assert (130, b"") == (running.returncode, said)
+    assert errors.strip().startswith(b"Interrupted. What was done by now stays done")
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert [] == list(tmp_path.iterdir())

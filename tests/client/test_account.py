@@ -42,7 +42,8 @@ async def test_an_account_has_its_list_saves_and_devices(place: Place) -> None:
         with pytest.raises(NotFound):
             await phone.account.undo_claim(claimed.guest)
         devices = await phone.account.devices()
-        fresh = await phone.account.refresh()
+        fresh = await phone.account.refresh(grace=600)
+        then = await tab.account.devices()
         me = await phone.me()
         await phone.account.sign_out(next(one.id for one in devices if one.label == "tab"))
         with pytest.raises(Unauthorized):
@@ -53,6 +54,7 @@ async def test_an_account_has_its_list_saves_and_devices(place: Place) -> None:
     assert ({"trip"}, []) == ({one.id for one in changed.conversations}, changed.erased)
     assert ("title", "Florence", ["tea", "milk"]) == (lost.about, lost.value, merged)
     assert {"trip", "shop", visit.id} == ids
+    assert ["phone", "tab"] == sorted(one.label for one in then)
     assert ("user", "ada", phone.token) == (me.kind, me.user, fresh.token)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, structs
 
-from chatkeep.conversation import leases, outbox, turns
+from chatkeep.conversation import leases, outbox, snapshots, turns
 from chatkeep.conversation.outbox import Sent, checked_answer, key_of, list_deliveries, number_of
 from chatkeep.conversation.record import OutboxState, Record
 from chatkeep.conversation.snapshots import Commit, Policy, Snapshot
@@ -196,6 +196,30 @@ def test_deaths_of_handlers_are_none_of_sendings() -> None:
     assert not outbox.is_suspect(sending, 2, died=True)
     assert "" == outbox.describe_deaths(again, POLICY)
     assert (POLICY.max_begun - 1, 1) == (again.record.deaths, again.record.sending_deaths)
+
+
+def test_a_doubt_stays_with_a_reply_until_it_is_done_with() -> None:
+    """What may have gone out may have been shown twice, also where a later try says for certain that it was not that one."""
+    before = waiting()
+    told: dict[str, Any] = {"at": 1010.0, "since": 1002.0, "retry_at": 1012.0, "token": "t"}
+    tried = after(before, outbox.note_delivery(before, 2, Sent(status="retry"), POLICY, doubtful=True, **told))
+    refused = after(tried, outbox.note_delivery(tried, 2, Sent(status="retry"), POLICY, doubtful=True, **told))
+    certain = after(before, outbox.note_delivery(before, 2, Sent(status="retry"), POLICY, doubtful=False, **told))
+
+    assert [2, 2, 0] == [snapshots.delivery_of(one).sending for one in (tried, refused, certain)]
+    assert 1012.0 == refused.record.delivery.at  # type: ignore[union-attr]
+
+
+def test_a_process_that_dies_while_a_doubtful_reply_waits_has_not_died_of_it() -> None:
+    """The handler of the message behind it was running: its death counts there, or a message that kills would never be set aside."""
+    before = waiting(deaths=1)
+    told: dict[str, Any] = {"at": 1010.0, "since": 1002.0, "retry_at": 1012.0, "token": "t"}
+    waits = after(before, outbox.note_delivery(before, 2, Sent(status="retry"), POLICY, doubtful=True, **told))
+    sending = after(waits, outbox.begin_sending(waits, 2, POLICY, **GONE))
+    again = after(sending, outbox.begin_sending(sending, 2, POLICY, **GONE))
+
+    assert (2, 0) == (sending.record.deaths, sending.record.sending_deaths)
+    assert (2, 1) == (again.record.deaths, again.record.sending_deaths)
 
 
 def test_deaths_of_sendings_are_none_of_handlers() -> None:

@@ -120,7 +120,8 @@ class Stuck(Loft):
 
 
 async def test_a_sending_that_never_ends_is_tried_again(sending: Any) -> None:
-    """It is given up when its time is over, and says why; what is written meanwhile is answered."""
+    """It is given up when its time is over, and says why; what is written meanwhile is answered. It may have been shown twice, and its
+    delivery says so."""
     loft = Stuck(deaf=False)
     keep = await sending(count, loft, send_timeout="300ms", retry_after="10ms", poll="20ms")
     await keep.accept(ADA, "hi", id="m1")
@@ -131,6 +132,7 @@ async def test_a_sending_that_never_ends_is_tried_again(sending: Any) -> None:
     assert "2: more" == receipt.replies[0].text
     assert ["1: hi", "1: hi", "2: more"] == loft.texts
     assert 2 == len({key for key, _, _ in loft.sent})
+    assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
 
 
 async def test_a_sending_that_nobody_can_end_keeps_neither_the_conversation_nor_close(
@@ -226,6 +228,19 @@ async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Ca
 
     assert ["answered", "answered"] == [receipt.status for receipt in receipts]
     assert ["1: hi", "1: hi", "2: more"] == loft.texts
+    await all_delivered(keep, 2)
+    assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
+
+
+async def test_a_doubt_outlives_a_try_that_was_refused(sending: Any) -> None:
+    """The platform says for certain that it has not taken the second try, and of the first one nobody knows."""
+    loft = Sloppy(OSError("odd"), Sent(status="retry", reason="429"))
+    keep = await sending(count, loft, poll="20ms", retry_after="10ms")
+    await keep.accept(ADA, "hi", id="m1")
+    await all_delivered(keep, 1)
+
+    assert 3 == len(loft.sent)
+    assert [True] == [sending.doubtful for sending in await keep.deliveries(ADA)]
 
 
 async def test_who_always_says_at_once_is_asked_with_pauses(sending: Any) -> None:

@@ -221,6 +221,32 @@ async def test_a_known_id_is_recognised_whatever_its_age(opened: Any, counted: O
     assert 2 + 2 * after == (await desk.conversation("ada")).head
 
 
+async def test_a_step_is_not_done_again_for_an_old_message_that_is_sent_again(opened: Any, counted: Opened) -> None:
+    """Its id is further back than what was read, so the handler runs once more, in vain; its step begins when the message is in the log."""
+    done, runs = list[str](), list[str]()
+
+    async def bot(turn: Turn[dict[str, Any]]) -> str:
+        runs.append(turn.id)
+
+        async def work() -> str:
+            done.append(turn.id)
+            return turn.id
+
+        return await turn.step("work", work) if turn.text == "work" else "ok"
+
+    desk = await opened(bot, history=4)
+    first = await desk.receive("ada", "work", id="m0")
+    for n in range(9):
+        await desk.receive("ada", "talk", id=f"talk{n}")
+    keep, _ = await counted(bot, history=4)
+    before = len(runs)
+    again = await keep.receive("ada", "work", id="m0")
+
+    assert (True, first.number, ["m0"]) == (again.duplicate, again.number, [one.text for one in again.replies])
+    assert len(runs) - before <= 1
+    assert 1 == len(done)
+
+
 async def test_many_at_once_into_a_conversation_that_is_not_cached(opened: Any, counted: Opened) -> None:
     """It is not read for each of them, and each message is answered once, in the order in which they came."""
     desk = await opened(count)

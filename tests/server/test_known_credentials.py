@@ -18,7 +18,7 @@ from chatkeep.auth.credentials import (
     stored_credentials,
 )
 from chatkeep.auth.format import name_of
-from chatkeep.errors import Replaced, Unavailable
+from chatkeep.errors import Overloaded, Replaced, Unavailable
 from chatkeep.server import create_app, last_known
 from chatkeep.server.known_credentials import KnownCredentials
 from chatkeep.testing.servers import RedisServer
@@ -64,6 +64,49 @@ async def test_noting_a_last_use_brings_nothing_back(house: House) -> None:
     await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "chatkeep access"])
 
     assert await stored_credentials(house.keep).get(name) is None
+
+
+async def test_what_the_application_erases_opens_nothing_anew(house: House) -> None:
+    """A conversation's token ends in the same moment where the server's own process erases, and by no request: what is said with it
+    a moment later would begin a conversation of that name that nobody has asked for."""
+    token = await house.token("send")
+    path, salon = f"{ADA}/messages", house.keep.tenant("salon")
+    first = await house.ask("POST", path, {"content": "hello"}, token=token)
+    await salon.erase("ada")
+    then = await house.ask("POST", path, {"content": "again"}, token=token)
+
+    assert [200, 401] == [first.status, then.status]
+    assert await salon.conversation("ada") is None
+
+
+async def test_what_is_erased_is_not_let_in_by_a_look_from_before(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is under way while the token is erased counts for who waits for it, and for nobody after, also in an outage."""
+    token = await house.token()
+    name, known = str(name_of(token)), KnownCredentials(house.keep)
+    known._last._lasts = True
+    driver, read = house.keep._engine.store.driver, house.keep._engine.store.driver.read
+    goes_on, is_read = asyncio.Event(), asyncio.Event()
+
+    async def slow(act: Any) -> Any:
+        found = await read(act)
+        is_read.set()
+        await goes_on.wait()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "read", slow)
+        asking = asyncio.create_task(known.find(name))
+        await is_read.wait()
+        patched.undo()
+        await forget(house.keep, "salon", "ada")
+        goes_on.set()
+        await asking
+    assert await known.find(name) is None
+    with pytest.raises(Unavailable, match="away"):
+        known._last.find(name, Unavailable("away"))
+    await known.close()
 
 
 async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +190,15 @@ async def test_who_is_known_writes_into_the_journal(
 
 
 def test_what_is_known_is_what_was_said_last() -> None:
-    """Also that there is nothing; not what a look from before something was ended here brings. Another store is no outage."""
+    """Also that there is nothing; not what a look from before something was ended here brings. Another store is no outage, and neither is
+    one that has too much to do."""
     keep = Chatkeep[Any]("memory://", on_outage="read")
     known = last_known.LastKnown[str, int](keep)
     known.note("a", 1, round=known.round)
     assert 1 == known.find("a", Unavailable("away"))
-    with pytest.raises(Replaced):
-        known.find("a", Replaced("other"))
+    for no_outage in (Replaced("other"), Overloaded("busy")):
+        with pytest.raises(type(no_outage)):
+            known.find("a", no_outage)
     known.note("a", None, round=known.round)
     before = known.round
     known.clear()

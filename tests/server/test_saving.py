@@ -117,6 +117,19 @@ async def test_a_save_is_known_by_its_idempotency_key(house: House) -> None:
     assert ("C", later.headers["etag"]) == (again.json["title"], again.headers["etag"])
 
 
+async def test_the_key_of_a_save_is_its_makers(house: House) -> None:
+    """The same save under the same key by somebody else is another one, and not swallowed as one that was done."""
+    token, path, key = await house.token("ada"), "/v1/conversations/c", '"k1"'
+    for title in "BC":
+        await house.ask("PUT", path, {"title": title, "force": True}, token=token, Idempotency_Key=key)
+    saved = await house.ask("PUT", path, {"title": "B", "force": True}, Idempotency_Key=key)
+    again = await house.ask("PUT", path, {"title": "B", "force": True}, token=token, Idempotency_Key=key)
+    await house.ask("PUT", path, {"title": "D", "force": True}, token=token)
+    late = await house.ask("PUT", path, {"title": "B", "force": True}, Idempotency_Key=key)
+
+    assert ["B", "B", "D"] == [answer.json["title"] for answer in (saved, again, late)]
+
+
 async def test_a_long_save_that_broke_off_goes_on_only_where_it_may(house: House) -> None:
     """The first of its acts is there already, the rest is not: `If-Match` is looked at before anything is written."""
     token, path = await house.token("ada"), "/v1/conversations/c"

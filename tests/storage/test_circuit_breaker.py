@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatkeep.errors import Conflict, Replaced, Unavailable, Uncertain
+from chatkeep.errors import Conflict, Overloaded, Replaced, Unavailable, Uncertain
 from chatkeep.storage import circuit_breaker as circuit
 from chatkeep.storage.circuit_breaker import RetryBudget, StoreCircuitBreaker
 
@@ -46,6 +46,22 @@ async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeyp
 
     assert "there" == await through.settle(answers("there"))
     assert "" == through.trouble
+
+
+async def test_too_much_to_do_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has no room for says nothing of the store, which is left alone for what it has failed in, and asked again."""
+    monkeypatch.setattr(circuit, "APART_S", 0.0)
+    through, act = StoreCircuitBreaker(patience_s=0.1), answers(Overloaded("busy"))
+    for _ in range(2 * circuit.FAILURES):
+        with pytest.raises(Overloaded):
+            await through.settle(act, once=True)
+
+    assert (2 * circuit.FAILURES, "") == (act.asked, through.trouble)  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("down")), once=True)
+    with pytest.raises(Overloaded):
+        await through.settle(act, once=True)
+    assert "down" == through.trouble
 
 
 async def test_a_refusal_is_an_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ..support.browsing import ROOT, Shop, account_of, page_of_a_proxy, profile
 
 DOCS = ROOT / "docs" / "how-to" / "browser.md"
 USERS = (f"user{number}" for number in itertools.count())
+JSON = {"content-type": "application/json"}
 TITLES = "account.conversations.map((one) => one.title)"
 
 
@@ -240,6 +242,37 @@ def test_who_signs_out_while_it_is_asked_whose_the_token_is_is_signed_out(
     assert ["signed-out", []] == page.evaluate("[account.state, account.notices.map((notice) => notice.kind)]")
 
 
+def test_two_tabs_that_sign_out_at_one_moment_end_both_tokens(shop: Shop, person: BrowserContext) -> None:
+    """Without a line each notes a token that is to be ended; what the other one has just written it need not have read."""
+    page, tab = account_of(person, shop.address, next(USERS)), account_of(person, shop.address)
+    tab.evaluate(
+        """() => { const read = Storage.prototype.getItem;
+           Storage.prototype.getItem = function (key) { return key.endsWith(':end') ? null : read.call(this, key); }; }"""
+    )
+    person.route("**/me/tokens/current", lambda route: route.abort())
+    tokens = []
+    for each in (page, tab):
+        each.evaluate("async (user) => { if (!account.user) await signIn(user); }", next(USERS))
+        tokens.append(each.evaluate("account.token()"))
+        each.evaluate("account.signOut()")
+    person.unroute("**/me/tokens/current")
+
+    def are_ended() -> bool:
+        page.evaluate("dispatchEvent(new Event('online'))")
+        answers = [
+            person.request.get(f"{shop.address}v1/me", headers={"authorization": f"Bearer {token}"}) for token in tokens
+        ]
+        return [401, 401] == [answer.status for answer in answers]
+
+    assert 2 == len(set(tokens))
+    for _ in range(100):
+        if are_ended():
+            break
+        page.wait_for_timeout(100)
+    assert are_ended()
+    assert not page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end')).length")
+
+
 def test_a_page_may_give_another_token_each_time(shop: Shop, person: BrowserContext, user: str) -> None:
     """Its function need not keep any: whose they are is asked once, and again when the page's user is another one."""
     page = account_of(person, shop.address)
@@ -301,13 +334,20 @@ def test_a_token_without_its_answer_is_refreshed_too(shop: Shop, person: Browser
     assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === given.expires_at")
 
 
+@pytest.mark.parametrize("grace", [None, 600])
 def test_a_device_that_has_refreshed_is_one_device(
-    shop: Shop, person: BrowserContext, browser: Browser, user: str
+    shop: Shop, person: BrowserContext, browser: Browser, user: str, grace: int | None
 ) -> None:
-    """Its old token is good for a minute yet and is not shown beside the new one, neither here nor on the other device."""
+    """Its old token is good for a while yet, however long, and is not shown beside the new one, neither here nor on the other device."""
     page = account_of(person, shop.address, user)
+
+    def longer(route: Route) -> None:
+        route.continue_(post_data=json.dumps({"grace": grace}), headers=route.request.headers | JSON)
+
     with profile(browser) as telephone:
         there = account_of(telephone, shop.address, user)
+        if grace is not None:
+            page.route("**/rotate", longer)
         page.evaluate("account.refresh()")
         current = "account.devices().then((found) => found.map((one) => one.current).sort())"
 
@@ -531,6 +571,46 @@ def test_what_gave_way_can_be_put_back(shop: Shop, person: BrowserContext, brows
             "account.notices.find((notice) => notice.about === ids.c).actions.find((one) => one.name === 'restore').run()"
         )
         until(page, "chat.state.cart.size === 2 || account.conversations[0].title === 'Theirs'")
+
+
+@pytest.mark.journey
+def test_a_change_of_the_list_whose_answer_is_lost_is_not_made_twice(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """It is known by its key: a mark that another device has taken back meanwhile is not set once more."""
+    page = account_of(person, shop.address, user)
+    page.evaluate("account.create('Order', ids.c)")
+    until(page, "account.conversations.length === 1 && !account.conversations[0].pending")
+    page.route("**/v1/conversations/*", lambda route: route.abort())
+    page.evaluate("account.pin(ids.c)")
+    until(page, "account.stats().outbox.failures > 0")
+    assert 1 == page.evaluate("account._unsent(account._subject).then((found) => found.length)")
+    page.unroute("**/v1/conversations/*")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    until(page, "!account.conversations[0].pending")
+    asked: list[dict[str, str]] = []
+
+    def lose(route: Route) -> None:
+        if route.request.method != "PATCH":
+            route.fallback()
+            return
+        asked.append(route.request.headers)
+        made = route.fetch()
+        if len(asked) == 1:
+            assert made.json()
+            told = {name: asked[0][name] for name in ("authorization", "content-type")}
+            assert 200 == person.request.patch(route.request.url, headers=told, data='{"archived": false}').status
+            route.abort()
+        else:
+            route.fulfill(response=made)
+
+    page.route("**/v1/conversations/*", lose)
+    page.evaluate("account.archive(ids.c)")
+    until(page, "account.stats().outbox.saves > 2 && !account.conversations.some((one) => one.pending)")
+
+    assert 2 == len(asked)
+    assert 1 == len({headers.get("idempotency-key") for headers in asked})
+    until(page, "!account.conversations[0].archived")
 
 
 def ordering(person: BrowserContext, shop: Shop, user: str) -> Page:

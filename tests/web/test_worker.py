@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, Route
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.testing.servers import DurableObjectServer
@@ -85,3 +85,38 @@ def test_a_tutoring_page_keeps_its_chat(worker: DurableObjectServer, person: Bro
     form = page.evaluate("chat.state['booking form']")
 
     assert {"tutor": "Ada", "rate": 1.5, "day": "Monday"} == form
+
+
+@pytest.mark.journey
+def test_a_slot_whose_answer_is_lost_is_not_written_twice(worker: DurableObjectServer, person: BrowserContext) -> None:
+    """The worker knows the change by its key: what somebody else has made of the slot meanwhile stands."""
+    client = ROOT / "clients" / "js"
+    person.route("**/*.js", lambda route: route.fulfill(path=client / route.request.url.rpartition("/")[2]))
+    page = bare(person, f"{worker.address}/")
+    page.evaluate("chat.slot('page').set(1)")
+    wait(page, "chat.status === 'saved' && chat.unsent === 0")
+    asked: list[str] = []
+
+    def lose(route: Route) -> None:
+        if route.request.method != "PUT":
+            route.fallback()
+            return
+        asked.append(route.request.headers.get("idempotency-key", ""))
+        made = route.fetch()
+        if len(asked) == 1:
+            others = {"if-match": "*", "content-type": "application/json"}
+            told = {"authorization": route.request.headers["authorization"]}
+            assert 200 == person.request.put(route.request.url, headers=others | told, data="3").status
+            route.abort()
+        else:
+            route.fulfill(response=made)
+
+    page.route("**/state/page", lose)
+    page.evaluate("chat.slot('page').set(2)")
+    wait(page, "chat.status === 'saved' && chat.unsent === 0")
+
+    assert 2 == len(asked)
+    assert 1 == len(set(asked))
+    assert 3 == page.evaluate("chat.state.page")
+    again(page)
+    wait(page, "chat.state?.page === 3")

@@ -106,7 +106,7 @@ class Issued(Struct, frozen=True, kw_only=True):
 
 
 class Listed(Struct, frozen=True, kw_only=True):
-    """A credential as people see it."""
+    """A credential as people see it. rotated: another has taken its place, and it only lives out its grace."""
 
     id: str
     kind: Kind
@@ -118,6 +118,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     expires_at: float | None
     last_used_at: float | None
     revoked: bool
+    rotated: bool
 
 
 def subject_of(stored: StoredCredential) -> str:
@@ -447,6 +448,7 @@ def shown(name: str, stored: StoredCredential) -> Listed:
         expires_at=stored.expires_at,
         last_used_at=stored.last_used_at,
         revoked=stored.revoked,
+        rotated=stored.rotated,
     )
 
 

@@ -6,7 +6,9 @@ import errno
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -34,7 +36,7 @@ from . import (
     switches,
 )
 from . import dev as developing
-from .exits import exit_code
+from .exits import INTERRUPTED, UNREAD, exit_code
 from .printing import plain
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,24 +57,57 @@ class Discreet(click.Group):
 class Commands(Discreet):
     """The commands; errors are told in one line and become exit codes."""
 
+    def make_context(self, *args: Any, **told: Any) -> click.Context:
+        """Read the command line, and show the help that it asks for."""
+        with nobody_need_read():
+            return super().make_context(*args, **told)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except ChatkeepError as fault:
-            click.echo(f"chatkeep: {plain(str(fault))}", err=True)
-            return ctx.exit(exit_code(fault))
-        except OSError as fault:
-            if fault.errno not in FULL:
-                raise
-            with open(os.devnull, "w") as nowhere:  # what is left of the output would be tried once more at the end
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
-            click.echo(
-                f"chatkeep: What this command writes is not complete: {fault.strerror}. Run it again when there is room; a file that it "
-                "was to make is not there.",
-                err=True,
-            )
-            return ctx.exit(exit_code(Unavailable()))
+        with nobody_need_read():
+            try:
+                return super().invoke(ctx)
+            except ChatkeepError as fault:
+                return end(ctx, exit_code(fault), f"chatkeep: {plain(str(fault))}")
+            except KeyboardInterrupt:
+                said = (
+                    "\nInterrupted. What was done by now stays done; run the same command again for the rest. A file that it was to make "
+                    "is not there."
+                )
+                return end(ctx, INTERRUPTED, said)
+            except OSError as fault:
+                if fault.errno not in FULL:
+                    raise
+                leave(sys.stdout)
+                said = (
+                    f"chatkeep: What this command writes is not complete: {fault.strerror}. Run it again when there is room; a file that "
+                    "it was to make is not there."
+                )
+                return end(ctx, exit_code(Unavailable()), said)
+
+
+def end(ctx: click.Context, code: int, said: str) -> NoReturn:
+    """Say why a command did not do what was asked for, and end it."""
+    click.echo(said, err=True)
+    ctx.exit(code)
+
+
+@contextmanager
+def nobody_need_read() -> Iterator[None]:
+    """End the program as a broken pipe ends others, and say nothing, where who reads its output has gone: `chatkeep list | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave(sys.stdout, sys.stderr)
+        sys.exit(UNREAD)
+
+
+def leave(*streams: Any) -> None:
+    """Have what is left in *streams*, which Python tries to write once more at the end, go nowhere."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in streams:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -97,7 +132,7 @@ def main() -> None:
     \b
     Exit codes: 0 done, 1 not found, 2 used wrongly, 3 the store cannot be reached (try again), 4 damaged,
     5 perhaps done (look), 6 the bot's code failed, 7 the store is not fit (check), 8 a message was lost,
-    doubled, put out of order or not answered (simulate).
+    doubled, put out of order or not answered (simulate), 130 interrupted, 141 who reads the output has gone.
     """
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         click.get_current_context().color = False

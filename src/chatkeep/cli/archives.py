@@ -68,11 +68,8 @@ def export(
         export_person(store, tenant or "", owner, output, replace=replace)
         return
     target, said = open_target(store), Exported()
-    try:
-        with nullcontext(sys.stdout.buffer) if output is None else whole_file(output, replace=replace) as file:
-            asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
-    except BrokenPipeError:
-        sys.exit(1)
+    with nullcontext(sys.stdout.buffer) if output is None else whole_file(output, replace=replace) as file:
+        asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
     what = "conversations and records" if tenant is None and conversation is None else "conversations"
     click.echo(f"{said.conversations:,} {what} with {said.entries:,} entries are exported.", err=True)
     if said.damaged:

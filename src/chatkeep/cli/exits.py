@@ -20,6 +20,9 @@ UNFIT = 7
 UNCLEAN = 8
 """Exit code of `simulate` when a promise was broken."""
 
+INTERRUPTED, UNREAD = 130, 141
+"""Exit codes of a command that Ctrl-C has ended, or whose output nobody reads any more: what a shell makes of SIGINT and SIGPIPE."""
+
 
 def exit_code(fault: ChatkeepError) -> int:
     """Return the exit code of a command that ends with *fault*."""

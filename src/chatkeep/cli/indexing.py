@@ -11,6 +11,7 @@ import click
 from ..app import core_of
 from ..errors import Unsupported
 from ..storage.moving import Progress
+from .exits import INTERRUPTED
 from .moving import Line
 from .on_store import StoreTarget
 from .opening import note_act
@@ -44,7 +45,7 @@ def index(store: str, remove: bool, as_json: bool) -> None:
         asyncio.run(indexed(store, keep=not remove, as_json=as_json))
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What is indexed stays so; run the same command again to go on.", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 async def indexed(store: str, *, keep: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from ..secrecy import without_secret
 from ..settings import settings_from
 from ..storage.moving import CAUGHT_UP, Move, Progress, Walk
 from ..storage.relocation import refuse_elsewhere
+from .exits import INTERRUPTED
 from .opening import file_of, shown_path, url_of
 from .options import StoreCommand
 from .printing import plain, tell
@@ -60,7 +61,7 @@ def move(source: str, target: str, follow: bool, finish: bool, stopped: bool, ca
         click.echo(
             f"\nInterrupted. What was copied stays in {shown(target)}; run the same move again to go on.", err=True
         )
-        sys.exit(0 if follow and not finish else 130)
+        sys.exit(0 if follow and not finish else INTERRUPTED)
 
 
 async def moved(

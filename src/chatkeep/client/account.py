@@ -316,8 +316,9 @@ class Account:
         await self._link.ask("DELETE", f"/v1/me/claim/{quote(guest, safe='')}", about="claim")
 
     async def devices(self) -> list[Credential]:
-        """Return the user's tokens, which are its devices."""
-        return (await self._link.ask("GET", "/v1/me/tokens", about="devices")).to(Devices).tokens
+        """Return the user's tokens, which are its devices; one that was refreshed once, with its new token."""
+        found = (await self._link.ask("GET", "/v1/me/tokens", about="devices")).to(Devices).tokens
+        return [one for one in found if not one.rotated]
 
     async def sign_out(self, device: str = "current") -> None:
         """End the token of a device, by its id in `devices`; without one, the client's own."""

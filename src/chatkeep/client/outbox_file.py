@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 import msgspec
-from filelock import FileLock, Timeout
 
 from ..errors import BadMessage, Misconfigured, NotOpen, Uncertain, UsageError
+from ..own_file import OwnFile
 from .confinement import Confinement
 from .values import Queued
 
@@ -90,20 +90,13 @@ class OutboxFile:
     def __init__(self, path: str, server: str) -> None:
         self.confinement = Confinement()
         self._path, self._server = path, server
-        self._lock = FileLock(f"{path}.lock", mode=0o600, thread_local=False)  # it may be opened anew in another thread
+        self._own = OwnFile("queue", path)
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
 
     async def open(self) -> None:
         """Open the file, or make it. Raises `Misconfigured` where another process has it, or it is for another server."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as taken:
-            raise Misconfigured(
-                f"queue={self._path} is in use by another process; nothing was opened. Give each process a queue of its own."
-            ) from taken
-        except OSError as fault:
-            raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
+        self._own.take()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
         self.confinement.begin()
         try:
@@ -119,7 +112,7 @@ class OutboxFile:
             thread, self._thread = self._thread, None
             await asyncio.get_running_loop().run_in_executor(thread, self._disconnect)
             thread.shutdown()
-        self._lock.release()
+        self._own.leave()
 
     async def put(self, conversation: str, id: str, message: bytes, owners: Owners) -> bool:
         """Tell whether a message is new here; it is durable then. Raises `BadMessage` for other content under its id."""

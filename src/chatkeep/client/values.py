@@ -128,7 +128,8 @@ class Redeemed(Struct, frozen=True, kw_only=True, rename={"conversation": "id"})
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """A token or share as the server lists it; the secret itself is not kept anywhere."""
+    """A token or share as the server lists it; the secret itself is not kept anywhere. rotated: another has taken its place, and it only
+    lives out its grace."""
 
     id: str
     kind: Literal["token", "share", "user"]
@@ -138,6 +139,7 @@ class Credential(Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     last_used_at: float | None = None
     revoked: bool = False
+    rotated: bool = False
 
 
 class Queued(Struct, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ def begin_sending(
     snapshot: Snapshot, number: int, policy: Policy, *, token: str, at: float, died: bool = False
 ) -> Commit:
     """Say that message *number* is about to be sent by whoever holds the lease *token*; *died*: as `leases.count_death`."""
-    delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number)
+    delivery = structs.replace(snapshots.delivery_of(snapshot), sending=number, at=0.0)
     record = structs.replace(count_death(snapshot, number, died=died), delivery=delivery)
     return commits.next_commit(snapshot, record, policy, at=at, lease=token)
 
@@ -142,10 +142,11 @@ def begin_sending(
 def count_death(snapshot: Snapshot, number: int, *, died: bool) -> Record:
     """Return the record when message *number* is to be sent; *died*: because the process that held the lease did, perhaps of sending it.
 
-    What is unread was not tried then, so such a death is none of its own.
+    What is unread was not tried then, so such a death is none of its own. (A reply that waits to be sent again was not on its way,
+    though an earlier try may have left it in doubt.)
     """
-    record = snapshot.record
-    if snapshots.delivery_of(snapshot).sending == number:
+    record, delivery = snapshot.record, snapshots.delivery_of(snapshot)
+    if delivery.sending == number and not delivery.at:
         return structs.replace(record, sending_deaths=record.sending_deaths + 1) if died else record
     return structs.replace(leases.count_death(snapshot, died=died), sending_deaths=0)
 
@@ -183,7 +184,8 @@ def note_delivery(
     doubtful: bool,
     token: str,
 ) -> Commit | None:
-    """Record what became of sending message *number*, of time *since*; the lease *token* is kept while there is more to do.
+    """Record what became of sending message *number*, of time *since*; the lease *token* is kept while there is more to do. One that is
+    *doubtful*, and to be sent again, stays so until it is done with.
 
     None when there is nothing to record: somebody else has gone on meanwhile.
     """
@@ -202,7 +204,7 @@ def note_delivery(
             retry_at = at + min(max(sent.after, 0.0), commits.SEND_PAUSE_MOST_S)
         delivery = structs.replace(
             old,
-            sending=0,
+            sending=number if doubtful else 0,
             tries=tries,
             half=number,
             parts=sent.parts,

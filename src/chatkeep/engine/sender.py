@@ -74,7 +74,7 @@ class Sender:
         self._timeout_s = timeout_s
         self._given_up: set[asyncio.Task[Any]] = set()  # calls of the outlet that still run
         self._instruments = instruments
-        self._sent: Newest[Key, tuple[str, int, Sent, float]] = Newest(SENT_MOST)  # sent, and not noted yet
+        self._sent: Newest[Key, tuple[str, int, Sent, float, bool]] = Newest(SENT_MOST)  # sent, and not noted yet
         self.open()
         self.attempts: Counter[tuple[str, str]] = Counter()
         """How often a reply was tried to be sent, by channel and what became of it."""
@@ -143,12 +143,14 @@ class Sender:
             worker.sending = number
         if doubtful and (reason := deliveries.describe_deaths(snapshot, self._policy)):
             sent = Sent(status="uncertain", reason=reason)
-        took = 0.0 if sent is None or known is None else known[3]
+        took = 0.0
         if sent is None:
             began = time.perf_counter()
             async with self._leases.keep_alive(row.key, worker.lease):
-                sent = await self._send(self.outlet, snapshot, message, at=now)
-            took = time.perf_counter() - began
+                sent, is_known = await self._send(self.outlet, snapshot, message, at=now)
+            took, doubtful = time.perf_counter() - began, doubtful or not is_known
+        elif known is not None:
+            took, doubtful = known[3], doubtful or known[4]
         worker.sending = 0
         pause_s = backoff(delivery.tries + 2, first_s=self._first, longest_s=PAUSE_MOST_S)
         retry_at = self._clock() + pause_s
@@ -170,7 +172,7 @@ class Sender:
             )
 
         # Should the store be away now, it is known here all the same.
-        self._sent[row.key] = (row.incarnation, number, sent, took)
+        self._sent[row.key] = (row.incarnation, number, sent, took, doubtful)
         _, said = await self._store.commit_once(self._store.cached(row.key) or snapshot, note, at=self._clock())
         self._sent.pop(row.key, None)
         status = said[0].metadata["status"] if said else sent.status  # (what was tried long enough has failed)
@@ -183,8 +185,9 @@ class Sender:
             log.warning("%s: reply %d was not delivered: %s, %s", row.key, number, sent.status, sent.reason)
         return 0.0
 
-    async def _send(self, outlet: Outlet, snapshot: Snapshot, message: Message, *, at: float) -> Sent:
-        """Send a reply. What an outlet raises is a fault of its own, and holds up neither the conversation nor whoever waits for it."""
+    async def _send(self, outlet: Outlet, snapshot: Snapshot, message: Message, *, at: float) -> tuple[Sent, bool]:
+        """Send a reply, and tell whether the outlet has said what became of it. What an outlet raises is a fault of its own, and holds up
+        neither the conversation nor whoever waits for it; the reply may be out all the same, as after `send_timeout`."""
         row, number = snapshot.row, message.number
         done = deliveries.parts_done(snapshots.delivery_of(snapshot), number)
         key = deliveries.key_of(row, number)
@@ -199,11 +202,11 @@ class Sender:
                 row.key,
                 number,
             )
-            return Sent(status="retry", reason=describe_fault(fault), parts=done)
+            return Sent(status="retry", reason=describe_fault(fault), parts=done), False
         sent = deliveries.checked_answer(answer)
         if sent.status == "uncertain" and sent.cause == "bug":
             log.error("%s: reply %d may have gone out, and is not sent again: %s.", row.key, number, sent.reason)
-        return sent
+        return sent, True
 
     async def _ask(
         self, call: Callable[[], Awaitable[Any]], *, within: float

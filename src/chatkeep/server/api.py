@@ -341,9 +341,9 @@ class State(Resource):
             if precondition.match is None:
                 return Response(status_code=204)
         if there and precondition.clears(self._slot(request)):
-            await tenant.clear(id, self._slot(request), id=wire.idempotency_key(request))
+            await tenant.clear(id, self._slot(request), id=saving.change_named(request))
         else:
-            slot, key = self._slot(request), wire.idempotency_key(request)
+            slot, key = self._slot(request), saving.change_named(request)
             look = state.look_for(precondition, slot, shape=shape_of(request), shows=shows_state(request))
             try:
                 await core_of(keep_of(request)).clear(tenant.name, id, slot, look=look, id=key)
@@ -355,7 +355,7 @@ class State(Resource):
         slot, shows = self._slot(request), shows_state(request)
         change = state.guarded(edit, precondition, slot, shape=shape_of(request), shows=shows)
         tenant, id = await access_of(request).beginning(request), conversation_asked(request)
-        key = wire.idempotency_key(request)
+        key = saving.change_named(request)
         try:
             after = await tenant.change(id, change, id=key, by=person(request))
         except errors.OtherOwner:

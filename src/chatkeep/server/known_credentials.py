@@ -13,6 +13,7 @@ from msgspec import structs
 from ..app import Chatkeep, core_of
 from ..auth.credentials import StoredCredential, end_reused, stored_credentials
 from ..auth.format import digest_of, id_of, is_mistyped
+from ..bounded import Newest
 from ..errors import StoreError, Unavailable
 from .last_known import HELD, LastKnown
 
@@ -33,16 +34,20 @@ class KnownCredentials:
     """
     The credentials of the store of *keep* that were used lately.
 
-    One is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds; while the store cannot be
-    reached, what `LastKnown` has of it counts.
+    One is looked at again after FRESH_S, so that a revocation is effective everywhere within two seconds; and at once where this process
+    has ended or changed it, whoever did that: a request, the application, retention. While the store cannot be reached, what `LastKnown`
+    has of it counts.
     """
 
     def __init__(self, keep: Chatkeep[Any]) -> None:
         self._keep = keep
         self._records = stored_credentials(keep)
+        core_of(keep).hear_of_records("access", self._look_again_at)
         self._clock = core_of(keep).clock
         self._looked: TTLCache[str, asyncio.Task[StoredCredential | None]] = TTLCache(HELD, FRESH_S)
         self._last: LastKnown[str, StoredCredential] = LastKnown(keep)
+        self._changes: Newest[str, object] = Newest(HELD)
+        """Another object for a credential with each change of it: a look from before one is not remembered for an outage."""
         self._noted: TTLCache[str, bool] = TTLCache(HELD, NOTED_S)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -58,6 +63,13 @@ class KnownCredentials:
         """Let go of what is known, after one was ended here."""
         self._looked.clear()
         self._last.clear()
+
+    def _look_again_at(self, name: str) -> None:
+        """Let go of what is known of one credential, which was changed or ended; what may be wanted in an outage is asked for anew."""
+        self._looked.pop(name, None)
+        self._changes[name] = object()
+        if self._last.forget(name):
+            self._looked[name] = self._start(self._look(name))
 
     async def find_valid(self, text: str, kinds: tuple[str, ...]) -> tuple[str, StoredCredential | None]:
         """Return the name of the credential *text*, and what is stored of it if it gives a right and is of one of these *kinds*.
@@ -90,12 +102,13 @@ class KnownCredentials:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def _look(self, name: str) -> StoredCredential | None:
-        round = self._last.round
+        round, change = self._last.round, self._changes.get(name)
         try:
             stored = await self._records.get(name)
         except Unavailable as away:
             return self._last.find(name, away)
-        self._last.note(name, stored, round=round)
+        if self._changes.get(name) is change:
+            self._last.note(name, stored, round=round)
         return stored
 
     def note_use(self, name: str, stored: StoredCredential) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from cachetools import TTLCache
 
 from ..app import Chatkeep
-from ..errors import Replaced, Unavailable
+from ..errors import Overloaded, Replaced, Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,9 +39,9 @@ class LastKnown(Generic[K, V]):
             self._said[key] = said
 
     def find(self, key: K, away: Unavailable) -> V:
-        """Return what the store said last of *key*, which cannot be asked now. Raises *away* where that is not known, or where another
-        store is in its place."""
-        said = None if isinstance(away, Replaced) else self._said.get(key)
+        """Return what the store said last of *key*, which cannot be asked now. Raises *away* where that is not known, where another
+        store is in its place, or where it has only too much to do: whoever keeps it busy must not keep what was ended alive."""
+        said = None if isinstance(away, Replaced | Overloaded) else self._said.get(key)
         if said is None:
             raise away
         return said
@@ -50,3 +50,7 @@ class LastKnown(Generic[K, V]):
         """Forget everything, since something of it was ended here."""
         self._said.clear()
         self.round += 1
+
+    def forget(self, key: K) -> bool:
+        """Forget what was said of *key*, which was changed here; tell whether there was anything."""
+        return self._said.pop(key, None) is not None

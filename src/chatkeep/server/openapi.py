@@ -48,7 +48,7 @@ from .wire import ONE
 SCHEMAS = "#/components/schemas/{name}"
 METHODS = ("get", "put", "post", "patch", "delete")
 
-KEY = {"Idempotency-Key": "Names the message or change: the same again has no second effect."}
+KEY = {"Idempotency-Key": "Names the message, or the change of whoever asks: the same again has no second effect."}
 PREFER = {"Prefer": "`respond-async`: answer at once, before the bot has."}
 MATCH = {"If-Match": "ETags, or `*`: write only if the value is one of these."}
 NONE_MATCH = {"If-None-Match": "ETags, or `*`: only if the value is none of these."}

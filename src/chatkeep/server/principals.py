@@ -66,6 +66,11 @@ class Principal(Struct, frozen=True, kw_only=True):
         return "" if self.stored is None else subject_of(self.stored)
 
     @property
+    def asker(self) -> str:
+        """Names who asks among all who may: the subject of a credential, the account of a person who is signed in."""
+        return self.subject or f"{self.kind}:{self.id}"
+
+    @property
     def holder(self) -> Holder:
         """What kind of holder asks."""
         return "visitor" if self.stored is None else self.stored.holder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
@@ -149,7 +150,7 @@ async def save(request: Request, *, creates: bool) -> Response:
         refuse_other_version(request, there)
 
     # Sent again, since its answer was lost, it has made its own `If-Match` untrue.
-    name = ["key", key] if key is not None else ["match", principal.subject or principal.id, sorted(match or ())]
+    name = ["match", principal.asker, sorted(match or ())] if key is None else ["key", principal.asker, key]
     names = key is not None or match not in (None, {"*"})
     told = structs.asdict(asked) | {"force": force, "renews": key is None}
     told["id"] = msgspec.json.encode([*name, asked]).decode() if names else None
@@ -194,7 +195,7 @@ async def merge(request: Request) -> Response:
     limit = 8 * int(keep_of(request).settings.state_limit)
     plain = await wire.value(request, limit=limit, media=MERGE)
     asked = wire.as_kind(plain, Merging)
-    key = wire.idempotency_key(request)
+    key = change_named(request)
     tenant = await access_of(request).beginning(request)
     place = conversation_asked(request), request.path_params["slot"]
     made: dict[str, Any] = {
@@ -222,8 +223,18 @@ async def merge(request: Request) -> Response:
     return wire.as_json(told, headers={"etag": f'"{merged.checksum}"'})
 
 
+def change_named(request: Request) -> str | None:
+    """Return what the request's Idempotency-Key calls a change of a state, among those of whoever asks: another one's key is another
+    name, though it is written alike."""
+    key = wire.idempotency_key(request)
+    if key is None:
+        return None
+    said = msgspec.json.encode([principal_of(request).asker, key])
+    return sha256(said).hexdigest()[:32]
+
+
 async def refuse_unless_made(refused: Refused, tenant: Tenant[Any], id: str, key: str | None) -> None:
-    """Raise *refused*, unless the change that *key* names is among the last entries of the log: its precondition held once."""
+    """Raise *refused*, unless the change that `change_named` calls *key* is among the last entries: its precondition held once."""
     if refused.status_code == 412 and key is not None:
         noted = commits.make_note("change", key).id
         if noted in [entry.id async for entry in tenant.history(id, before=wire.NEWEST, limit=wire.PAGE_MOST)]:

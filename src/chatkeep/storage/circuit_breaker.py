@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..errors import Moved, Replaced, StoreError, Unavailable, Uncertain
+from ..errors import Moved, Overloaded, Replaced, StoreError, Unavailable, Uncertain
 
 T = TypeVar("T")
 
@@ -116,6 +116,8 @@ class StoreCircuitBreaker:
             if self._replaced is None or opening != self._opening:
                 raise
             raise type(self._replaced)(self.trouble) from replaced
+        except Overloaded:  # said here, where too much waits, and not by the store: those who wait tell how it is
+            raise
         except (Unavailable, Uncertain) as fault:
             if opening != self._opening:
                 raise

@@ -18,7 +18,6 @@ from contextlib import suppress
 from itertools import count, groupby
 from operator import itemgetter
 
-from filelock import FileLock, Timeout
 from msgspec import structs
 
 from ..conversation.keys import RESERVED
@@ -38,6 +37,7 @@ from ..drivers.base import (
     mark_of,
 )
 from ..errors import ChatkeepError, Conflict, Misconfigured, Unavailable, Uncertain
+from ..own_file import OwnFile
 from .seal_note import refuse_sealed
 from .tokens import fresh_token
 
@@ -58,7 +58,7 @@ class Spool:
             from .sealing import sealed  # an extra: imported only where it is wanted
 
             self._driver = sealed(self._driver, keys)
-        self._lock = FileLock(f"{path}.lock", mode=0o600)
+        self._own = OwnFile("journal", path)
         self.refused: dict[Key, ChatkeepError] = {}  # what the last hand-over could not give, and why
         self.dropped = 0
         """How many messages the last hand-over has let go of, since what they were for was not there any more."""
@@ -69,14 +69,7 @@ class Spool:
 
     async def open(self) -> None:
         """Open the file; what an earlier run has left in it will be handed over. Raises `Misconfigured`."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as taken:
-            raise Misconfigured(
-                f"journal={self._path} is in use by another process; nothing was opened. Give each process a journal of its own."
-            ) from taken
-        except OSError as fault:
-            raise Misconfigured(f"journal={self._path} cannot be used ({fault}); nothing was opened.") from fault
+        self._own.take()
         self._holding.clear()
         try:
             await self._driver.open()
@@ -108,7 +101,7 @@ class Spool:
         try:
             await self._driver.close()
         finally:
-            self._lock.release()
+            self._own.leave()
 
     def __len__(self) -> int:
         return len(self._holding)

@@ -426,6 +426,20 @@ class State(Asked):
 
         assert (200, 200, "2") == (first.status, again.status, there.text)
 
+    async def test_the_name_of_a_change_is_its_makers(self) -> None:
+        """Somebody else's change under the same Idempotency-Key is another one: it is made, or refused for what it is."""
+        async with self.visiting() as ada:
+            service = HttpUser(ada.http, self.address, self.key, ada.id)
+            await ada.ask("PUT", SLOT, 1, if_none_match="*", idempotency_key='"c1"')
+            late = await service.ask("PUT", SLOT, 2, if_none_match="*", idempotency_key='"c1"')
+            made = await service.ask("PUT", SLOT, 2, if_match="*", idempotency_key='"c1"')
+            again = await service.ask("PUT", SLOT, 2, if_match="*", idempotency_key='"c1"')
+            own = await ada.ask("DELETE", SLOT, idempotency_key='"c1"')
+            there = await ada.ask("GET", SLOT)
+
+        assert [412, 200, 200, 204] == [answer.status for answer in (late, made, again, own)]
+        assert "2" == there.text
+
     async def test_the_bot_and_the_page_share_the_state(self) -> None:
         """What a page has put there the bot sees and keeps, and the other way round."""
         async with self.visiting() as ada:

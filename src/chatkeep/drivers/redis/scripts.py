@@ -232,7 +232,7 @@ class Acts:
         return self._of_rows(places, "", ROWS_AT_ONCE, apart=apart)
 
     def moments(self, places: Sequence[Place], *, apart: bool) -> list[tuple[ScriptRun, list[Place]]]:
-        """As `rows`, but of each row only when it was changed."""
+        """Read of each row only when it was changed, as `rows` reads them."""
         return self._of_rows(places, "at", MOMENTS_AT_ONCE, apart=apart)
 
     def _of_rows(
