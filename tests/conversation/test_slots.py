@@ -215,7 +215,7 @@ def merged(state: Any, slot: str, base: Any, value: Any, kind: Any = dict, **rec
     stored = msgspec.Raw(msgspec.json.encode(state)), 1
     row = Row(key=Key("", "c"), revision="r", incarnation="r", updated_at=100.0)
     there = Snapshot(row, Record(state=stored[0], **record), ())
-    return merge_slot(there, states, stored, slot, base, Version(value, 50.0, "phone"), "later")
+    return merge_slot(there, states, stored, slot, base, Version(value, 50.0, "phone"), "later", now=100.0)
 
 
 @pytest.mark.parametrize("value", [b"x", {1: "one"}, float("nan")], ids=["bytes", "names", "nan"])
