@@ -110,7 +110,7 @@ async def test_a_server_that_is_away_is_told_once_and_so_is_its_return(running: 
 
 async def test_a_save_that_failed_is_made_again_by_its_notice(running: Running) -> None:
     """The caller has the error, and the person a retry."""
-    async with Client(running.url, running.key, timeout="0.3s") as client, told(client) as heard:
+    async with Client(running.url, running.key, timeout="3s") as client, told(client) as heard:
         running.kill()
         with pytest.raises(Unavailable):
             await client.account.save("trip", title="To Rome")
