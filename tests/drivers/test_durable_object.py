@@ -30,6 +30,7 @@ from chatkeep.drivers.durable_object.acts import BODY_MOST
 from chatkeep.drivers.durable_object.driver import PAGE
 from chatkeep.drivers.durable_object.seam import Crowded
 from chatkeep.drivers.http import Answer, HttpConnection
+from chatkeep.engine import backlog
 from chatkeep.errors import Conflict, Misconfigured, TooLarge, Unavailable
 from chatkeep.testing import DriverContract
 from chatkeep.testing.http_contract import HttpUser
@@ -296,6 +297,43 @@ async def test_a_scan_has_no_more_under_way_than_is_done_in_time(
     assert 10 == len(found)
     assert len(waiting) > len(acts)
     assert max(waiting) <= PAGE
+
+
+async def test_the_look_for_a_clock_that_is_ahead_reads_no_row_of_the_running_minute(
+    worker: DurableObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a request that is paid for. What is newer is found all the same, page by page."""
+    monkeypatch.setattr(backlog, "PAGE", 3)
+    asked: list[str] = []
+
+    def counted(connections: transport.Connections, what: Any, said: bytes, **how: Any) -> asyncio.Future[Any]:
+        asked.append(what)
+        return act(connections, what, said, **how)
+
+    act = transport.Connections.act
+    url, now = fresh(worker), 6020.0
+    async with Chatkeep(url, background=False, clock=lambda: now) as keep:
+        store = keep._engine.store
+        driver = store.gateway.driver
+        acts = [Append(Key("", f"c{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=6000.0) for n in range(50)]
+        await asyncio.gather(*map(driver.append, acts))
+        monkeypatch.setattr(transport.Connections, "act", counted)
+        look = backlog.Ahead(store)
+
+        assert ([], ["places"]) == (await look.step(now), asked)
+        assert look.is_done
+
+        for n in range(7):
+            later = Append(Key("", f"later{n}"), [Entry(0, "a", "u", b"hi")], revision="r", at=9000.0 - n * 40)
+            await driver.append(later)
+        asked.clear()
+        look.restart()
+        found: list[str] = []
+        while not look.is_done:
+            found += [row.key.id for row in await look.step(now)]
+
+    assert [f"later{n}" for n in range(7)] == found
+    assert asked.count("acts") < 20  # some of a step are read for two pages, and none of the fifty
 
 
 async def test_a_scan_that_fails_leaves_nobody_waiting_in_the_crowd(

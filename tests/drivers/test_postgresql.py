@@ -947,6 +947,29 @@ async def test_a_user_who_owns_nothing_needs_what_the_docs_say(chat: str, url: s
     assert [] == [finding for finding in findings if finding.level == "fail"]
 
 
+async def test_the_look_for_what_is_newer_than_a_time_reads_no_row_of_before(
+    driver: PostgresqlDriver, url: str
+) -> None:
+    """However many there are: the index tells that there is none."""
+    for n in range(30):
+        await say(driver, "m", Key("", f"{n}"), at=60.0 + n)
+    connection = await asyncpg.connect(url.partition("?")[0])
+    schema = url.partition("schema=")[2]
+    rows_read = f"select pg_stat_get_xact_tuples_fetched('{schema}.conversation_recent'::regclass)"
+    counts = []
+    for since in (120.0, 80.5):
+        async with connection.transaction():
+            await connection.execute("set local enable_seqscan = off; set local enable_bitmapscan = off")
+            statement = driver._scans["scan_recent_since"]
+            arguments = statement.arguments([Scan("recent", limit=9, since=since)])
+            found = await connection.fetch(statement.sql, driver.epoch, *arguments)
+            counts.append((len(found), await connection.fetchval(rows_read) > 0))
+    await connection.close()
+
+    assert [(0, False), (9, True)] == counts
+    assert ["29", "28"] == [row.key.id for row in await driver.scan(Scan("recent", limit=5, since=88.0))]
+
+
 async def test_the_files_run_as_they_are(postgres: PostgresServer) -> None:
     """For the schema named chatkeep nothing is replaced: an administrator may run them, and the driver finds its store."""
     await run_sql(postgres.url, "create schema chatkeep")

@@ -523,6 +523,28 @@ async def test_of_many_that_were_changed_in_one_minute_only_those_are_read_that_
     assert len(keys) == calls_of(server)["hmget"] - before
 
 
+async def test_the_look_for_what_is_newer_than_a_time_reads_no_row_of_before(
+    driver: RedisDriver, server: RedisServer
+) -> None:
+    """In a minute in which much was changed only the index is asked; where the bound lies within it, each row is asked for its time."""
+    for n in range(50):
+        await say(driver, "m", Key("", f"{n:02}"), at=60.0 + n)
+
+    def read() -> int:
+        calls = calls_of(server)
+        return sum(calls.get(name, 0) for name in ("hget", "hmget", "hgetall"))
+
+    before = read()
+
+    assert [] == await driver.scan(Scan("recent", limit=1, since=120.0))
+    assert before == read()
+
+    assert ["49", "48"] == [row.key.id for row in await driver.scan(Scan("recent", limit=2, since=107.5))]
+    assert before < read()
+
+    assert ["49", "48"] == [row.key.id for row in await driver.scan(Scan("recent", limit=9, since=108.0))]
+
+
 async def test_a_row_without_its_time_stands_at_the_end_of_its_minute(driver: RedisDriver, server: RedisServer) -> None:
     """Where a part of a minute is shown, too: a damaged row hides none, and is shown like that."""
     for n in range(60):

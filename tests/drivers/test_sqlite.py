@@ -944,12 +944,13 @@ PLACES = {
     "scan_key": "sqlite_autoindex_conversation_1 (tenant=? AND id>?)",
     "scan_due": "conversation_wake (wake>? AND wake<?)",
     "scan_owner": "conversation_owner (tenant=? AND owner=? AND id>?)",
-    "scan_recent": "conversation_recent (tenant=? AND recent<?)",
+    "scan_recent": "conversation_recent (tenant=? AND recent>? AND recent<?)",
 }
 
 
 async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDriver) -> None:
-    """None walks a whole table, except the operator's look at what is recent in all tenants."""
+    """None walks a whole table, except the operator's look at what is recent in all tenants; the look for what is newer than a time walks
+    the index alone."""
     plans: dict[str, list[str]] = {}
 
     def explain(db: apsw.Connection, _: None) -> None:
@@ -962,7 +963,9 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
     await driver._connections.writer.call(explain, None)
     walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
 
-    assert {"scan_recent_all"} >= walked
+    assert {"scan_recent_all", "scan_recent_since"} >= walked
+    assert "SCAN conversation USING COVERING INDEX conversation_recent" in plans["scan_recent_since"]
+    assert "SCAN conversation" not in plans["scan_recent_since"]
     assert PLACES == {name: plans[name][0].removeprefix("SEARCH conversation USING INDEX ") for name in PLACES}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chatkeep import Chatkeep, Message, Turn
 from chatkeep.conversation import leases, turns
@@ -15,7 +16,8 @@ from chatkeep.conversation.backoff import believed
 from chatkeep.conversation.outbox import Sent
 from chatkeep.conversation.record import Record
 from chatkeep.conversation.snapshots import Policy, Snapshot
-from chatkeep.drivers.base import Key, Row
+from chatkeep.drivers.base import Append, Entry, Key, Row, Scan
+from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.engine import backlog
 from chatkeep.engine.lease_keeper import this_process
 from chatkeep.engine.left_alone import LeftAlone, Unreadable
@@ -186,6 +188,34 @@ async def test_all_that_a_clock_ahead_has_put_off_is_found(opened: Any, monkeypa
     keep = await opened(bot)
     for number in range(20):
         await until(lambda number=number: answered(keep, f"c{number}", 1), within=5)
+
+
+class KnowsNoBound(MemoryDriver):
+    """A driver of another package, from before `Scan.since`."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        return await super().scan(structs.replace(act, since=None))
+
+
+@pytest.mark.parametrize("store", [MemoryDriver, KnowsNoBound])
+async def test_what_was_written_in_the_running_minute_is_not_taken_for_newer(store: type[MemoryDriver]) -> None:
+    """Nor in the seconds after it by which clocks differ; what stands behind these is found."""
+    async with Chatkeep(store(f"memory://{store.__name__}"), background=False, clock=lambda: 6020.0) as keep:
+        driver = keep._engine.store.gateway.driver
+
+        async def write(at: float) -> None:
+            await driver.append(Append(Key("", f"{at}"), [Entry(0, "a", "u", b"hi")], revision="r", at=at))
+
+        async def look(now: float) -> list[float]:
+            found = await backlog.Ahead(keep._engine.store).step(now)
+            return [row.updated_at for row in found]
+
+        for at in (6000.0, 6020.0, 6059.0, 6061.0):
+            await write(at)
+
+        assert [6061.0] == await look(6020.0)
+        assert [6061.0] == await look(6054.9)
+        assert [] == await look(6055.0)
 
 
 async def test_changes_of_a_list_are_told_though_somebody_wrote_with_a_clock_ahead(opened: Any) -> None:

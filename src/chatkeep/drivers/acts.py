@@ -154,7 +154,10 @@ class Scan(Act, frozen=True, gc=False):
     """Asks for rows in index order, from behind *after* (the last row of the page before); none is invented.
 
     key: by (tenant, id). due: by wake, only those up to *until*. owner: those of *owner* in *tenant*, by (tenant, id); the owner ""
-    is nobody, and has none. recent: last changed first, by updated_at, then by (tenant, id). tenant=None: all tenants.
+    is nobody, and has none. recent: last changed first, by updated_at, then by (tenant, id), only those of *since* or later. tenant=None:
+    all tenants. A bound means nothing to the other indexes.
+
+    Mostly nothing is as new as *since*: that should cost no look at the rows of before.
 
     Answer: up to *limit* rows, whole, with their bodies.
     """
@@ -165,6 +168,7 @@ class Scan(Act, frozen=True, gc=False):
     owner: str = ""
     until: float | None = None
     after: Row | None = None
+    since: float | None = None
 
 
 class Erase(Act, frozen=True, gc=False):

@@ -47,7 +47,7 @@ from .full_text import (
     Unindexed,
     first_place,
 )
-from .rows import AT_ONCE, RECENT_GRAIN_S, Entry, Index, Key, Row, mark_of, row_at
+from .rows import AT_ONCE, RECENT_GRAIN_S, Entry, Index, Key, Row, mark_of, row_at, step_at
 
 __all__ = [
     "AT_ONCE",
@@ -95,6 +95,7 @@ __all__ = [
     "row_at",
     "searching",
     "settle",
+    "step_at",
 ]
 
 WAITING = 10_000

@@ -232,6 +232,8 @@ class MemoryDriver(Openable):
             rows = [row for row in rows if row.wake is not None and (until is None or row.wake <= until)]
         if act.index == "owner":
             rows = [row for row in rows if act.owner and row.owner == act.owner]
+        if act.index == "recent" and act.since is not None:
+            rows = [row for row in rows if row.updated_at >= act.since]
         if act.after is not None:
             behind = place(act.after)
             rows = [row for row in rows if place(row) > behind]

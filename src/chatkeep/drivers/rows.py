@@ -65,7 +65,12 @@ class Row(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def recent(self) -> int:
         """Its place in the `recent` index, to the step."""
-        return int(self.updated_at // RECENT_GRAIN_S)
+        return step_at(self.updated_at)
+
+
+def step_at(at: float) -> int:
+    """Return the step of the `recent` index in which rows stand that were changed at a time."""
+    return int(at // RECENT_GRAIN_S)
 
 
 def row_at(key: Key, *, owner: str = "", updated_at: float = 0.0, due_at: float | None = None) -> Row:

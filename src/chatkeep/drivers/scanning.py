@@ -6,14 +6,14 @@ out, and is still to come. An index may have a row that is due later at a place 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
 from operator import itemgetter
 from typing import Any, Protocol
 
-from .base import Index, Row, Scan
+from .base import Index, Row, Scan, step_at
 
 SPARE = 20
 """So many places more than rows are asked for at first of the index `recent`: its newest step ends within them where not many rows have
@@ -39,7 +39,7 @@ class Order(Protocol):
         """Return the place before all others of a row's step of the index `recent`."""
 
     def moment_of(self, row: Row) -> Any:
-        """Return where a row stands among those changed lately, exactly."""
+        """Return where a row stands among those changed lately, exactly: when it was changed, below zero, and what orders the others."""
 
 
 async def scan_places(
@@ -54,7 +54,7 @@ async def scan_places(
     """Return the rows of a scan, at most *page* of which are looked for at once. With *moments_at*, where a store tells that more cheaply
     than whole rows, only those of a large step of the index `recent` are read that are shown."""
     if act.index == "recent":
-        newest = partial(_newest, act.after, rows_at, moments_at, order)
+        newest = partial(_newest, act, rows_at, moments_at, order)
         return await _scan_recent(act, places_of, newest, order, page=page)
     place = None if act.after is None else order.place_of(act.index, act.after)
     rows: list[Row] = []
@@ -80,6 +80,13 @@ def due_of(row: Row) -> float:
     return inf if row.wake is None else row.wake
 
 
+def last_score(act: Scan) -> float | None:
+    """Return the score of the last places that a scan has to look at; None where it goes to the end of its index."""
+    if act.index == "recent":
+        return None if act.since is None else float(-step_at(act.since))
+    return act.until
+
+
 async def _scan_recent(
     act: Scan,
     places_of: PlacesOf,
@@ -89,7 +96,8 @@ async def _scan_recent(
     page: int,
 ) -> list[Row]:
     """Return the rows of a scan of the index `recent`, step by step: the index has the steps, and within one only the rows know which
-    was changed last."""
+    was changed last. Of steps that end before the scan does no row is read."""
+    last = last_score(act)
     place = None if act.after is None else order.step_of(act.after)
     rows: list[Row] = []
     held: list[Any] = []
@@ -101,7 +109,8 @@ async def _scan_recent(
         elif more:
             wanted = min(wanted, page)
             places, more = await places_of(place, wanted)
-            held += places
+            within = len(places) if last is None else bisect_right(places, last, key=itemgetter(0))
+            held, more = held + places[:within], more and within == len(places)
             place = held[-1] if held else None
             wanted *= 2
         else:
@@ -110,26 +119,31 @@ async def _scan_recent(
 
 
 async def _newest(
-    after: Row | None,
+    act: Scan,
     rows_at: RowsAt,
     moments_at: MomentsAt | None,
     order: Order,
     places: list[Any],
     wanted: int,
 ) -> list[Row]:
-    """Return the rows at *places*, which are whole steps, that were changed before *after*: last changed first, as many as are *wanted* or
-    more."""
-    end = None if after is None else order.moment_of(after)
+    """Return the rows at *places*, which are whole steps, that were changed before the last page's and within the scan's bound: last
+    changed first, as many as are *wanted* or more."""
+    behind = None if act.after is None else order.moment_of(act.after)
+    last = inf if act.since is None else -act.since
+
+    def is_shown(moment: Any) -> bool:
+        return bool(behind is None or moment > behind) and moment[0] <= last
+
     if moments_at is not None and len(places) > wanted + SPARE:
         moments = zip(await moments_at(places), places, strict=True)
-        places = [at for moment, at in sorted(moments) if end is None or moment > end]
+        places = [at for moment, at in sorted(moments) if is_shown(moment)]
     else:
         wanted = len(places)
     shown: list[Row] = []
     while places and len(shown) < wanted:  # again where some of them have been changed since
         most = wanted - len(shown)
         found, places = await rows_at(places[:most]), places[most:]
-        shown += [row for row in found if end is None or order.moment_of(row) > end]
+        shown += [row for row in found if is_shown(order.moment_of(row))]
     return sorted(shown, key=order.moment_of)
 
 

@@ -183,7 +183,7 @@ class Move:
     async def follow(self) -> int:
         """Copy what has changed since the last look, newest first; answers how many conversations."""
         since, newest = self._newest - OVERLAP_S, self._newest
-        changed, pages = 0, Pages(self.source, Scan("recent", limit=MOST))
+        changed, pages = 0, Pages(self.source, Scan("recent", limit=MOST, since=since))
         while rows := await pages.next():
             fresh = [row for row in rows if row.updated_at >= since and row.key != NOTE]
             now = self._clock()  # (The clock of somebody who writes may be ahead.)

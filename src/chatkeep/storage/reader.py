@@ -39,11 +39,13 @@ class Reader:
         tenant: str | None = None,
         owner: str = "",
         until: float | None = None,
+        since: float | None = None,
         after: Row | None = None,
         limit: int = PAGE,
     ) -> list[Row]:
         """Return a page of conversations, undecoded."""
-        return await self.gateway.act(self.gateway.driver.scan, Scan(index, limit, tenant, owner, until, after))
+        scan = Scan(index, limit, tenant, owner, until, after, since)
+        return await self.gateway.act(self.gateway.driver.scan, scan)
 
     async def walk(
         self, index: Index, *, tenant: str | None = None, owner: str = "", after: Row | None = None

@@ -55,6 +55,7 @@ from ..base import (
     Scan,
     Search,
     Write,
+    step_at,
 )
 from ..openable import Openable
 from .check import examined, passing
@@ -106,8 +107,11 @@ class PostgresqlDriver(Openable):
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
         self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
-        self._scans = Statement(site.sql("scan"), _scan_arguments, _scan_answers, alone=True)
-        self._recent = Statement(site.sql("scan_recent"), _recent_arguments, _scan_answers, alone=True)
+        arguments = {"scan": _scan_arguments, "scan_recent": _recent_arguments, "scan_recent_since": _since_arguments}
+        self._scans = {
+            name: Statement(site.sql(name), arguments_of, _scan_answers, alone=True)
+            for name, arguments_of in arguments.items()
+        }
         self._counts = Statement(site.sql("count_hits"), _count_arguments, _count_answers, writes=True)
         self._forget = Statement(site.sql("forget_counters"), _forget_arguments, _no_answers, writes=True, alone=True)
         self._fence = Statement(site.sql("set_epoch"), _fence_arguments, _fence_answers, writes=True, alone=True)
@@ -175,8 +179,9 @@ class PostgresqlDriver(Openable):
         return list(entries)
 
     async def scan(self, act: Scan) -> list[Row]:
-        statement = self._recent if act.index == "recent" else self._scans
-        rows: list[Row] = await self._opened("read").read(statement, act)
+        recent = "scan_recent" if act.since is None else "scan_recent_since"
+        name = recent if act.index == "recent" else "scan"
+        rows: list[Row] = await self._opened("read").read(self._scans[name], act)
         return rows
 
     async def erase(self, act: Erase) -> None:
@@ -368,6 +373,12 @@ def _recent_arguments(scans: list[Scan]) -> tuple[Any, ...]:
     after = act.after
     place = ("", "", FAR, 0.0) if after is None else (*after.key, after.recent, after.updated_at)
     return act.tenant, *place, act.limit
+
+
+def _since_arguments(scans: list[Scan]) -> tuple[Any, ...]:
+    (act,) = scans
+    since = act.since or 0.0
+    return *_recent_arguments(scans), step_at(since), since
 
 
 def _scan_answers(_: list[Scan], found: list[Any]) -> list[Any]:

@@ -43,7 +43,7 @@ from ..base import (
     row_at,
 )
 from ..packing import MARKS, pack, pack_text
-from ..scanning import due_of
+from ..scanning import due_of, last_score
 from ..shipped import read_file
 
 BUCKETS = 64
@@ -211,7 +211,7 @@ class Acts:
 
         *apart*: by a script for each bucket, as a cluster must have it, and not by one for all.
         """
-        index, tenant, until = act.index, act.tenant, act.until
+        index, tenant = act.index, act.tenant
         lead = act.owner.encode() + b"\0" if index == "owner" else b""
         inside = lead if tenant is None else lead + tenant.encode() + b"\0"
         arguments: list[Argument] = [bounded(self.share(limit))]
@@ -222,7 +222,8 @@ class Acts:
             # Nothing that begins with a NUL is beyond one that begins with the byte after it.
             arguments += ["names", start, b"(" + inside[:-1] + b"\1" if inside else "+"]
         else:
-            last = "+inf" if until is None or index == "recent" else _time(until)
+            end = last_score(act)
+            last = "+inf" if end is None else _time(end)
             arguments += ["scores", last, *(("", "") if after is None else (_time(after[0]), after[1])), inside]
         groups = [(bucket,) for bucket in self.buckets] if apart else [tuple(self.buckets)]
         return [ScriptRun(SCAN, _index(group, index, self.epoch), arguments) for group in groups]

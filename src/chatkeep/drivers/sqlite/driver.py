@@ -50,6 +50,7 @@ from ..base import (
     Search,
     Write,
     mark_of,
+    step_at,
 )
 from ..openable import Openable
 from ..packing import pack, unpack
@@ -270,7 +271,7 @@ class SqliteDriver(Openable):
     def _scan(self, db: apsw.Connection, act: Scan) -> list[Row]:
         name, after = f"scan_{act.index}", act.after
         if act.tenant is None and act.index != "due":
-            name += "_all"
+            name += "_all" if act.index != "recent" or act.since is None else "_since"
         place = {
             "within": act.tenant,
             "owner": act.owner,
@@ -281,6 +282,8 @@ class SqliteDriver(Openable):
             "wake": -1e300 if after is None else after.wake,
             "recent": after.recent if after else FAR,
             "updated_at": after.updated_at if after else 0.0,
+            "first": -FAR if act.since is None else step_at(act.since),
+            "since": -1e300 if act.since is None else act.since,
         }
         self._refuse_replaced(db)
         return [_row(Key(*found[:2]), found[2:]) for found in db.execute(sql(name), place)]

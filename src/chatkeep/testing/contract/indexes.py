@@ -149,6 +149,31 @@ class Indexes(Clauses):
         assert list("04321") == [row.key.id for row in await paged(driver, "recent", 2, tenant="new")]
 
     @clause
+    async def test_scan_by_recent_ends_where_it_is_told_to(self, driver: Driver) -> None:
+        """With what was changed at that moment, which may be in the middle of a step; the other indexes know no such bound."""
+        need(driver, Ability.SCAN)
+        step = RECENT_GRAIN_S
+        times = (5 * step, 7 * step + 1, 7 * step + 9, 7 * step + 30, 9 * step)
+        for n, at in enumerate(times):
+            await driver.append(Append(Key("", f"{n}"), said("m"), revision="r", at=at, due_at=1.0, owner="eve"))
+        await driver.append(Append(Key("t", "t"), said("m"), revision="r", at=7 * step + 9))
+
+        for since in (9 * step + 1, 10 * step, 1e9):
+            assert [] == await names(driver, "recent", since=since)
+        assert ["4"] == await names(driver, "recent", since=9 * step)
+        assert ["4"] == await names(driver, "recent", since=8 * step)
+        assert ["4", "3"] == await names(driver, "recent", since=7 * step + 10)
+        assert ["4", "3", "2"] == await names(driver, "recent", tenant="", since=7 * step + 9)
+        assert ["4", "3", "2", "t", "1", "0"] == await names(driver, "recent", since=0.0)
+        for size in (1, 2, LOTS):
+            shown = await paged(driver, "recent", size, since=7 * step + 9)
+
+            assert ["4", "3", "2", "t"] == [row.key.id for row in shown]
+
+        for index in ("key", "due", "owner"):
+            assert list("01234") == sorted(await names(driver, index, tenant="", owner="eve", since=8 * step))
+
+    @clause
     async def test_pages_of_any_size_show_each_row_once_and_in_order(self, driver: Driver) -> None:
         """Also where many rows stand at the same place of the index."""
         need(driver, Ability.SCAN)
@@ -284,6 +309,40 @@ class RecentToTheStep(Intact):
     async def scan(self, act: Scan) -> list[Row]:
         rows = await super().scan(structs.replace(act, limit=1 << 30))
         return (sorted(rows, key=lambda row: (-row.recent, row.key)) if act.index == "recent" else rows)[: act.limit]
+
+
+@caught_by("scan_by_recent_ends_where_it_is_told_to")
+class SinceIsUnknown(Intact):
+    """A driver of before that bound shows all that was ever changed."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        return await super().scan(structs.replace(act, since=None))
+
+
+@caught_by("scan_by_recent_ends_where_it_is_told_to")
+class SinceIsExcluded(Intact):
+    """What was changed at the bound itself is not shown."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        return [row for row in await super().scan(act) if act.index != "recent" or row.updated_at != act.since]
+
+
+@caught_by("scan_by_recent_ends_where_it_is_told_to")
+class SinceToTheStep(Intact):
+    """The bound is where its step begins."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        since = None if act.since is None else act.since // RECENT_GRAIN_S * RECENT_GRAIN_S
+        return await super().scan(structs.replace(act, since=since))
+
+
+@caught_by("scan_by_recent_ends_where_it_is_told_to")
+class SinceOnEveryIndex(Intact):
+    """What is due or somebody's is hidden where it was changed before a bound that is of another index."""
+
+    async def scan(self, act: Scan) -> list[Row]:
+        rows = await super().scan(act)
+        return [row for row in rows if act.since is None or row.updated_at >= act.since]
 
 
 @caught_by("scan_by_key_goes_by_tenant_and_id", "scan_by_recent_shows_the_last_changed_first")

@@ -15,6 +15,12 @@ select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 -- name: scan_recent
 select * from chatkeep.scan_recent($1, $2, $3, $4, $5, $6, $7);
 
+-- name: scan_recent_since
+-- No more are looked for than have changed since: mostly none, and the index tells that by itself.
+select * from chatkeep.scan_recent(
+    $1, $2, $3, $4, $5, $6, (select least(count(*), $7::bigint) from chatkeep.conversation where recent >= $8::bigint)
+) where id is null or updated_at >= $9;
+
 -- name: announce
 -- Nothing is lost with an announcement, so its commit need not wait for the disk. ($1, the epoch, is of no use here.)
 select $1::text, set_config('synchronous_commit', 'off', true), pg_notify($2, piece) from unnest($3::text[]) piece;

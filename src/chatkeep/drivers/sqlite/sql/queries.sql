@@ -111,13 +111,20 @@ order by tenant, id limit :limit;
 
 -- name: scan_recent
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
-where tenant = :within and recent <= :recent
+where tenant = :within and recent <= :recent and recent >= :first and updated_at >= :since
   and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and id > :id))
 order by recent desc, updated_at desc, id limit :limit;
 
 -- name: scan_recent_all
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
 where recent <= :recent
+  and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and (tenant, id) > (:tenant, :id)))
+order by recent desc, updated_at desc, tenant, id limit :limit;
+
+-- name: scan_recent_since
+-- (Which rows are as new the index tells by itself: no other is read.)
+select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
+where number in (select number from conversation where recent >= :first and recent <= :recent) and updated_at >= :since
   and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and (tenant, id) > (:tenant, :id)))
 order by recent desc, updated_at desc, tenant, id limit :limit;
 
