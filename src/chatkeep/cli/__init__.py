@@ -59,6 +59,7 @@ class Commands(Discreet):
 
     def make_context(self, *args: Any, **told: Any) -> click.Context:
         """Read the command line, and show the help that it asks for."""
+        open_closed_streams()
         with nobody_need_read():
             return super().make_context(*args, **told)
 
@@ -90,6 +91,14 @@ def end(ctx: click.Context, code: int, said: str) -> NoReturn:
     """Say why a command did not do what was asked for, and end it."""
     click.echo(said, err=True)
     ctx.exit(code)
+
+
+def open_closed_streams() -> None:
+    """Have a stream that was closed for the program (`>&-`, as some supervisors do) lead nowhere: Python has None in its place, and the next
+    file that is opened, such as a store, would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 @contextmanager
