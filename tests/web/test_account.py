@@ -334,6 +334,27 @@ def test_a_token_without_its_answer_is_refreshed_too(shop: Shop, person: Browser
     assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === given.expires_at")
 
 
+def test_a_token_without_an_end_is_not_refreshed(shop: Shop, person: BrowserContext, user: str) -> None:
+    """A token of the site's own, of which the application has said no end: there is no half of its time, and no new one to be had."""
+    page = account_of(person, shop.address)
+
+    def endless(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"expires_at": None})
+
+    page.route("**/v1/me", endless)
+    page.evaluate(
+        """async (user) => {
+           const given = await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json();
+           await account.signIn({ token: given.token });
+           await account.token(); }""",
+        user,
+    )
+
+    assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === null")
+    assert page.evaluate("account._refreshed === -Infinity")  # when it was begun last
+
+
 @pytest.mark.parametrize("grace", [None, 600])
 def test_a_device_that_has_refreshed_is_one_device(
     shop: Shop, person: BrowserContext, browser: Browser, user: str, grace: int | None

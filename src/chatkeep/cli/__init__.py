@@ -94,11 +94,11 @@ def end(ctx: click.Context, code: int, said: str) -> NoReturn:
 
 
 def open_closed_streams() -> None:
-    """Have a stream that was closed for the program (`>&-`, as some supervisors do) lead nowhere: Python has None in its place, and the next
-    file that is opened, such as a store, would get its number."""
+    """Have a stream that the program was started without (`>&-`) lead nowhere: Python has None in its place, and the next file that is
+    opened, such as a store, would get its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 @contextmanager
