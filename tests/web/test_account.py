@@ -273,6 +273,22 @@ def test_two_tabs_that_sign_out_at_one_moment_end_both_tokens(shop: Shop, person
     assert not page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end')).length")
 
 
+def test_a_list_of_tokens_to_end_that_another_tab_has_seen_to_is_none(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """An older release keeps one list; between the look at what there is and the look into it another tab may have taken it away."""
+    page = account_of(person, shop.address, user)
+    page.evaluate(
+        """async () => { const read = Storage.prototype.getItem;
+           Storage.prototype.getItem = function (key) { return key.endsWith(':end') ? null : read.call(this, key); };
+           localStorage.setItem(`${account._key}:end`, '["gone"]');
+           await account.signOut(); }"""
+    )
+
+    assert 0 == page.evaluate("account.stats().outbox.failures")
+    assert [] == page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end'))")
+
+
 def test_a_page_may_give_another_token_each_time(shop: Shop, person: BrowserContext, user: str) -> None:
     """Its function need not keep any: whose they are is asked once, and again when the page's user is another one."""
     page = account_of(person, shop.address)
