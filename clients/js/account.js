@@ -51,8 +51,8 @@ export class Account extends Emitter {
     if (this._mint) return (await this._mint()) || null;
     const { at, expires_at } = this._read("") ?? {};
     const now = serverTime(Date.now());
-    const half = at > 60 + now ? expires_at && 0 : (at + expires_at) / 2; // a clock that was ahead then tells nothing
-    if (now > half && performance.now() - this._refreshed > 60_000) {
+    const half = at > 60 + now ? 0 : (at + expires_at) / 2; // a clock that was ahead then tells nothing
+    if (expires_at && now > half && performance.now() - this._refreshed > 60_000) {
       this._refreshed = performance.now();
       await this.refresh().catch(() => {}); // it is good for a while yet
     }

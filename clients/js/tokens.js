@@ -41,7 +41,8 @@ export async function refresh(account, { locked, pick, request, serverTime }) {
 export async function endTokens(account, { request }) {
   const names = Object.keys(account._storage).map((key) => (key.startsWith(account._key) ? key.slice(account._key.length) : ""));
   for (const name of names.filter((name) => name.startsWith(":end"))) {
-    for (const token of name === ":end" ? account._read(name) : [name.slice(5)]) // a list is of an older release
+    // A list is of an older release; another tab may have seen to it just now.
+    for (const token of name === ":end" ? (account._read(name) ?? []) : [name.slice(5)])
       await request(`${account._url}me/tokens/current`, { method: "DELETE", token }).catch((fault) => {
         if (!fault.final) throw fault;
       });

@@ -93,6 +93,23 @@ def test_who_reads_the_output_may_go(store: Path, command: list[str]) -> None:
     assert not ended.stderr
 
 
+@pytest.mark.parametrize("command", [["list"], ["export"], ["serve", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_a_stream_does_its_work(store: Path, command: list[str], closed: str) -> None:
+    """A supervisor may start programs with closed streams: what they print goes nowhere, and they end as otherwise."""
+    words = [*command, store.name] if len(command) == 1 else command
+    ended = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, *words],
+        cwd=store.parent,
+        env=plain_environment(),
+        capture_output=True,
+        timeout=PATIENCE_S,
+    )
+
+    assert (0, b"") == (ended.returncode, ended.stdout if ">" in closed else b"")
+    assert b"Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("command", [["list"], ["export", "-o", "made.jsonl"]], ids=" ".join)
 def test_a_command_that_is_interrupted_says_how_it_stands(tmp_path: Path, command: list[str]) -> None:
     """Ctrl-C ends it with the code that shells know and in words, without a traceback, while it waits for a server."""

@@ -215,6 +215,7 @@ def test_no_secret_of_an_address_that_cannot_be_is_shown(
         "cache chat.db URL",
         "import chat.db URL",
         "list --URL",
+        "--URL",
     ],
 )
 @pytest.mark.parametrize(

@@ -64,3 +64,11 @@ def test_what_is_missing_is_told_and_nothing_beside_it(tmp_path: Path) -> None:
         said.splitlines()[-1] for _, _, said in (unnamed, named, left_out)
     ]
     assert "Missing argument '[STORE]'. STORE may be left out where CHATKEEP_STORE" in nothing[2]
+
+
+@pytest.mark.parametrize("command", ["", "key", "accounts"])
+def test_a_command_that_needs_another_word_shows_its_help(command: str, tmp_path: Path) -> None:
+    """As it is with --help, with all commands that there are, and not as an error."""
+    asked = [command] if command else []
+
+    assert (2, "", chatkeep(*asked, "--help", folder=tmp_path)[1]) == chatkeep(*asked, folder=tmp_path)

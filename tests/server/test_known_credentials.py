@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ async def test_what_is_erased_is_not_let_in_by_a_look_from_before(
     with pytest.raises(Unavailable, match="away"):
         known._last.find(name, Unavailable("away"))
     await known.close()
+
+
+async def test_a_look_that_nobody_waits_for_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked anew after a change, for an outage to come, tells nobody that the store was away by then: the log has no traceback."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, said: told.append(said))
+    async with Chatkeep[Any]("memory://", on_outage="read") as keep:
+        known, name = KnownCredentials(keep), str(name_of((await create_key(keep, "")).token))
+        await known.find(name)
+
+        async def away(act: Any) -> Any:
+            raise Unavailable("away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(keep._engine.store.driver, "read", away)
+            known._look_again_at(name)
+            await until(lambda: not known._tasks)
+        await known.close()
+        gc.collect()
+
+    assert [] == told
 
 
 async def test_a_busy_token_costs_one_read_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,21 @@ def test_two_tabs_that_sign_out_at_one_moment_end_both_tokens(shop: Shop, person
     assert not page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end')).length")
 
 
+def test_a_list_of_tokens_to_end_that_another_tab_has_seen_to_is_none(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """An older release keeps one list; between the look at what there is and the look into it another tab may have taken it away."""
+    page = account_of(person, shop.address, user)
+    page.evaluate(
+        """async () => { const read = Storage.prototype.getItem;
+           Storage.prototype.getItem = function (key) { return key.endsWith(':end') ? null : read.call(this, key); };
+           localStorage.setItem(`${account._key}:end`, '["gone"]');
+           await account.signOut(); }"""
+    )
+
+    assert [] == page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':end'))")
+
+
 def test_a_page_may_give_another_token_each_time(shop: Shop, person: BrowserContext, user: str) -> None:
     """Its function need not keep any: whose they are is asked once, and again when the page's user is another one."""
     page = account_of(person, shop.address)
@@ -332,6 +347,27 @@ def test_a_token_without_its_answer_is_refreshed_too(shop: Shop, person: Browser
     )
 
     assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === given.expires_at")
+
+
+def test_a_token_without_an_end_is_not_refreshed(shop: Shop, person: BrowserContext, user: str) -> None:
+    """A token of the site's own, of which the application has said no end: there is no half of its time, and no new one to be had."""
+    page = account_of(person, shop.address)
+
+    def endless(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"expires_at": None})
+
+    page.route("**/v1/me", endless)
+    page.evaluate(
+        """async (user) => {
+           const given = await (await fetch(`/sample-users/${user}`, { method: 'POST' })).json();
+           await account.signIn({ token: given.token });
+           await account.token(); }""",
+        user,
+    )
+
+    assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === null")
+    assert page.evaluate("account._refreshed === -Infinity")  # when it was begun last
 
 
 @pytest.mark.parametrize("grace", [None, 600])

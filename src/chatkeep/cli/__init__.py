@@ -43,30 +43,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for what is written."""
 
 
-class Discreet(click.Group):
-    """Has no error repeat the password of a URL that stands where something else belongs: errors get into logs and mails of cron."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as refused:
-            raise click.UsageError(without_entries(refused.format_message()), refused.ctx) from None
-
-
-class Commands(Discreet):
+class Commands(click.Group):
     """The commands; errors are told in one line and become exit codes."""
 
     def make_context(self, *args: Any, **told: Any) -> click.Context:
         """Read the command line, and show the help that it asks for."""
-        with nobody_need_read():
+        open_closed_streams()
+        with nobody_need_read(), no_password_repeated():
             return super().make_context(*args, **told)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         with nobody_need_read():
             try:
-                return super().invoke(ctx)
+                with no_password_repeated():
+                    return super().invoke(ctx)
             except ChatkeepError as fault:
                 return end(ctx, exit_code(fault), f"chatkeep: {plain(str(fault))}")
             except KeyboardInterrupt:
@@ -86,10 +77,30 @@ class Commands(Discreet):
                 return end(ctx, exit_code(Unavailable()), said)
 
 
+@contextmanager
+def no_password_repeated() -> Iterator[None]:
+    """Have no error repeat the password of a URL that stands where something else belongs: errors get into logs and mails of cron."""
+    try:
+        yield
+    except click.UsageError as refused:
+        said = refused.format_message()
+        if (shown := without_entries(said)) == said:
+            raise  # some show more than their words, such as the help of a command that needs another word
+        raise click.UsageError(shown, refused.ctx) from None
+
+
 def end(ctx: click.Context, code: int, said: str) -> NoReturn:
     """Say why a command did not do what was asked for, and end it."""
     click.echo(said, err=True)
     ctx.exit(code)
+
+
+def open_closed_streams() -> None:
+    """Have a stream that the program was started without (`>&-`) lead nowhere: Python has None in its place, and the next file that is
+    opened, such as a store, would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 @contextmanager

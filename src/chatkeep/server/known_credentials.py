@@ -132,5 +132,10 @@ class KnownCredentials:
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name="chatkeep access")
         self._tasks.add(task)  # the loop alone would let go of it
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end)
         return task
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to whoever asks; where nobody does, such as after a change here, it is no news for the loop
