@@ -6,7 +6,7 @@ out, and is still to come. An index may have a row that is due later at a place 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
@@ -120,17 +120,24 @@ async def _newest(
     """Return the rows at *places*, which are whole steps, that were changed before *after*: last changed first, as many as are *wanted* or
     more."""
     end = None if after is None else order.moment_of(after)
-    if moments_at is not None and len(places) > wanted + SPARE:
-        moments = zip(await moments_at(places), places, strict=True)
-        places = [at for moment, at in sorted(moments) if end is None or moment > end]
-    else:
-        wanted = len(places)
-    shown: list[Row] = []
-    while places and len(shown) < wanted:  # again where some of them have been changed since
+    if moments_at is None or len(places) <= wanted + SPARE:
+        return sorted(_behind(end, await rows_at(places), order), key=order.moment_of)
+    pending = sorted(zip(await moments_at(places), places, strict=True))
+    if end is not None:
+        pending = pending[bisect_right(pending, end, key=itemgetter(0)) :]
+    found: list[Row] = []
+    while True:
+        # (Where some of them have been changed since, there are fewer; or one is older now, by a clock that is behind.)
+        shown = [row for row in found if not pending or order.moment_of(row) < pending[0][0]]
+        if not pending or len(shown) >= wanted:
+            return sorted(shown, key=order.moment_of)
         most = wanted - len(shown)
-        found, places = await rows_at(places[:most]), places[most:]
-        shown += [row for row in found if end is None or order.moment_of(row) > end]
-    return sorted(shown, key=order.moment_of)
+        found += _behind(end, await rows_at([at for _, at in pending[:most]]), order)
+        pending = pending[most:]
+
+
+def _behind(end: Any, rows: list[Row], order: Order) -> list[Row]:
+    return [row for row in rows if end is None or order.moment_of(row) > end]
 
 
 def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:
