@@ -232,6 +232,32 @@ async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Ca
     assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
 
 
+async def test_a_doubt_that_another_process_notes_during_a_turn_stays(sending: Any) -> None:
+    """That had lost its lease when it heard nothing from the platform; the lease is of whoever answers now."""
+    loft = Loft(Sent(status="retry", reason="busy", after=60.0))
+
+    async def bot(turn: Turn) -> str:
+        if turn.text == "more":
+            store, policy, now = keep._engine.store, keep._engine.shared.policy, time.time()
+            sent = Sent(status="retry", reason="silence")
+            told: dict[str, Any] = {"at": now, "since": now, "retry_at": now, "doubtful": True, "token": "another's"}
+            await store.commit(
+                await store.reload(Key("", ADA)),
+                lambda there: deliveries.note_delivery(there, 2, sent, policy, **told),
+                at=now,
+            )
+        return turn.text
+
+    keep = await sending(bot, loft)
+    await keep.receive(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 1)
+    await keep.receive(ADA, "more", id="m2")
+    await until(lambda: len(loft.sent) == 3)
+    await all_delivered(keep, 2)
+
+    assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
+
+
 async def test_a_doubt_outlives_a_try_that_was_refused(sending: Any) -> None:
     """The platform says for certain that it has not taken the second try, and of the first one nobody knows."""
     loft = Sloppy(OSError("odd"), Sent(status="retry", reason="429"))

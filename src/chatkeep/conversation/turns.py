@@ -311,7 +311,7 @@ def finish_turn(
         delivery = delivery_of(snapshot)
         if replies and lease and not delivery.sending and not has_outbound(snapshot, old):
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
-            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
+            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1), at=0.0)
             record = structs.replace(record, sending_deaths=0)
         record = structs.replace(record, delivery=delivery)
     if record.version or policy.pin == "session":
