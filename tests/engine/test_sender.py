@@ -282,6 +282,22 @@ async def test_who_always_says_at_once_is_asked_with_pauses(sending: Any) -> Non
     assert 2 == len(loft.sent)
 
 
+async def test_a_reply_that_is_half_out_goes_on_there_after_another_was_sent_again(sending: Any) -> None:
+    """What the customer has of it does not come twice."""
+    loft = Loft(Sent(status="delivered"), Sent(status="retry", reason="busy", after=60.0, parts=1))
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def waits() -> bool:
+        return ["", "busy"] == [one.reason for one in await keep.deliveries(ADA)]
+
+    await until(waits)
+    await keep.resend(ADA, 2)
+    await all_delivered(keep, 2)
+
+    assert [("hi-a", 0), ("hi-b", 0), ("hi-a", 0), ("hi-b", 1)] == [(text, skip) for _, text, skip in loft.sent]
+
+
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:
     """The next reply goes out; an operator mends the number and sends the first again."""
     loft = Loft(Sent(status="failed", reason="no such number"))
