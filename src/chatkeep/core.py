@@ -342,12 +342,9 @@ class Core(Generic[State]):
 
     async def hold(self, tenant: str, conversation: str, owner: str, *, reason: str) -> list[Hold]:
         """Put a conversation, or all that is an *owner*'s under each of its names, on legal hold; answers the holds."""
-        made: dict[str, Hold] = {}
-        # Until there is no other name: one that is claimed meanwhile is among those that are looked up after the hold is there.
-        while names := [name for name in (await self.find_names(tenant, owner) if owner else [""]) if name not in made]:
-            for name in names:
-                made[name] = await self.holds(tenant).put(conversation=conversation, owner=name, reason=reason)
-        return [*made.values()]
+        if owner:
+            return await Claims(self._opened.store, tenant, clock=self.clock).hold(owner, reason=reason)
+        return [await self.holds(tenant).put(conversation=conversation, reason=reason)]
 
     async def lift_hold(self, tenant: str, conversation: str, owner: str) -> list[Hold]:
         """Lift a legal hold; answers those that there were."""

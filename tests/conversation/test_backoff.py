@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import pytest
 from tenacity import RetryCallState, wait_exponential
 
-from chatkeep.conversation.backoff import AHEAD_S, backoff, believed, is_ahead, latest
+from chatkeep.conversation.backoff import AHEAD_S, backoff, believed, is_ahead
 
 
 def test_it_grows_as_the_usual_exponential_backoff_does() -> None:
@@ -24,22 +23,6 @@ def test_it_grows_as_the_usual_exponential_backoff_does() -> None:
 def test_jitter_comes_on_top_of_the_longest_pause_too() -> None:
     """What failed together is spread also when its pauses have stopped growing."""
     assert 5.5 == backoff(100, first_s=1.0, longest_s=5.0, jitter_s=0.5)
-
-
-@pytest.mark.parametrize(
-    ("known", "new", "expected"),
-    [
-        pytest.param(90.0, 100.0, 100.0, id="the later one"),
-        pytest.param(100.0, 90.0, 100.0, id="a message that waited elsewhere"),
-        pytest.param(100.0 + AHEAD_S, 100.0, 100.0 + AHEAD_S, id="clocks differ"),
-        pytest.param(101.0 + AHEAD_S, 90.0, 90.0, id="was written by a clock ahead"),
-        pytest.param(90.0, 101.0 + AHEAD_S, 100.0, id="was taken in by a clock ahead"),
-        pytest.param(1e12, 1e12, 100.0, id="both were"),
-    ],
-)
-def test_what_a_clock_ahead_has_written_counts_no_more(known: float, new: float, expected: float) -> None:
-    """Clocks may differ by an hour."""
-    assert expected == latest(known, new, at=100.0)
 
 
 def test_an_hour_is_no_clock_ahead() -> None:

@@ -559,6 +559,48 @@ async def test_a_row_without_its_time_stands_at_the_end_of_its_minute(driver: Re
     assert ("", 60.0) == (shown[-1].revision, shown[-1].updated_at)
 
 
+@pytest.mark.parametrize(("field", "value"), [("head", "many"), ("born", None), ("until", "later")])
+async def test_a_damaged_row_stands_where_its_time_says(
+    driver: RedisDriver, server: RedisServer, field: str, value: str | None
+) -> None:
+    """It hides none of those that were changed in the same minute, and is shown once, by pages of any size."""
+    for n in range(60):
+        await say(driver, "m", Key("", f"{n:02}"), at=61.0 + n / 2)
+    bucket = redis_acts.bucket_of(b"\0" + b"50")
+    row = f"chatkeep:{{{bucket}}}:row:\0" + "50"
+    server.ask(*(("HDEL", row, field) if value is None else ("HSET", row, field, value)))
+
+    for size in (7, 15, 100):
+        shown: list[Row] = []
+        while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=size)):
+            shown += page
+
+        assert [f"{n:02}" for n in range(59, -1, -1)] == [row.key.id for row in shown]
+        assert ["50"] == [row.key.id for row in shown if not row.revision]
+
+
+async def test_what_is_written_by_a_clock_that_is_behind_hides_nothing(
+    driver: RedisDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the times of a minute and that at its rows one becomes older than those that are not shown yet."""
+    for n in range(60):
+        await say(driver, "m", Key("", f"{n:02}"), at=61.0 + n / 2)
+    tell = driver._moments_at
+
+    async def tell_and_set_back(*asked: Any) -> list[redis_acts.Place]:
+        told = await tell(*asked)
+        row = (await driver.scan(Scan("key", limit=60)))[-1]
+        await driver.write(Write(structs.replace(row, revision=row.revision + "-", updated_at=60.5), row.revision))
+        return told
+
+    monkeypatch.setattr(driver, "_moments_at", tell_and_set_back)
+    shown: list[Row] = []
+    while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=7)):
+        shown += page
+
+    assert [*(f"{n:02}" for n in range(58, -1, -1)), "59"] == [row.key.id for row in shown]
+
+
 async def test_a_scan_of_the_recent_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
     """As for what is due; what was changed last is shown first or not at all, for it has moved to before the page."""
     rows = {}

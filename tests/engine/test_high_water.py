@@ -98,6 +98,28 @@ async def test_a_mark_that_cannot_be_read_holds_up_no_work(
     assert "is known again" in caplog.text
 
 
+async def test_a_mark_that_somebody_else_has_mended_is_read_again(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who has not mended it itself tells as before when its own clock is ahead."""
+    monkeypatch.setattr(high_water, "LOOK_S", 0.0)
+    store = (await opened(None))._engine.store
+    clock = Clock()
+    one, other = (high_water.HighWater(store, clock) for _ in range(2))
+    await other.reach(clock.now)
+    row, _ = await store.driver.read(Read(MARK, tail=0))
+    await store.driver.write(Write(structs.replace(row, revision="damaged", body=b"{"), row.revision))
+    await one.reach(clock.now)
+    clock.now += high_water.STEP_S + 1.0
+    await other.reach(clock.now)
+    await one.reach(clock.now)
+    one._turned = False  # as with a host's own clock
+    with caplog.at_level(logging.INFO, "chatkeep"):
+        await one.reach(clock.now + YEAR_S)
+
+    assert "365 days ahead" in caplog.text
+
+
 async def is_answered(keep: Any, name: str) -> bool:
     """Whether nothing is unread there."""
     return not (await keep.conversation(name)).unread

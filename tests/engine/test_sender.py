@@ -232,6 +232,32 @@ async def test_whatever_an_outlet_raises_is_its_own_fault(sending: Any, kind: Ca
     assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
 
 
+async def test_a_doubt_that_another_process_notes_during_a_turn_stays(sending: Any) -> None:
+    """That had lost its lease when it heard nothing from the platform; the lease is of whoever answers now."""
+    loft = Loft(Sent(status="retry", reason="busy", after=60.0))
+
+    async def bot(turn: Turn) -> str:
+        if turn.text == "more":
+            store, policy, now = keep._engine.store, keep._engine.shared.policy, time.time()
+            sent = Sent(status="retry", reason="silence")
+            told: dict[str, Any] = {"at": now, "since": now, "retry_at": now, "doubtful": True, "token": "another's"}
+            await store.commit(
+                await store.reload(Key("", ADA)),
+                lambda there: deliveries.note_delivery(there, 2, sent, policy, **told),
+                at=now,
+            )
+        return turn.text
+
+    keep = await sending(bot, loft)
+    await keep.receive(ADA, "hi", id="m1")
+    await until(lambda: len(loft.sent) == 1)
+    await keep.receive(ADA, "more", id="m2")
+    await until(lambda: len(loft.sent) == 3)
+    await all_delivered(keep, 2)
+
+    assert [True, False] == [sending.doubtful for sending in await keep.deliveries(ADA)]
+
+
 async def test_a_doubt_outlives_a_try_that_was_refused(sending: Any) -> None:
     """The platform says for certain that it has not taken the second try, and of the first one nobody knows."""
     loft = Sloppy(OSError("odd"), Sent(status="retry", reason="429"))
@@ -254,6 +280,22 @@ async def test_who_always_says_at_once_is_asked_with_pauses(sending: Any) -> Non
 
     assert "2: more" == receipt.replies[0].text
     assert 2 == len(loft.sent)
+
+
+async def test_a_reply_that_is_half_out_goes_on_there_after_another_was_sent_again(sending: Any) -> None:
+    """What the customer has of it does not come twice."""
+    loft = Loft(Sent(status="delivered"), Sent(status="retry", reason="busy", after=60.0, parts=1))
+    keep = await sending(twice, loft)
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def waits() -> bool:
+        return ["", "busy"] == [one.reason for one in await keep.deliveries(ADA)]
+
+    await until(waits)
+    await keep.resend(ADA, 2)
+    await all_delivered(keep, 2)
+
+    assert [("hi-a", 0), ("hi-b", 0), ("hi-a", 0), ("hi-b", 1)] == [(text, skip) for _, text, skip in loft.sent]
 
 
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:

@@ -11,6 +11,7 @@ from chatkeep import OnHold, OtherOwner, UsageError
 from chatkeep.app import core_of
 from chatkeep.drivers.base import Key
 from chatkeep.people.claims import UNDO_S, Claim, Claims
+from chatkeep.storage.holds import Hold, Holds
 
 from ..support.clock import Clock
 from ..support.counting import count
@@ -132,6 +133,28 @@ async def test_what_somebody_on_hold_claims_is_on_hold(opened: Any) -> None:
     for name in ("g", "old"):
         with pytest.raises(OnHold, match="case 7"):
             await keep.erase(name)
+
+    assert ["ada", "ada2", GUEST] == sorted([held.owner async for held in core_of(keep).holds("").all()])
+
+
+async def test_what_is_claimed_for_somebody_who_is_being_put_on_hold_is_on_hold(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here by a claim of somebody who is on hold: in between the claimed one claims another."""
+    keep = await opened(count)
+    await keep.receive("g", "hi", owner=GUEST)
+    await core_of(keep).hold("", "", "ada", reason="case 7")
+    put = Holds.put
+
+    async def claim_first(holds: Holds, **about: str) -> Hold:
+        monkeypatch.setattr(Holds, "put", put)
+        await keep.user("ada2").claim(GUEST)
+        return await put(holds, **about)
+
+    monkeypatch.setattr(Holds, "put", claim_first)
+    await keep.user("ada").claim("ada2")
+    with pytest.raises(OnHold, match="case 7"):
+        await keep.erase("g")
 
     assert ["ada", "ada2", GUEST] == sorted([held.owner async for held in core_of(keep).holds("").all()])
 

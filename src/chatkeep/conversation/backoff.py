@@ -25,10 +25,3 @@ def believed(time: float, longest_s: float, *, at: float) -> float:
 def is_ahead(time: float, *, at: float) -> bool:
     """Tell whether *time* is later than any clock may be that is right *at* this time."""
     return time > at + AHEAD_S
-
-
-def latest(known: float, new: float, *, at: float) -> float:
-    """Return the later one of two times at which something was used; *at*, now, stands for one that a clock ahead has written."""
-    if is_ahead(new, at=at):
-        new = at
-    return new if known < new or is_ahead(known, at=at) else known

@@ -219,6 +219,8 @@ def note_delivery(
     again = tuple(other for other in old.again if other != number)
     upto = old.upto if number in old.again else max(old.upto, number)
     delivery = old if done_by_others else OutboxState(upto=upto, again=again)
+    if number in old.again and old.half != number:  # what waits behind it may be half out
+        delivery = structs.replace(delivery, half=old.half, parts=old.parts, done=old.done)
     metadata: dict[str, Any] = {"kind": "delivery", "status": status}
     metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
     metadata |= {"reason": _storable(reason)} if reason else {}

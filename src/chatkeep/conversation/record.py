@@ -25,9 +25,10 @@ class Reminder(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fi
 class OutboxState(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """How far the replies of a conversation have gone out through its channel.
 
-    upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who died
-    of it. tries, at, reason: attempts at the next one, when it is tried again, and why the last one failed. half, parts, done:
-    a reply of which so many requests are done, under these ids of the platform. again: numbers to be sent once more.
+    upto: what is numbered up to it is out, or was given up. sending: this one is just being sent, perhaps by somebody who
+    died of it; with *at*, it waits and may be out already. tries, at, reason: attempts at the next one, when it is tried
+    again, and why the last one failed. half, parts, done: a reply of which so many requests are done, under these ids of
+    the platform. again: numbers to be sent once more.
     """
 
     upto: int = 0

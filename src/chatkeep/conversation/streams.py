@@ -11,7 +11,6 @@ from typing import Literal
 from msgspec import Raw, structs
 
 from ..model import Content, Message
-from .backoff import latest
 from .commits import next_commit, note_passed_over
 from .keys import RESERVED
 from .record import Said, untried
@@ -87,7 +86,7 @@ def end_reply(
     if content:
         draft = _draft(snapshot, first.number, last.number, content, ending)
         if not is_session_over(old, policy, first.created_at, first.number):
-            record = structs.replace(record, active_at=latest(old.active_at, last.created_at, at=at))
+            record = structs.replace(record, active_at=max(old.active_at, last.created_at))
         elif fresh is not None:
             record = open_session(record, *fresh, number=first.number, at=last.created_at)
         if out:

@@ -12,7 +12,7 @@ from itertools import dropwhile, islice
 from msgspec import Raw, json, structs
 
 from ..model import ASKING, TALK, Content, Message
-from .backoff import believed, latest
+from .backoff import believed
 from .commits import make_note, next_commit, note_passed_over
 from .dead_letters import close_replayed
 from .keys import SAVED
@@ -302,7 +302,7 @@ def finish_turn(
         session=old.session + opens,
         since=first if opens else old.since,
         cursor=waiting[0].number - 1 if waiting else snapshot.messages[-1].number if cut else head + len(drafts),
-        active_at=latest(old.active_at, answered[-1].created_at, at=at),
+        active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
         paced=pace(old, answered[0], policy, at=at) if answered[0].channel else old.paced,
         reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
@@ -311,7 +311,7 @@ def finish_turn(
         delivery = delivery_of(snapshot)
         if replies and lease and not delivery.sending and not has_outbound(snapshot, old):
             # Whoever holds the lease sends the first reply at once, and says so in this same act.
-            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1))
+            delivery = structs.replace(delivery, sending=head + (2 if arriving else 1), at=0.0)
             record = structs.replace(record, sending_deaths=0)
         record = structs.replace(record, delivery=delivery)
     if record.version or policy.pin == "session":

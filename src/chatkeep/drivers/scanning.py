@@ -134,17 +134,22 @@ async def _newest(
     def is_shown(moment: Any) -> bool:
         return bool(behind is None or moment > behind) and moment[0] <= last
 
-    if moments_at is not None and len(places) > wanted + SPARE:
-        moments = zip(await moments_at(places), places, strict=True)
-        places = [at for moment, at in sorted(moments) if is_shown(moment)]
-    else:
-        wanted = len(places)
-    shown: list[Row] = []
-    while places and len(shown) < wanted:  # again where some of them have been changed since
+    async def shown_at(some: list[Any]) -> list[Row]:
+        return [row for row in await rows_at(some) if is_shown(order.moment_of(row))]
+
+    if moments_at is None or len(places) <= wanted + SPARE:
+        return sorted(await shown_at(places), key=order.moment_of)
+    moments = zip(await moments_at(places), places, strict=True)
+    pending = sorted((moment, at) for moment, at in moments if is_shown(moment))
+    found: list[Row] = []
+    while True:
+        # (Where some of them have been changed since, there are fewer; or one is older now, by a clock that is behind.)
+        shown = [row for row in found if not pending or order.moment_of(row) < pending[0][0]]
+        if not pending or len(shown) >= wanted:
+            return sorted(shown, key=order.moment_of)
         most = wanted - len(shown)
-        found, places = await rows_at(places[:most]), places[most:]
-        shown += [row for row in found if is_shown(order.moment_of(row))]
-    return sorted(shown, key=order.moment_of)
+        found += await shown_at([at for _, at in pending[:most]])
+        pending = pending[most:]
 
 
 def first_steps(places: Sequence[tuple[Any, ...]], least: int, *, ended: bool) -> int:

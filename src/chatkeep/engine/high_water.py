@@ -110,7 +110,7 @@ class HighWater:
     async def _read(self, now: float) -> Mark:
         """Return the mark; where it cannot be read, the one that is known, or one by which nothing is over."""
         try:
-            return await self._marks.get(NAME) or Mark(await self._last_use(now))
+            found = await self._marks.get(NAME) or Mark(await self._last_use(now))
         except (Corrupt, Unsupported) as fault:
             if not self._unread:
                 log.error(
@@ -118,6 +118,8 @@ class HighWater:
                 )
             self._unread = True
             return self._mark or Mark()
+        self._unread = False
+        return found
 
     async def _write(self, mine: Mark) -> Mark | None:
         try:
@@ -128,7 +130,6 @@ class HighWater:
             await self._marks.erase(NAME)
             found = await self._marks.change(NAME, lambda held: held or mine)
             log.warning("The time on which processes agree is known again.")
-        self._unread = False
         return found
 
     def _doubt(self, ahead_s: float, at: float, *, alone: bool) -> None:

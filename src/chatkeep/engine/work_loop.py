@@ -307,7 +307,8 @@ class WorkLoop:
             worker.reruns = 0
             worker.tell_answered(after, said)
             before, now_sends = snapshot.record.delivery, after.record.delivery
-            if now_sends is not None and (before is None or before.sending != now_sends.sending):
+            # (A reply that waits to be sent again is in doubt, by a try of somebody else, and not begun here.)
+            if now_sends is not None and not now_sends.at and (before is None or before.sending != now_sends.sending):
                 worker.sending = now_sends.sending
             return 0.0
         except Ended:

@@ -19,7 +19,7 @@ from ..conversation.snapshots import Commit, Snapshot
 from ..drivers.base import Key
 from ..errors import Conflict, Corrupt, OtherOwner, StoreError, Unsupported, UsageError
 from ..storage.audit import Act, AuditLog
-from ..storage.holds import Holds
+from ..storage.holds import Hold, Holds
 from ..storage.reader import PAGE
 from ..storage.records import CLAIMS, Records
 from ..storage.store import Store
@@ -104,9 +104,17 @@ class Claims:
         person = await self._claim(user, subject, by)
         # (After the claim: who puts a hold meanwhile looks at the names once more.)
         if (held := await self._holds.find_of_owner(user)) is not None:
-            for name in await self.find_owners(subject):
-                await self._holds.put(owner=name, reason=held.reason)
+            await self.hold(subject, reason=held.reason)
         return person
+
+    async def hold(self, user: str, *, reason: str) -> list[Hold]:
+        """Put all that is *user*'s on legal hold, under each of its names; return the holds."""
+        made: dict[str, Hold] = {}
+        # Until there is no other name: one that is claimed meanwhile is among those that are looked up after the hold is there.
+        while names := [name for name in await self.find_owners(user) if name not in made]:
+            for name in names:
+                made[name] = await self._holds.put(owner=name, reason=reason)
+        return [*made.values()]
 
     async def _claim(self, user: str, subject: str, by: str) -> str:
         if user == subject:

@@ -249,7 +249,8 @@ class RedisDriver(Openable):
             there = replies.read_answer(read, await servers.act(self._acts.read(read)))
         except Corrupt:
             # Whoever reads it is told what is wrong; the others must not have to wait for that.
-            return acts.unreadable(index, read.key, at)
+            moment = (await self._moments_at(servers, [at]))[0] if index == "recent" else None
+            return acts.unreadable(index, read.key, at, moment)
         return there[0] if there else None
 
     async def erase(self, act: Erase) -> None:

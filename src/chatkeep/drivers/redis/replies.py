@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
-from ..base import Append, Appended, Counted, Entries, Entry, Erase, Key, Read, Row, Scan, Write
+from ..base import RECENT_GRAIN_S, Append, Appended, Counted, Entries, Entry, Erase, Key, Read, Row, Scan, Write
 from ..packing import unpack
 from .scripts import Meta, Place, ScriptRun, changed_at, key_of
 
@@ -53,15 +53,18 @@ def rows_answer(places: Iterable[Place], reply: Any) -> list[Row | None]:
 
 
 def moments_answer(places: Iterable[Place], reply: Any) -> list[Place]:
-    """Return the answer of one of `Acts.moments`, as `moment_of` says it of a row; for one without a time, that of what stands for it."""
-    return [(-_time_of(stored, otherwise=changed_at(at)), at[1]) for at, stored in zip(places, reply, strict=True)]
+    """Return the answer of one of `Acts.moments`, as `moment_of` says it of a row; for one without a time of its place's step, the
+    beginning of that."""
+    return [(-_time_in(at, stored), at[1]) for at, stored in zip(places, reply, strict=True)]
 
 
-def _time_of(stored: bytes | None, *, otherwise: float) -> float:
+def _time_in(at: Place, stored: bytes | None) -> float:
+    began = changed_at(at)
     try:
-        return otherwise if stored is None else float(stored)
+        time = float(stored or b"")
     except ValueError:
-        return otherwise
+        return began
+    return time if began <= time < began + RECENT_GRAIN_S else began
 
 
 def _found(key: Key, stored: list[Any]) -> Row | None:

@@ -332,10 +332,9 @@ def changed_at(at: Place) -> float:
     return -at[0] * RECENT_GRAIN_S
 
 
-def unreadable(index: Index, key: Key, at: Place) -> Row:
-    """Return what stands for a row that cannot be read, at its place of an index."""
-    changed = changed_at(at) if index == "recent" else 0.0
-    return row_at(key, updated_at=changed, due_at=at[0] if index == "due" else None)
+def unreadable(index: Index, key: Key, at: Place, moment: Place | None) -> Row:
+    """Return what stands for a row that cannot be read, at its place of an index; in `recent`, at its *moment* there."""
+    return row_at(key, updated_at=0.0 if moment is None else -moment[0], due_at=at[0] if index == "due" else None)
 
 
 _digits = msgspec.json.Encoder().encode
