@@ -171,6 +171,32 @@ def test_what_is_damaged_can_be_erased(store: Path) -> None:
     assert 1 == chatkeep("show", "chat.db", "eve", folder=store.parent)[0]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_store_whose_pauses_are_damaged_is_mended_by_a_command(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """The bot rests meanwhile, lists are shown, and the error names the command; on Redis also where bytes are nobody's."""
+    url = f"sqlite:///{tmp_path}/chat.db" if kind == "sqlite" else store_url(kind, request, tmp_path)
+    chatkeep("chat", "restaurant", "--store", url, typed="2 margherita\n", folder=tmp_path)
+    assert 0 == chatkeep("pause", url, "--everywhere", folder=tmp_path)[0]
+    if kind == "sqlite":
+        with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
+            db.execute("update conversation set body = x'01' where id = 'switches'")
+    else:
+        server = request.getfixturevalue("valkey")
+        (row,) = [name for name in server.ask("KEYS", "*row:*").split(b"\r\n") if name.endswith(b"chatkeep\0switches")]
+        server.ask("SET", row.decode(), "garbage")
+    listed = chatkeep("list", url, folder=tmp_path)
+    asked = chatkeep("paused", url, folder=tmp_path)
+    resumed = chatkeep("resume", url, "--everywhere", folder=tmp_path)
+    after = chatkeep("list", url, folder=tmp_path)
+
+    assert (0, 4, 0) == (listed[0], asked[0], resumed[0]), resumed
+    assert "paused (everywhere)" in listed[1]
+    assert "`chatkeep resume STORE --everywhere`" in listed[2]
+    assert (0, False, "") == (after[0], "paused" in after[1], after[2])
+
+
 @pytest.mark.parametrize("kind", ["redis", "postgresql"])
 def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """The same commands, another URL."""

@@ -326,9 +326,7 @@ def _damaged(key: Key, body: bytes, what: str) -> Corrupt:
         return Corrupt(
             f"{key}: the {what} is sealed, and none of the keys given here opens it. Nothing was changed; add the key to seal_keys."
         )
-    return Corrupt(
-        f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; {way_out(key)}."
-    )
+    return Corrupt(f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; {way_out(key)}.")
 
 
 def _crc(key: Key, rest: bytes) -> bytes:
