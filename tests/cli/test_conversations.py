@@ -197,6 +197,25 @@ def test_a_store_whose_pauses_are_damaged_is_mended_by_a_command(
     assert (0, False, "") == (after[0], "paused" in after[1], after[2])
 
 
+def test_a_name_forges_no_line_of_an_error(store: Path) -> None:
+    """A line break in an id is shown as one, in errors and in what is logged."""
+    name = "a\nchatkeep: all is well"
+
+    async def fill() -> None:
+        async with Chatkeep(f"sqlite:///{store}") as keep:
+            await keep.accept(name, "hi")
+
+    asyncio.run(fill())
+    with contextlib.closing(sqlite3.connect(store)) as db, db:
+        db.execute("update conversation set body = x'01' where id = ?", [name])
+    shown = chatkeep("show", "chat.db", name, folder=store.parent)
+    resumed = chatkeep("resume", "chat.db", "--everywhere", folder=store.parent)
+
+    assert (4, 0) == (shown[0], resumed[0])
+    assert ["chatkeep: a\\nchatkeep"] == [line[:21] for line in shown[2].splitlines()]
+    assert ["ERROR chatkeep: a\\nchatkeep"] == [line[:27] for line in resumed[2].splitlines()]
+
+
 @pytest.mark.parametrize("kind", ["redis", "postgresql"])
 def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """The same commands, another URL."""

@@ -52,6 +52,14 @@ class Discreet(click.Group):
             raise click.UsageError(without_entries(refused.format_message()), refused.ctx) from None
 
 
+class TerminalLines(logging.Formatter):
+    """Formats what is logged as one line each, beside the way through the code: names in it may be anybody's."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return plain(super().formatMessage(record), line=True)
+
+
 class Commands(Discreet):
     """The commands; errors are told in one line and become exit codes."""
 
@@ -60,7 +68,7 @@ class Commands(Discreet):
         try:
             return super().invoke(ctx)
         except ChatkeepError as fault:
-            click.echo(f"chatkeep: {plain(str(fault))}", err=True)
+            click.echo(f"chatkeep: {plain(str(fault), line=True)}", err=True)
             return ctx.exit(exit_code(fault))
         except OSError as fault:
             if fault.errno not in FULL:
@@ -101,7 +109,9 @@ def main() -> None:
     """
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         click.get_current_context().color = False
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalLines("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
