@@ -55,7 +55,7 @@ class Discreet(click.Group):
 class TerminalLines(logging.Formatter):
     """Formats what is logged as one line each, beside the way through the code: names in it may be anybody's."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Return the line."""
         return plain(super().formatMessage(record), line=True)
 

@@ -76,7 +76,9 @@ class Reader:
         if not found or not all([message.redacted for message in found]):
             return found
         first, last = found[0].number, found[-1].number
-        at = await self._find_time(key, incarnation, before=first) or await self._find_time(key, incarnation, after=last)
+        at = await self._find_time(key, incarnation, before=first) or await self._find_time(
+            key, incarnation, after=last
+        )
         return [structs.replace(message, created_at=at) for message in found]
 
     async def _find_time(
