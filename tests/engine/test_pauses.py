@@ -397,6 +397,20 @@ async def test_a_store_whose_pauses_are_damaged_opens_and_the_bot_is_silent(
     assert ["t"] == await core_of(await opened(None)).find_paused()
 
 
+async def test_trouble_says_that_the_bot_is_silent_for_as_long_as_it_is(opened: Any) -> None:
+    """Also in a process that looks for no work, and reads the record no more."""
+    clock = Clock()
+    desk = await opened(None)
+    await desk.pause_all()
+    await spoil(desk, PAUSES, "row")
+    keep = await opened(None, clock=clock)
+    clock.now += 3600
+
+    assert "the bot is silent everywhere" in keep.trouble
+    await keep.resume_all()
+    assert not keep.trouble
+
+
 async def test_pauses_that_are_damaged_later_are_written_anew_with_what_is_known(opened: Any) -> None:
     """Whoever has read them keeps what they said, and says it again."""
     keep = await opened(echo)

@@ -170,7 +170,7 @@ class Engine(Generic[State]):
     @property
     def trouble(self) -> str:
         """What keeps messages from being answered now, or soon may, as far as is known; "" when nothing does."""
-        return self.outage or self.runner.trouble or self.shared.unreadable.trouble
+        return self.outage or self.runner.trouble or self.shared.unreadable.trouble or self.pauses.trouble
 
     @property
     def outage(self) -> str:

@@ -79,6 +79,15 @@ class Pauses:
         return [_tenant(scope) for scope in sorted(self._paused - {CACHE})]
 
     @property
+    def trouble(self) -> str:
+        """Why the bot is silent where nobody may have paused it; "" where what is paused is known."""
+        if not self._assumed:
+            return ""
+        return (
+            "what is paused cannot be read, so the bot is silent everywhere until `chatkeep resume STORE --everywhere`"
+        )
+
+    @property
     def cache_is_off(self) -> bool:
         """Whether the shared cache is switched off on all instances."""
         return CACHE in self._paused
