@@ -158,7 +158,7 @@ class Pauses:
             said = dict[str, bool]()
         else:
             incarnation, head = self._known
-            if found.row.incarnation == incarnation and found.row.head < head:
+            if not self._assumed and found.row.incarnation == incarnation and found.row.head < head:
                 return
             said = STATES.decode(PAUSES, found.record.state, 1)
             self._known = found.row.incarnation, found.row.head
