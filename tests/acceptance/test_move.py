@@ -190,7 +190,7 @@ async def test_following_ends_when_it_is_interrupted(tmp_path: Path) -> None:
             *PROGRAM, "move", url, there, "--follow", cwd=tmp_path, env=plain_environment(), stdout=-1, stderr=-1
         )
         assert process.stdout is not None
-        assert b"1 conversations and records are copied" in await process.stdout.readline()
+        assert b"1 conversation or record is copied" in await process.stdout.readline()
         await keep.receive("bob", "two", id="2")
         deadline = time.monotonic() + 20
         theirs = None

@@ -171,6 +171,51 @@ def test_what_is_damaged_can_be_erased(store: Path) -> None:
     assert 1 == chatkeep("show", "chat.db", "eve", folder=store.parent)[0]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_store_whose_pauses_are_damaged_is_mended_by_a_command(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """The bot rests meanwhile, lists are shown, and the error names the command; on Redis also where bytes are nobody's."""
+    url = f"sqlite:///{tmp_path}/chat.db" if kind == "sqlite" else store_url(kind, request, tmp_path)
+    chatkeep("chat", "restaurant", "--store", url, typed="2 margherita\n", folder=tmp_path)
+    assert 0 == chatkeep("pause", url, "--everywhere", folder=tmp_path)[0]
+    if kind == "sqlite":
+        with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
+            db.execute("update conversation set body = x'01' where id = 'switches'")
+    else:
+        server = request.getfixturevalue("valkey")
+        (row,) = [name for name in server.ask("KEYS", "*row:*").split(b"\r\n") if name.endswith(b"chatkeep\0switches")]
+        server.ask("SET", row.decode(), "garbage")
+    listed = chatkeep("list", url, folder=tmp_path)
+    asked = chatkeep("paused", url, folder=tmp_path)
+    resumed = chatkeep("resume", url, "--everywhere", folder=tmp_path)
+    after = chatkeep("list", url, folder=tmp_path)
+
+    assert (0, 4, 0) == (listed[0], asked[0], resumed[0]), resumed
+    assert "paused (everywhere)" in listed[1]
+    assert "`chatkeep resume STORE --everywhere`" in listed[2]
+    assert (0, False, "") == (after[0], "paused" in after[1], after[2])
+
+
+def test_a_name_forges_no_line_of_an_error(store: Path) -> None:
+    """A line break in an id is shown as one, in errors and in what is logged."""
+    name = "a\nchatkeep: all is well"
+
+    async def fill() -> None:
+        async with Chatkeep(f"sqlite:///{store}") as keep:
+            await keep.accept(name, "hi")
+
+    asyncio.run(fill())
+    with contextlib.closing(sqlite3.connect(store)) as db, db:
+        db.execute("update conversation set body = x'01' where id = ?", [name])
+    shown = chatkeep("show", "chat.db", name, folder=store.parent)
+    resumed = chatkeep("resume", "chat.db", "--everywhere", folder=store.parent)
+
+    assert (4, 0) == (shown[0], resumed[0])
+    assert ["chatkeep: a\\nchatkeep"] == [line[:21] for line in shown[2].splitlines()]
+    assert ["ERROR chatkeep: a\\nchatkeep"] == [line[:27] for line in resumed[2].splitlines()]
+
+
 @pytest.mark.parametrize("kind", ["redis", "postgresql"])
 def test_a_shared_store_can_be_looked_into(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     """The same commands, another URL."""

@@ -193,8 +193,8 @@ def test_a_message_that_was_set_aside_is_replayed_and_a_user_erased(place: Place
 
     assert 0 == again[0], again[2]
     assert "is in the log again" in again[1]
-    assert "Erase eve with 1 conversations for ever?" in asked[1]
-    assert "1 conversations with" in asked[1]
+    assert "Erase eve with 1 conversation for ever?" in asked[1]
+    assert "1 conversation with" in asked[1]
     assert [] == receipt["conversations"]
 
 

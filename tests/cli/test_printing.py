@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatkeep import Chatkeep
-from chatkeep.cli.printing import age, shortened, told_of, width
+from chatkeep.cli.printing import age, amount, in_all, shortened, told_of, width
 from chatkeep.model import Message, last_words
 
 from ..support.fork_server import Program
@@ -47,6 +47,15 @@ def test_a_name_writes_no_line_of_the_audit(tmp_path: Path) -> None:
     assert not STEERS & set(said)
     assert 1 == len(said.splitlines())
     assert "eve\\x1b[2J" in said
+
+
+def test_one_of_a_thing_is_told_as_one() -> None:
+    """And none, and many, as many."""
+    assert ["0 entries", "1 entry", "1,200 entries"] == [amount(n, "entry", "entries") for n in (0, 1, 1200)]
+    assert ["1 token", "2 tokens"] == [amount(n, "token") for n in (1, 2)]
+    assert ["1 conversation or record is copied", "2 conversations and records are copied"] == [
+        in_all(n, "copied") for n in (1, 2)
+    ]
 
 
 def test_json_cannot_steer_the_terminal_either(store: Path) -> None:

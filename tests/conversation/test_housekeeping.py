@@ -22,10 +22,12 @@ from chatkeep.conversation.housekeeping import (
     schedule,
     wake,
 )
+from chatkeep.conversation.keys import SAVED
 from chatkeep.conversation.outbox import GIVE_UP_S
 from chatkeep.conversation.record import NONE, OutboxState, Reminder
 from chatkeep.conversation.snapshots import Policy
 from chatkeep.drivers.base import AT_ONCE
+from chatkeep.model import Message
 
 from ..support.snapshots import AT, message, snapshot
 
@@ -153,6 +155,32 @@ def test_a_conversation_is_forgotten_when_nobody_waits_for_anything(
 
     assert expected is is_forgotten(there, Policy(forget_after_s=50.0), at=at)
     assert not is_forgotten(there, Policy(), at=at)
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ((message(1), message(2, "operator")), True),
+        ((message(1), message(2, "operator"), message(3)), False),
+        ((message(1), message(2, "operator", channel=SAVED)), False),
+        ((message(1), message(2, "assistant")), False),
+    ],
+)
+def test_what_a_person_has_answered_waits_for_nobody(log: tuple[Message, ...], expected: bool) -> None:
+    """It is unread while the bot is paused, and forgotten all the same, when the time has come and not looked at before."""
+    policy = Policy(forget_after_s=50.0)
+    there = snapshot(*log, row={"updated_at": 300.0}, cursor=0)
+    rested = rest(there, policy, at=310.0, sends=True)
+    held = rest(there, policy, at=350.0, sends=True, held=True)
+    late = schedule(there, policy, at=400.0)
+
+    assert [False, expected] == [is_forgotten(there, policy, at=at) for at in (349.0, 350.0)]
+    assert rested
+    assert held
+    assert (350.0 if expected else None, True) == (rested.due_at, rested.untouched)
+    assert (350.0 + HELD_S if expected else None) == held.due_at
+    assert (400.0 if expected else None) == (late and late.due_at)
+    assert not is_forgotten(structs.replace(there, beyond=True), policy, at=350.0)
 
 
 def test_what_was_written_before_a_setting_is_made_due() -> None:

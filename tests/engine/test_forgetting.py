@@ -9,7 +9,7 @@ import pytest
 from chatkeep import Chatkeep, Conflict, Turn, Uncertain, Unsupported
 from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key, issue_token, issue_user_token, list_tokens
-from chatkeep.drivers.base import Ability, Append, Key
+from chatkeep.drivers.base import Ability, Append, Key, Read
 from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app
 from chatkeep.storage import leftovers
@@ -95,6 +95,46 @@ async def test_nothing_is_erased_while_somebody_waits(opened: Any) -> None:
         return all([await is_gone(keep, name) for name in ("paused", "reminded")])
 
     await until(both_gone)
+
+
+@pytest.mark.parametrize("scope", ["conversation", "tenant"])
+async def test_what_a_person_has_answered_while_the_bot_is_paused_is_forgotten(opened: Any, scope: str) -> None:
+    """When the time has come, and nothing is written there before; a message that nobody has answered keeps its conversation."""
+    clock = Clock()
+    keep = await opened(echo, clock=clock, forget_after="30d")
+    for name in ("answered", "waits", "held"):
+        await keep.receive(name, "hello")
+        if scope == "conversation":
+            await keep.pause(name)
+    if scope == "tenant":
+        await keep.pause()
+    for name in ("answered", "waits", "held"):
+        await keep.accept(name, "is anybody there?")
+        await keep.accept(name, "Kim here.", role="operator")
+    await keep.accept("waits", "and my order?")
+    await core_of(keep).hold("", "held", "", reason="a lawsuit")
+    driver, key = keep._engine.store.driver, Key("", "answered")
+
+    async def rests() -> bool:
+        row, _ = await driver.read(Read(key, tail=0))
+        return row.due_at == row.updated_at + 30 * DAY_S
+
+    await until(rests)
+    before = (await driver.read(Read(key, tail=0)))[0].revision
+    clock.now += 29 * DAY_S
+    await nothing_happens_for(0.2)
+    assert before == (await driver.read(Read(key, tail=0)))[0].revision
+    clock.now += 2 * DAY_S
+    await until(lambda: is_gone(keep, "answered"))
+    assert [False, False] == [await is_gone(keep, name) for name in ("waits", "held")]
+    await core_of(keep).lift_hold("", "held", "")
+
+    async def held_gone() -> bool:
+        clock.now += 3600
+        return await is_gone(keep, "held")
+
+    await until(held_gone)
+    assert 2 == (await keep.conversation("waits")).unread
 
 
 async def test_visitors_are_forgotten_after_a_month_and_others_are_not(opened: Any) -> None:

@@ -7,13 +7,18 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec import Raw, structs
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
+from chatkeep.conversation.codec import body_of
 from chatkeep.conversation.keys import RESERVED
 from chatkeep.conversation.outbox import Sent
+from chatkeep.conversation.record import Record
 from chatkeep.drivers.base import Append, Key, Lease, Read, Write
 from chatkeep.engine import pauses
+from chatkeep.engine.pauses import PAUSES
+from chatkeep.engine.releases import VERSIONS
 from chatkeep.errors import Conflict
 
 from ..support.clock import Clock
@@ -359,6 +364,87 @@ async def test_a_record_that_is_damaged_later_holds_up_no_work(
     assert f"{record}: the record is damaged" in keep.trouble
     assert 1 == caplog.text.count("cannot be read, so what was known of it goes on")
     assert not await is_read(desk.tenant("t"), "bob")
+
+
+@pytest.mark.parametrize("damage", ["row", "state"])
+async def test_a_store_whose_pauses_are_damaged_opens_and_the_bot_is_silent(
+    opened: Any, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever was silenced stays so: messages are taken, lists and reads go on, and `resume_all` writes the pauses anew."""
+    desk = await opened(None)
+    await desk.pause_all()
+    await spoil(desk, PAUSES, damage)
+    keep = await opened(echo)
+    status = (await keep.receive("ada", "hi")).status
+    await keep.accept("bob", "hi")
+    scopes, trouble = keep._engine.pauses.scopes, keep.trouble
+    listed = [one.id async for one in keep.conversations()]
+
+    assert ("paused", [None]) == (status, scopes)
+    assert "switches" in trouble
+    assert "`chatkeep resume STORE --everywhere`" in trouble
+    assert 1 == caplog.text.count("What is paused is not known, so the bot is silent everywhere")
+    assert {"ada", "bob"} == set(listed)
+    await nothing_happens_for(0.3)
+    assert not await is_read(keep, "ada")
+
+    other = await opened(None)
+    await other.tenant("t").pause()
+    await other.resume_all()
+    await until(lambda: is_read(keep, "ada"))
+    await until(lambda: is_read(keep, "bob"))
+    await until(lambda: not keep.trouble)
+    assert ["t"] == await core_of(await opened(None)).find_paused()
+
+
+async def test_trouble_says_that_the_bot_is_silent_for_as_long_as_it_is(opened: Any) -> None:
+    """Also in a process that looks for no work, and reads the record no more."""
+    clock = Clock()
+    desk = await opened(None)
+    await desk.pause_all()
+    await spoil(desk, PAUSES, "row")
+    keep = await opened(None, clock=clock)
+    clock.now += 3600
+
+    assert "the bot is silent everywhere" in keep.trouble
+    await keep.resume_all()
+    assert not keep.trouble
+
+
+async def test_pauses_that_are_damaged_later_are_written_anew_with_what_is_known(opened: Any) -> None:
+    """Whoever has read them keeps what they said, and says it again."""
+    keep = await opened(echo)
+    await keep.tenant("t").pause()
+    await spoil(keep, PAUSES, "row")
+    await keep.tenant("u").pause()
+
+    assert {"t", "u"} == set(await core_of(await opened(None)).find_paused())
+
+
+async def test_a_store_whose_versions_are_damaged_opens_and_answers(opened: Any) -> None:
+    """Nobody is left without an answer for the sake of a share; `set_canary` writes the record anew."""
+    first = await opened(echo, version="v1")
+    await first.set_canary("v2", 0.0)
+    await spoil(first, VERSIONS, "row")
+    await first.close()
+    keep = await opened(echo, version="v1")
+    receipt = await keep.receive("ada", "hi")
+
+    assert ["you said hi"] == [reply.text for reply in receipt.replies]
+    assert "`chatkeep canary STORE VERSION SHARE`" in keep.trouble
+    await keep.set_canary("v2", 0.0)
+    assert ("v2", 0.0) in [(one.name, one.share) for one in await keep.versions()]
+    await until(lambda: not keep.trouble)
+
+
+async def spoil(keep: Any, key: Key, damage: str) -> None:
+    """Damages a record: its row, or what a sound row says."""
+    store = keep._engine.store
+    row, _ = await store.driver.read(Read(key, tail=0))
+    record = Record(state=Raw(b"[1]"), cursor=row.head)
+    body = b"{" if damage == "row" else body_of(key, record)
+    await store.driver.write(Write(structs.replace(row, revision="damaged", body=body), row.revision))
+    store.forget(key)
 
 
 async def damages(driver: Any, key: Key) -> bool:

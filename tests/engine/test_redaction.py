@@ -49,6 +49,25 @@ async def stored(keep: Any, key: Key = ADA) -> bytes:
     return bytes(row.body) + b"".join(entry.body for entry in entries)
 
 
+async def test_a_page_of_nothing_but_redacted_messages_has_their_time(opened: Any) -> None:
+    """That of the last one before that still has one, else of the first behind; never that of 1970."""
+    clock = Clock()
+    keep = await opened(clock=clock)
+    for n in range(30):
+        clock.now += 60
+        await keep.accept("ada", f"{n}")
+    times = [m.created_at async for m in keep.history("ada")]
+    for number in [1, *range(5, 25)]:
+        await keep.redact("ada", number)
+    first = [m.created_at async for m in keep.history("ada", before=2)]
+    page = [(m.number, m.created_at) async for m in keep.history("ada", after=21, limit=2)]
+    last = [(m.number, m.created_at) async for m in keep.history("ada", before=24, limit=1)]
+
+    assert [times[1]] == first
+    assert [(22, times[3]), (23, times[3])] == page
+    assert [(23, times[3])] == last
+
+
 async def test_a_redacted_message_is_seen_by_nobody_any_more(opened: Any) -> None:
     """Not in the store, by no instance, cached or not, and by no turn that counts; number, id, role and the others stay."""
     bot = Bot()

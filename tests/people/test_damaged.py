@@ -11,7 +11,7 @@ from msgspec import structs
 
 from chatkeep import Chatkeep, Corrupt, OnHold, OtherOwner
 from chatkeep.app import core_of
-from chatkeep.auth import credentials
+from chatkeep.auth import accounts, credentials
 from chatkeep.conversation.keys import RESERVED
 from chatkeep.drivers.base import Key, Scan, Write, mark_of
 
@@ -181,6 +181,35 @@ async def test_a_damaged_hold_is_listed_and_may_be_about_anything(opened: Any) -
     assert ["conversation 'zoo'", "something that nobody can tell"] == sorted(listed)
     with pytest.raises(OnHold, match="something that nobody can tell is on legal hold"):
         await keep.erase("trip")
+
+
+async def test_records_of_chatkeeps_own_that_are_damaged_can_be_removed(opened: Any) -> None:
+    """A hold is lifted or put anew, an account removed; each error names that."""
+    keep: Chatkeep[Any] = await opened(count)
+    core = core_of(keep)
+    await keep.receive("shop", "hello")
+    for name in ("shop", "zoo"):
+        await core.hold("", name, "", reason="a lawsuit")
+    await accounts.add_account(keep, "kim", role="agent")
+    store = keep._engine.store
+    for space in ("holds:", "accounts"):
+        for row in await store.driver.scan(Scan("key", limit=9, tenant=RESERVED + space)):
+            await store.driver.write(
+                Write(structs.replace(row, revision=f"damaged-{row.key.id}", body=b"{"), row.revision)
+            )
+            store.forget(row.key)
+
+    with pytest.raises(Corrupt, match="`chatkeep unhold` removes it"):
+        await keep.erase("shop")
+    with pytest.raises(Corrupt, match="`chatkeep accounts remove` removes it"):
+        await accounts.set_password(keep, "kim", "correct horse battery")
+    lifted = await core.lift_hold("", "shop", "")
+    await core.hold("", "zoo", "", reason="another")
+    removed = await accounts.remove_account(keep, "kim")
+
+    assert (["conversation 'shop'"], True) == ([held.subject for held in lifted], removed)
+    assert [("conversation 'zoo'", "another")] == [(one.subject, one.reason) async for one in core.holds("").all()]
+    assert [] == await accounts.list_accounts(keep)
 
 
 async def test_a_damaged_audit_log_is_no_erasure_that_failed(opened: Any, caplog: pytest.LogCaptureFixture) -> None:

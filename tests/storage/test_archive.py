@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from chatkeep import Chatkeep, Tenant, Turn
+from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.base import Append, Driver, Key, Read, Write
 from chatkeep.errors import BadMessage, ChatkeepError, Conflict
 from chatkeep.storage.archive import Exported, Imported, export_lines, import_lines, read_blocks
@@ -90,6 +91,55 @@ async def test_what_rested_in_a_paused_tenant_is_looked_at_where_it_comes_to(fre
 
     assert ben is not None
     assert (1, ["conversation"], None) == (ben.unread, ben.off_by, ben.due_at)
+
+
+async def test_what_a_person_has_answered_in_a_paused_tenant_is_looked_at_where_it_comes_to(fresh: Any) -> None:
+    """It is due when it is forgotten, which is no time for whoever has no pause."""
+    (url, ours), (there, theirs) = await fresh("sqlite"), await fresh("sqlite")
+    async with echoing_bot(Chatkeep(url, forget_after="60d", **FAST)) as keep:
+        salon = keep.tenant("salon")
+        await salon.pause()
+        await salon.accept("ada", "anybody?")
+        await salon.accept("ada", "Kim here.", role="operator")
+
+        async def rested() -> bool:
+            found = await salon.conversation("ada")
+            return found is not None and found.due_at is not None and found.due_at > found.updated_at
+
+        await until(rested)
+    await import_lines(theirs, await exported(ours, tenant="salon"))
+
+    async with echoing_bot(Chatkeep(there, **FAST)) as keep:
+        await until(lambda: said_by_bot(keep.tenant("salon"), "ada", "re anybody?"))
+
+
+async def test_an_export_of_a_tenant_has_what_its_users_said_as_guests(fresh: Any) -> None:
+    """In the list of the user that has claimed the guest, also where nothing was given its new owner yet; no credential is in it."""
+    (url, ours), (there, theirs) = await fresh("sqlite"), await fresh("sqlite")
+    async with echoing_bot(Chatkeep(url, **FAST)) as keep:
+        salon = keep.tenant("salon")
+        await salon.receive("trip", "hello", owner="guest:1")
+        await salon.user("ada").claim("guest:1")
+        await keep.user("eve").claim("guest:2")
+        await create_key(keep, "salon")
+        before = [one.id async for one in salon.user("ada").conversations()]
+    lines = await exported(ours, tenant="salon")
+    await import_lines(theirs, lines)
+    async with Chatkeep(there, **FAST) as keep:
+        after = [one.id async for one in keep.tenant("salon").user("ada").conversations()]
+
+    assert ["trip"] == before == after
+    assert {"salon", "~people:salon"} == {json.loads(line)["tenant"] for line in lines if b'"conversation"' in line}
+
+
+def echoing_bot(keep: Chatkeep) -> Chatkeep:
+    """Gives *keep* a bot that says it again."""
+
+    @keep.on_message
+    async def bot(turn: Turn) -> str:
+        return f"re {turn.text}"
+
+    return keep
 
 
 def reminding_bot(keep: Chatkeep) -> Chatkeep:

@@ -69,6 +69,6 @@ def test_the_command(tmp_path: Path) -> None:
     refused = run(main, ["retention", url, "--retention", "30"])
 
     assert [0, 0, 2] == [one.exit_code for one in (shown, lines, refused)]
-    assert "1 conversations would be erased" in shown.output
+    assert "1 conversation would be erased" in shown.output
     assert '"what":"drop"' in lines.output
     assert "no unit" in refused.output

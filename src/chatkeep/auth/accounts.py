@@ -171,10 +171,8 @@ async def set_password(keep: Chatkeep[Any], name: str, password: str) -> Account
 
 async def remove_account(keep: Chatkeep[Any], name: str) -> bool:
     """Remove an account with its views, and end its sessions; False where there is none."""
-    records = stored_accounts(keep)
-    if await records.get(name_of(name)) is None:
+    if await stored_accounts(keep).remove(name_of(name), unreadable=Account) is None:
         return False
-    await records.erase(name_of(name))
     await stored_views(keep).erase(name_of(name))
     await end_sessions(keep, name)
     return True

@@ -43,6 +43,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for what is written."""
 
 
+class TerminalLines(logging.Formatter):
+    """Formats what is logged as one line each, beside the way through the code: names in it may be anybody's."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line."""
+        return plain(super().formatMessage(record), line=True)
+
+
 class Commands(click.Group):
     """The commands; errors are told in one line and become exit codes."""
 
@@ -59,7 +67,7 @@ class Commands(click.Group):
                 with no_password_repeated():
                     return super().invoke(ctx)
             except ChatkeepError as fault:
-                return end(ctx, exit_code(fault), f"chatkeep: {plain(str(fault))}")
+                return end(ctx, exit_code(fault), f"chatkeep: {plain(str(fault), line=True)}")
             except KeyboardInterrupt:
                 said = (
                     "\nInterrupted. What was done by now stays done; run the same command again for the rest. A file that it was to make "
@@ -147,7 +155,9 @@ def main() -> None:
     """
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         click.get_current_context().color = False
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalLines("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

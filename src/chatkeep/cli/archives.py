@@ -21,7 +21,7 @@ from ..errors import ChatkeepError, Corrupt, UsageError
 from ..storage.archive import LONGEST_LINE, Existing, Exported, Imported, import_lines, read_blocks
 from .opening import driver_with_keys, existing, note_act, open_driver, opened, target_url, url_of
 from .options import StoreCommand, json_option, store_argument
-from .printing import now_and_then, plain, progress, tell
+from .printing import amount, in_all, now_and_then, plain, progress, tell
 from .reaching import found_in, open_target
 from .target import Target, is_server
 
@@ -70,11 +70,19 @@ def export(
     target, said = open_target(store), Exported()
     with nullcontext(sys.stdout.buffer) if output is None else whole_file(output, replace=replace) as file:
         asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
-    what = "conversations and records" if tenant is None and conversation is None else "conversations"
-    click.echo(f"{said.conversations:,} {what} with {said.entries:,} entries are exported.", err=True)
+    of = in_all(said.conversations) if conversation is None else amount(said.conversations, "conversation")
+    are = "is" if said.conversations == 1 else "are"
+    click.echo(f"{of} with {amount(said.entries, 'entry', 'entries')} {are} exported.", err=True)
     if said.damaged:
-        reasons = "; ".join(list(said.damaged.values())[:5])
-        raise Corrupt(f"{len(said.damaged)} conversations could not be read and are not in the export: {reasons}")
+        raise left_out(list(said.damaged.values()), "the export")
+
+
+def left_out(reasons: list[str], place: str) -> Corrupt:
+    """Return the error for conversations that could not be read, and so are not in a *place*: how many, and the first reasons."""
+    are = "is" if len(reasons) == 1 else "are"
+    return Corrupt(
+        f"{amount(len(reasons), 'conversation')} could not be read and {are} not in {place}: {'; '.join(reasons[:5])}"
+    )
 
 
 def export_person(store: str, tenant: str, owner: str, output: str, *, replace: bool) -> None:
@@ -92,12 +100,12 @@ def export_person(store: str, tenant: str, owner: str, output: str, *, replace: 
             raise ChatkeepError(f"The store has nothing of user {plain(owner, line=True)!r}; nothing was written.")
     names = ", ".join(plain(name, line=True) for name in said.names)
     click.echo(
-        f"{said.conversations:,} conversations with {said.messages:,} entries of {names} are in {output}.", err=True
+        f"{amount(said.conversations, 'conversation')} with {amount(said.messages, 'entry', 'entries')} of {names} "
+        f"{'is' if said.conversations == 1 else 'are'} in {output}.",
+        err=True,
     )
     if said.damaged:
-        raise Corrupt(
-            f"{len(said.damaged)} conversations could not be read and are not in it: {'; '.join(list(said.damaged.values())[:5])}"
-        )
+        raise left_out(list(said.damaged.values()), "it")
 
 
 @contextmanager
@@ -167,7 +175,7 @@ async def write_export(
                 count += 1
                 if not sys.stdout.isatty() and time.monotonic() > shown_at + 0.1:
                     shown_at = time.monotonic()
-                    progress(f"{count:,} lines are written")
+                    progress(f"{amount(count, 'line')} written")
         progress("")
         file.flush()
 
@@ -201,7 +209,7 @@ def import_(
     if check or file.seekable():
         count = checked(file)
         if check:
-            click.echo(f"{count:,} conversations and records, and nothing wrong. Nothing was imported.")
+            click.echo(f"{in_all(count)}, and nothing wrong. Nothing was imported.")
             return
         file.seek(0)
     said = asyncio.run(read_import(driver, file, existing, live=not as_json))
@@ -209,13 +217,13 @@ def import_(
         tell(said)
         return
     others = [
-        f"{number:,} {what}"
-        for number, what in ((said.already, "were there already"), (said.skipped, "were passed over"))
+        f"{number:,} {'was' if number == 1 else 'were'} {what}"
+        for number, what in ((said.already, "there already"), (said.skipped, "passed over"))
         if number
     ]
     again = f"; {', '.join(others)}" if others else ""
     click.echo(
-        f"{said.new + said.replaced:,} conversations and records are imported, with {said.entries:,} entries{again}."
+        f"{in_all(said.new + said.replaced, 'imported')}, with {amount(said.entries, 'entry', 'entries')}{again}."
     )
 
 
@@ -235,7 +243,7 @@ async def read_import(driver: Driver, file: IO[bytes], existing: Existing, *, li
     """Import what a file holds."""
 
     def words(said: Imported) -> str:
-        return f"{said.conversations:,} conversations, line {said.line:,}"
+        return f"{amount(said.conversations, 'conversation')}, line {said.line:,}"
 
     told = now_and_then(words) if live else (lambda _: None)
 

@@ -139,7 +139,7 @@ async def talk(keep: Chatkeep[Any], conversation: str) -> None:
         except HandlerFailed as failed:
             if not typed_here:
                 raise
-            click.echo(f"chatkeep: {plain(str(failed))}", err=True)
+            click.echo(f"chatkeep: {plain(str(failed), line=True)}", err=True)
             continue
         async for message in keep.history(conversation, after=seen):
             seen = message.number

@@ -25,7 +25,7 @@ from .options import (
     tenant_option,
     utc_option,
 )
-from .printing import Cell, age, columns, facts, full_name, logged, plain, preview, tell, when
+from .printing import Cell, age, amount, columns, facts, full_name, logged, plain, preview, tell, when
 from .reaching import found_in, look, on_target
 from .target import Listed, Target, Verbs
 
@@ -381,7 +381,7 @@ async def _erase_user(of: Verbs, user: str, *, yes: bool, as_json: bool) -> None
     named = plain(user, line=True)
     if not yes:
         there = len([found async for found in of.conversations(owner=user)])
-        click.confirm(f"Erase {named} with {there} conversations for ever?", abort=True)
+        click.confirm(f"Erase {named} with {amount(there, 'conversation')} for ever?", abort=True)
     receipt = await of.erase_user(user)
     if as_json:
         tell(receipt)
@@ -389,8 +389,11 @@ async def _erase_user(of: Verbs, user: str, *, yes: bool, as_json: bool) -> None
     names = ", ".join(plain(name, line=True) for name in receipt.names)
     click.echo(f"{named} is erased, under the names {names}:")
     click.echo(
-        f"{len(receipt.conversations)} conversations with {receipt.entries} log entries, {receipt.tokens} tokens,"
+        f"{amount(len(receipt.conversations), 'conversation')} with {amount(receipt.entries, 'log entry', 'log entries')}, "
+        f"{amount(receipt.tokens, 'token')},"
     )
-    click.echo(f"{receipt.claims} claims, {receipt.notes} notes of erased conversations; {when(receipt.at)}")
+    click.echo(
+        f"{amount(receipt.claims, 'claim')}, {amount(receipt.notes, 'note')} of erased conversations; {when(receipt.at)}"
+    )
     if receipt.held:
         click.echo(f"On hold, and still there: {', '.join(plain(id, line=True) for id in receipt.held)}")

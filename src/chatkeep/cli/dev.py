@@ -84,7 +84,7 @@ def attend(app: str, listener: socket, ready: Event, changed: list[str]) -> None
         cause = broken.__cause__ or broken
         why = "\n    ".join([f"{place_of(cause)}: {app} cannot be started.", *way_to(cause)])
     except ChatkeepError as fault:
-        why = f"chatkeep: {plain(str(fault))}"
+        why = f"chatkeep: {plain(str(fault), line=True)}"
         if not changed:
             click.echo(why, err=True)
             sys.exit(exit_code(fault))

@@ -14,7 +14,7 @@ from ..settings import faults_of
 from ..storage.ends import End
 from .opening import existing, opened
 from .options import StoreCommand, conversation_or, json_option, store_argument, tenant_option, utc_option
-from .printing import full_name, listed, plain, tell, when
+from .printing import amount, full_name, listed, plain, tell, when
 from .reaching import look
 from .target import Verbs
 
@@ -143,8 +143,8 @@ def retention(
         if not as_json:
             said = ", ".join(f"{name} {value}" for name, value in rules.items() if value is not None) or "no rule"
             click.echo(
-                f"With {said}: {erased:,} conversations would be erased, {entries:,} log entries would go, {held:,} stay all the "
-                "same. Nothing was changed."
+                f"With {said}: {amount(erased, 'conversation')} would be erased, {amount(entries, 'log entry', 'log entries')} would go, "
+                f"{held:,} {'stays' if held == 1 else 'stay'} all the same. Nothing was changed."
             )
 
     run(store, work)

@@ -19,7 +19,7 @@ from ..engine.parts import Stats
 from ..errors import ChatkeepError
 from ..model import Message
 from .options import StoreCommand, json_option, limit_option, store_argument, utc_option
-from .printing import columns, full_name, logged, plain, progress, tell, when
+from .printing import amount, columns, full_name, logged, plain, progress, tell, when
 from .reaching import found_in, on_target
 from .target import Place, Target
 
@@ -138,7 +138,7 @@ def search(store: str, text: str, tenant: str | None, limit: int, as_json: bool)
     async def work(target: Target) -> None:
         found = 0
         async for number, one in _enumerate(target.places(tenant, text)):
-            progress(f"{number:,} conversations read, {found:,} found")
+            progress(f"{amount(number, 'conversation')} read, {found:,} found")
             async for message in _matches(target, one, wanted):
                 found += 1
                 progress("")
@@ -204,7 +204,7 @@ async def _count(target: Target, tenant: str | None) -> tuple[dict[str, Counter[
     today, late = time.time() - 86_400, 0.0
     async for place, found in _enumerate(target.conversations(tenant)):
         one = found.conversation
-        progress(f"{place:,} conversations counted")
+        progress(f"{amount(place, 'conversation')} counted")
         count = counts.setdefault(one.tenant, Counter())
         count["conversations"] += 1
         count["messages"] += one.head

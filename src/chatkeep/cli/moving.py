@@ -23,7 +23,7 @@ from ..storage.relocation import refuse_elsewhere
 from .exits import INTERRUPTED
 from .opening import file_of, shown_path, url_of
 from .options import StoreCommand
-from .printing import plain, tell
+from .printing import amount, in_all, plain, tell
 
 FOLLOWS_S = 1.0  # between two looks at what has changed
 QUIET_S = 5.0  # between two lines where nobody watches a terminal
@@ -83,9 +83,7 @@ async def moved(
         walk = await run.copy()
         line.end()
         if not as_json:
-            click.echo(
-                f"{walk.conversations:,} conversations and records are copied ({walk.changed:,} now), in {lasted(began)}."
-            )
+            click.echo(f"{in_all(walk.conversations, 'copied')} ({walk.changed:,} now), in {lasted(began)}.")
         while follow:
             changed = await run.follow()
             if finish and changed < CAUGHT_UP:
@@ -159,7 +157,7 @@ class Line:
             return
         self._shown_at = now
         rate = progress.done / progress.seconds if progress.seconds > 0 else 0.0
-        said = f"{progress.stage}: {progress.done:,} conversations"
+        said = f"{progress.stage}: {amount(progress.done, 'conversation')}"
         if progress.total:
             said += f" of {progress.total:,}"
         said += f", {rate:,.0f} a second"
@@ -170,7 +168,7 @@ class Line:
     def followed(self, changed: int) -> None:
         """Show what a look at the changes has found."""
         if not self._silent and (self._live or changed):
-            self._put(f"following: {changed:,} conversations had changed; Ctrl-C ends it")
+            self._put(f"following: {amount(changed, 'conversation')} had changed; Ctrl-C ends it")
 
     def end(self) -> None:
         """Leave the line as it is."""
@@ -193,7 +191,7 @@ def finished(walk: Walk, source: str, target: str, closed_s: float | None, *, as
         tell(structs.asdict(walk) | {"finished": True, "closed_s": closed, "address": address_of(target)})
         return
     click.echo(
-        f"Alike on both sides: {walk.conversations:,} conversations and records, numbered to {walk.messages:,} log entries, "
+        f"Alike on both sides: {in_all(walk.conversations)}, numbered to {amount(walk.messages, 'log entry', 'log entries')}, "
         f"checksum {walk.checksum}."
     )
     if closed_s is None:

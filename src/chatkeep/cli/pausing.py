@@ -6,7 +6,7 @@ import click
 
 from ..tenant import Unread
 from .options import StoreCommand, conversation_argument, json_option, one_or_more, store_argument, tenant_option
-from .printing import plain, tell
+from .printing import amount, plain, tell
 from .reaching import in_scope, look
 from .target import Target, Verbs
 
@@ -136,9 +136,9 @@ def stop(store: str, conversation: str, tenant: str) -> None:
         elif found.reply is None:
             click.echo("Stopped: nothing was said yet, and the message is passed over.")
         else:
-            click.echo(
-                f"Stopped: {len(found.reply.text):,} characters were said, and are message {found.reply.number}."
-            )
+            count = len(found.reply.text)
+            said = f"{amount(count, 'character')} {'was said, and is' if count == 1 else 'were said, and are'}"
+            click.echo(f"Stopped: {said} message {found.reply.number}.")
 
     look(store, tenant, work, conversation=conversation)
 

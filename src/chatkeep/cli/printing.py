@@ -204,6 +204,17 @@ def plain(text: str, *, line: bool = False) -> str:
     return text.replace("\n", "\\n") if line else text
 
 
+def amount(count: int, one: str, many: str = "") -> str:
+    """Return how many there are, in words: 1 entry, 1,200 entries. *many*: of two or more, where that is not *one* with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def in_all(count: int, done: str = "") -> str:
+    """Return how many conversations and records there are of a store, and that they are *done*."""
+    said = amount(count, "conversation or record", "conversations and records")
+    return f"{said} {'is' if count == 1 else 'are'} {done}" if done else said
+
+
 def progress(text: str) -> None:
     """Say how far it is, where a person looks on; "" takes it away."""
     if sys.stderr.isatty():

@@ -13,7 +13,7 @@ from ..settings import named_seal_keys
 from ..storage.relocation import refuse_elsewhere
 from .opening import existing_url
 from .options import StoreCommand, json_option, store_argument
-from .printing import now_and_then, tell
+from .printing import amount, now_and_then, tell
 from .target import refuse_server
 
 
@@ -41,7 +41,7 @@ def reseal(store: str, as_json: bool) -> None:
     driver = driver_for(existing_url(store))
 
     def words(said: Resealed) -> str:
-        return f"{said.conversations:,} conversations, {said.wrapped:,} keys wrapped anew"
+        return f"{amount(said.conversations, 'conversation')}, {amount(said.wrapped, 'key')} wrapped anew"
 
     told = (lambda _: None) if as_json else now_and_then(words)
 
@@ -58,6 +58,6 @@ def reseal(store: str, as_json: bool) -> None:
         tell(said)
         return
     click.echo(
-        f"The keys of {said.conversations:,} conversations are wrapped with the newest key ({said.wrapped:,} of them now). The older "
-        "keys are not needed for this store any more."
+        f"The keys of {amount(said.conversations, 'conversation')} are wrapped with the newest key ({said.wrapped:,} of them now). The "
+        "older keys are not needed for this store any more."
     )

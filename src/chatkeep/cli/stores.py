@@ -70,12 +70,12 @@ def report(findings: list[Finding], *, what: str, as_json: bool = False, strict:
         else:
             mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow")}
             click.echo(
-                f"{mark.get(finding.level, click.style('FAIL', fg='red'))}  {finding.subject:<14}  {plain(finding.said)}"
+                f"{mark.get(finding.level, click.style('FAIL', fg='red'))}  {finding.subject:<14}  {plain(finding.said, line=True)}"
             )
     failed = [finding for finding in findings if finding.level == "fail" or (strict and finding.level == "warn")]
     warned = [finding for finding in findings if finding.level == "warn"]
     if not as_json:
         verdict = "not fit" if failed else f"fit, with {len(warned)} to look at" if warned else "fit"
-        click.echo(f"{verdict}: {plain(what)}")
+        click.echo(f"{verdict}: {plain(what, line=True)}")
     if failed:
         sys.exit(UNFIT)

@@ -220,20 +220,23 @@ def row_from(key: Key, line: ConversationLine, *, entries: int, latest: float, r
         body=body,
         owner=line.owner,
         updated_at=latest if line.updated_at is None else line.updated_at,
-        due_at=AT_ONCE if line.due_at is None and _waits(key, head, body) else line.due_at,
+        due_at=AT_ONCE if _waits(key, head, body, line.due_at) else line.due_at,
     )
 
 
-def _waits(key: Key, head: int, body: bytes) -> bool:
-    """Tell whether somebody has to look at a conversation that is not due: it rested, or who wrote the line has set no time. What has
-    paused its bot need not have come with it."""
+def _waits(key: Key, head: int, body: bytes, due_at: float | None) -> bool:
+    """Tell whether somebody has to look at a conversation at once that is not due, or later: it rested, or who wrote the line has set no
+    time. What has paused its bot need not have come with it."""
     if key.tenant.startswith(RESERVED) or not body:
         return False
     try:
         record = record_from(key, body)
     except ChatkeepError:
         return False
-    return not record.paused and (head > record.cursor or bool(record.reminders))
+    unread = head > record.cursor
+    if due_at is not None:
+        return unread and not record.paused and not record.retry_at
+    return not record.paused and (unread or bool(record.reminders))
 
 
 def entry_from(key: Key, line: AnyLine, number: int) -> Entry:

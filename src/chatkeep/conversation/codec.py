@@ -21,7 +21,7 @@ from msgspec import Raw, Struct, structs
 from ..drivers.base import Entry, Key, Row
 from ..errors import BadMessage, Corrupt, TooLarge, Unsupported
 from ..model import Content, Message, Role
-from .keys import RESERVED
+from .keys import RESERVED, way_out
 from .record import FORMAT, OutboxState, Record, Reminder
 from .shapes import STORABLE, Unfit, encoded, repaired
 
@@ -253,7 +253,7 @@ def record_from(key: Key, body: bytes) -> Record:
 def record_of(row: Row) -> Record:
     """Return what `record_from` does, of a row that a scan has found: `Corrupt` also where it only stands for one that cannot be read."""
     if not row.revision:
-        raise Corrupt(f"{row.key}: its row cannot be read. Nothing was changed; restore it or erase the conversation.")
+        raise Corrupt(f"{row.key}: its row cannot be read. Nothing was changed; {way_out(row.key)}.")
     return record_from(row.key, row.body)
 
 
@@ -327,9 +327,7 @@ def _damaged(key: Key, body: bytes, what: str) -> Corrupt:
         return Corrupt(
             f"{key}: the {what} is sealed, and none of the keys given here opens it. Nothing was changed; add the key to seal_keys."
         )
-    return Corrupt(
-        f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; restore it or erase the conversation."
-    )
+    return Corrupt(f"{key}: the {what} is damaged (its checksum does not fit). Nothing was changed; {way_out(key)}.")
 
 
 def _crc(key: Key, rest: bytes) -> bytes:

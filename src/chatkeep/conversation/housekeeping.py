@@ -13,7 +13,7 @@ from .outbox import GIVE_UP_S
 from .record import NONE, Record
 from .reminders import ring_reminder
 from .sessions import is_session_over
-from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound, unread_messages
+from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound, unanswered, unread_messages
 
 PARKED_S = 30.0
 """What cannot be read, or sent, here is looked at again after this long."""
@@ -107,17 +107,35 @@ def cut_log(snapshot: Snapshot, upto: int, policy: Policy, *, at: float) -> Comm
 def is_forgotten(snapshot: Snapshot, policy: Policy, *, at: float) -> bool:
     """Tell whether nothing has happened for so long that the conversation is to be erased: nobody waits for anything in it, and a
     reply that has not gone out would not be tried any more."""
+    forgets_at = find_forgetting(snapshot, policy)
+    return forgets_at is not None and at >= forgets_at
+
+
+def find_forgetting(snapshot: Snapshot, policy: Policy) -> float | None:
+    """Return when the conversation is to be erased if nothing happens in it until then; None: not as it is now."""
     record, forgets = snapshot.record, forget_after(snapshot.record, policy)
-    if forgets is None or at < snapshot.row.updated_at + forgets or record.reminders or unread_messages(snapshot):
-        return False
-    return at >= snapshot.row.updated_at + GIVE_UP_S or not has_outbound(snapshot, record)
+    if forgets is None or record.reminders or (unread_messages(snapshot) and not is_answered_by_person(snapshot)):
+        return None
+    return snapshot.row.updated_at + (max(forgets, GIVE_UP_S) if has_outbound(snapshot, record) else forgets)
+
+
+def is_answered_by_person(snapshot: Snapshot) -> bool:
+    """Tell whether a person has said something after the last message that waits for the bot, as where that is paused: nobody waits for
+    anything then. Not where more waits than is held."""
+    return not snapshot.beyond and not unanswered(snapshot.messages, snapshot.record.cursor)
 
 
 def schedule(snapshot: Snapshot, policy: Policy, *, at: float) -> Commit | None:
     """Make due what was last written when the settings did not ask for it; None where it is due some time, or never."""
     row = snapshot.row
-    if row.due_at is not None or row.lease is not None or unread_messages(snapshot):
+    if row.due_at is not None or row.lease is not None:
         return None
+    if unread_messages(snapshot):  # it rests, while the bot is paused
+        forgets_at = find_forgetting(snapshot, policy)
+        if forgets_at is None:
+            return None
+        act = next_commit(snapshot, snapshot.record, policy, at=at)
+        return structs.replace(act, due_at=max(forgets_at, at), untouched=True)
     act = next_commit(snapshot, snapshot.record, policy, at=at)
     forgets = forget_after(snapshot.record, policy)
     if act.due_at is not None and forgets is not None:
@@ -134,18 +152,24 @@ def may_schedule(row: Row, record: Record, policy: Policy, *, at: float) -> bool
     return schedule(Snapshot(row, record, ()), policy, at=at) is not None
 
 
-def rest(snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False) -> Commit | None:
+def rest(
+    snapshot: Snapshot, policy: Policy, *, at: float, sends: bool, died: bool = False, held: bool = False
+) -> Commit | None:
     """Take unread messages out of what is due while the bot is paused; `wake`, or the act that resumes the conversation, brings
-    them back. Only replies that wait to be sent stay due.
+    them back. Only replies that wait to be sent stay due, and a conversation that is to be forgotten is due then; *held*: which it would
+    be now, were it not on legal hold.
 
     None where others have to find these, because they do not go out from here (*sends*). *died*: as `count_death`.
     """
     act = next_commit(snapshot, count_death(snapshot, died=died), policy, at=at)
-    due_at = None
+    due_at = find_forgetting(snapshot, policy)
+    if due_at is not None:
+        due_at = max(due_at, at + (HELD_S if held else LOOK_AGAIN_S))
     if act.record.delivery is not None and has_outbound(snapshot, act.record):
         if not sends:
             return None
-        due_at = not_before(act.record.delivery.at, SEND_PAUSE_MOST_S, at=at)
+        send_at = not_before(act.record.delivery.at, SEND_PAUSE_MOST_S, at=at)
+        due_at = send_at if due_at is None else min(due_at, send_at)
     return structs.replace(act, due_at=due_at, untouched=True)
 
 

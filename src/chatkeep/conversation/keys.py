@@ -106,6 +106,27 @@ def refuse_reserved(key: Key, id: str | None) -> None:
         )
 
 
+def way_out(key: Key) -> str:
+    """Return what can be done about a record under *key* that is damaged, in words that end a sentence: nobody can erase chatkeep's own
+    records as a conversation is erased."""
+    if not key.tenant.startswith(RESERVED):
+        return "restore it or erase the conversation"
+    place = key.id if key.tenant == RESERVED + "chatkeep" else key.tenant[1:].partition(":")[0]
+    return _WAYS_OUT.get(place, "restore it from a backup of the store")
+
+
+_WAYS_OUT = {
+    "switches": "`chatkeep pause STORE --everywhere` or `chatkeep resume STORE --everywhere` writes it anew (pause_all, resume_all)",
+    "versions": "`chatkeep canary STORE VERSION SHARE` writes it anew (set_canary)",
+    "clock": "the processes on the store write it anew after an hour",
+    "holds": "`chatkeep hold` of the same writes it anew, `chatkeep unhold` removes it",
+    "accounts": "`chatkeep accounts remove` removes it, then add the account again",
+    "access": "revoke the credential and make another",
+    "replies": "delete the canned reply at the desk and write it again",
+}
+"""What writes a record of chatkeep's own anew, or removes it, by its name or its space."""
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()

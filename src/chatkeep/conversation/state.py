@@ -16,6 +16,7 @@ from ..drivers.base import Key
 from ..errors import EXITS, BadMessage, Corrupt, Misconfigured, TooLarge, Unsupported, UsageError, describe_fault
 from ..model import State
 from .carried import Carried, find_unknown, put_back
+from .keys import RESERVED, way_out
 from .merge import Loss, Overlap, Version, merge, merge_apart, plain
 from .record import NONE
 from .shapes import UNREAD, Shape, Unfit, difference, encoded, is_frozen, long_numbers, shared, told
@@ -173,8 +174,12 @@ class StateCodec(Generic[State]):
             raise
         except Exception as fault:  # the application's own types may raise anything
             raise Corrupt(
-                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed. "
-                "Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
+                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed"
+                + (
+                    f"; {way_out(key)}."
+                    if key.tenant.startswith(RESERVED)
+                    else ". Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
+                )
             ) from fault
 
     def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:

@@ -170,7 +170,7 @@ class Engine(Generic[State]):
     @property
     def trouble(self) -> str:
         """What keeps messages from being answered now, or soon may, as far as is known; "" when nothing does."""
-        return self.outage or self.runner.trouble or self.shared.unreadable.trouble
+        return self.outage or self.runner.trouble or self.shared.unreadable.trouble or self.pauses.trouble
 
     @property
     def outage(self) -> str:
@@ -240,7 +240,7 @@ class Engine(Generic[State]):
         try:
             paused = await self.store.open(None if self.journal is None else self.journal.spool.belong, first=PAUSES)
             self.sweeper.versions.restart()
-            await self.sweeper.versions.look()
+            await self.sweeper.look_at_versions()
             await self.sweeper.note_pauses(paused)
             if shared.settings.background:
                 self.notifier.open()

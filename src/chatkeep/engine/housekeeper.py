@@ -88,6 +88,16 @@ class Housekeeper:
         after, said = await self._shared.commit(snapshot, decide)
         return bool(said) and bool(snapshots.unread_messages(after))
 
+    async def end_rest(self, snapshot: Snapshot, now: float) -> bool | None:
+        """Erase a conversation that rests, and is to be forgotten *now*. Tell whether something has happened just now; None: it is on legal
+        hold. By a clock that is doubtful nothing is done."""
+        ends = await self._high_water.reach(now)
+        if not housekeeping.is_forgotten(snapshot, self._shared.policy, at=ends):
+            return False
+        if await find_hold(self._store, snapshot.row) is not None:
+            return None
+        return await self._forget(snapshot, ends)
+
     async def end_sessions(self, rows: list[Row], now: float) -> list[Row]:
         """End the sessions of *rows*, all in one batch of the store. Give those where more is to be done than that, or where it could
         not be read what. Raises what the store raises that cannot be reached."""

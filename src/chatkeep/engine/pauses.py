@@ -54,6 +54,7 @@ class Pauses:
         self._lifted: set[str] = set()
         self._unfinished: dict[str, float] = {}  # when each was seen first
         self._finishing: set[str] = set()  # here
+        self._assumed = False  # nobody knows what is paused, and everything counts as paused
         self._looked_at = 0.0  # by the clock of this host, which goes on while a process is frozen
 
     def is_paused(self, snapshot: Snapshot) -> bool:
@@ -78,6 +79,15 @@ class Pauses:
         return [_tenant(scope) for scope in sorted(self._paused - {CACHE})]
 
     @property
+    def trouble(self) -> str:
+        """Why the bot is silent where nobody may have paused it; "" where what is paused is known."""
+        if not self._assumed:
+            return ""
+        return (
+            "what is paused cannot be read, so the bot is silent everywhere until `chatkeep resume STORE --everywhere`"
+        )
+
+    @property
     def cache_is_off(self) -> bool:
         """Whether the shared cache is switched off on all instances."""
         return CACHE in self._paused
@@ -97,17 +107,27 @@ class Pauses:
     async def is_still_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent there, by what the store says now."""
         if not snapshot.record.paused:
-            self._take(await self._store.load(PAUSES))
+            with suppress(Corrupt, Unsupported):  # the sweep tells of it
+                await self._read()
         return self.is_paused(snapshot)
 
     async def look(self) -> tuple[list[str | None], list[str]]:
         """Look at what other instances have paused; answers as `note`."""
-        return self.note(await self._store.load(PAUSES))
+        await self._read()
+        return self._follow()
 
     def note(self, found: Snapshot | None) -> tuple[list[str | None], list[str]]:
         """Take what was *found* to be paused; give the tenants for which the bot answers again, and the resumptions that somebody has
         begun and, it seems, will not finish."""
         self._take(found)
+        return self._follow()
+
+    def assume(self) -> None:
+        """Take everything for paused, because nobody can tell what is: a bot that was silenced must not begin to answer."""
+        self._assumed = True
+        self._paused |= {EVERYWHERE}
+
+    def _follow(self) -> tuple[list[str | None], list[str]]:
         lifted, self._lifted = self._lifted, set()
         late = time.monotonic() - TAKEN_OVER_S
         unfinished = [one for one, since in self._unfinished.items() if since <= late and one not in self._finishing]
@@ -116,19 +136,33 @@ class Pauses:
     async def refresh(self, *, after_s: float) -> None:
         """Look at what is paused if that was so long ago; where the store does not tell, what was known goes on."""
         if abs(time.time() - self._looked_at) > after_s:
-            with suppress(StoreError):
-                self._take(await self._store.load(PAUSES))
+            with suppress(StoreError, Unsupported):
+                await self._read()
+
+    async def _read(self) -> None:
+        """Read what is paused. Raises `Corrupt` or `Unsupported` where that cannot be read: what was known goes on, or everything is
+        paused."""
+        try:
+            self._take(await self._store.load(PAUSES))
+        except (Corrupt, Unsupported):
+            if not self._known[0]:
+                self.assume()
+            raise
 
     def _take(self, found: Snapshot | None) -> None:
         """Take *found* for what is paused now, unless something newer is known: answers may arrive out of order."""
         self._looked_at = time.time()
         if found is None or found.record.state == NONE:
-            return
-        incarnation, head = self._known
-        if found.row.incarnation == incarnation and found.row.head < head:
-            return
-        self._known = found.row.incarnation, found.row.head
-        said = STATES.decode(PAUSES, found.record.state, 1)
+            if not self._assumed:
+                return
+            said = dict[str, bool]()
+        else:
+            incarnation, head = self._known
+            if not self._assumed and found.row.incarnation == incarnation and found.row.head < head:
+                return
+            said = STATES.decode(PAUSES, found.record.state, 1)
+            self._known = found.row.incarnation, found.row.head
+        self._assumed = False
         before, self._paused = self._paused, frozenset(scope for scope in said if not scope.startswith(WAKING))
         self._lifted |= before - self._paused - {CACHE}
         if self._store.shared is not None and CACHE in before ^ self._paused:
@@ -190,19 +224,28 @@ class Pauses:
 
     async def _put(self, scopes: dict[str, bool]) -> None:
         note, now = commits.make_note("switch", fresh_token()), self._clock()
+        snapshot, damaged = await self._store.reload_over(PAUSES, at=now)
+        known = dict.fromkeys([*self._paused, *self._unfinished], True)
 
         def decide(there: Snapshot) -> Commit | None:
             record, opens = there.record, there.record.state == NONE
-            before = {} if opens else STATES.decode(PAUSES, record.state, 1)
+            anew = opens and damaged
+            try:
+                before = {} if opens else STATES.decode(PAUSES, record.state, 1)
+            except Corrupt:
+                opens = anew = True
+            if anew:  # on top of what this process knows, or takes for true
+                before = known
             said = {scope: True for scope in (before | scopes) if scopes.get(scope, True)}
-            if said == before:
+            if said == before and not anew:
                 return None
             raw = STATES.encode(PAUSES, said)
             if opens:
                 record = sessions.open_session(record, raw, STATES.schema, number=there.row.head + 1, at=now)
-            return commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
+            act = commits.commit_note(there, structs.replace(record, state=raw), note, self._policy, at=now)
+            return structs.replace(act, drop=record.dropped) if anew else act
 
-        after, _ = await self._store.commit_once(await self._store.reload(PAUSES), decide, at=now, begins=True)
+        after, _ = await self._store.commit_once(snapshot, decide, at=now, begins=True)
         self._take(after)
 
     async def _put_one(self, key: Key, edit: Callable[[Record], Record], into: Snapshot | None = None) -> Snapshot:

@@ -63,6 +63,7 @@ class Releases:
         """Know nothing, as at an opening."""
         self._seen: dict[str, tuple[float, float]] = {}  # what each has said last, and since when this process knows
         self._looked_at = 0.0
+        self._held = Versions()  # as it was read last
         self._begun = self._told = 0  # looks, counted: answers may arrive out of order
 
     async def look(self) -> None:
@@ -72,7 +73,7 @@ class Releases:
         self._begun += 1
         mine = self._begun
         held: Versions = await self._records.get(NAME) or Versions()
-        now = time.monotonic()
+        self._held, now = held, time.monotonic()
         if now - self._looked_at > GONE_S / 2:  # this process, or its host, stood still: the others may have, too
             self._seen.clear()
         self._looked_at = now
@@ -107,7 +108,7 @@ class Releases:
             shares = {name: part for name, part in held.shares.items() if name != version}
             return structs.replace(held, shares=shares if share is None else shares | {version: share})
 
-        await self._records.change(NAME, edit)
+        await self._records.change(NAME, edit, anew=self._held)
         await self.look()
 
     def _say(self, held: Versions | None) -> Versions:

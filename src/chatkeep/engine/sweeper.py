@@ -223,7 +223,7 @@ class Sweeper:
         if self._journal is not None:
             await self._journal.hand_over()
         self._backlog.look_again()
-        await self._look_at(VERSIONS, self.versions.look)
+        await self.look_at_versions()
         await self._look_at(PAUSES, self.look_at_pauses)
         if self._ends:
             await self._backlog.high_water.keep()
@@ -270,9 +270,27 @@ class Sweeper:
         """Look at what is paused, and have what waits answered where that was lifted, by whomever."""
         await self._follow(*await self._pauses.look())
 
-    async def note_pauses(self, found: Snapshot | None) -> None:
-        """Do what `look_at_pauses` does, with what was *found* to be paused just now."""
-        await self._follow(*self._pauses.note(found))
+    async def look_at_versions(self) -> None:
+        """Look at which versions of the application are there; where that cannot be read, what was known goes on."""
+        await self._look_at(VERSIONS, self.versions.look)
+
+    async def note_pauses(self, found: Snapshot | Corrupt | Unsupported | None) -> None:
+        """Do what `look_at_pauses` does, with what was *found* to be paused just now; where that could not be read, everything is paused."""
+        try:
+            if isinstance(found, Corrupt | Unsupported):
+                raise found
+            followed = self._pauses.note(found)
+        except (Corrupt, Unsupported) as fault:
+            self._pauses.assume()
+            silent = (
+                f"{fault} What is paused is not known, so the bot is silent everywhere until `chatkeep resume STORE "
+                "--everywhere` (resume_all): pause the tenants that were paused before that."
+            )
+            self._shared.unreadable.add(PAUSES, "", silent)
+            log.error("What is paused cannot be read: %s", silent)
+            return
+        self._shared.unreadable.discard(PAUSES)
+        await self._follow(*followed)
 
     async def _follow(self, lifted: list[str | None], unfinished: list[str]) -> None:
         for tenant in lifted:

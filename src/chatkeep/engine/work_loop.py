@@ -187,6 +187,12 @@ class WorkLoop:
             return None
         if not await self._pauses.is_still_paused(snapshot):
             return 0.0
+        held = False
+        if housekeeping.is_forgotten(snapshot, self._policy, at=now):
+            ended = await self._housekeeper.end_rest(snapshot, now)
+            if ended is not None:
+                return 0.0 if ended else None
+            held = True
         gone = not self._leases.is_held(row)
         died, sends = self._leases.may_have_died(row.lease), self._sender.takes(worker.key)
 
@@ -194,7 +200,7 @@ class WorkLoop:
             # Only on top of what was there before the pause was looked at: a resume that came since has changed it.
             if there.row.revision != row.revision or not gone:
                 return None
-            return housekeeping.rest(there, self._policy, at=now, sends=sends, died=died)
+            return housekeeping.rest(there, self._policy, at=now, sends=sends, died=died, held=held)
 
         after, said = await self._shared.commit(snapshot, rest)
         if said is None and after.row.revision != row.revision:

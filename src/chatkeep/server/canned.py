@@ -114,9 +114,8 @@ class Reply(wire.Resource):
         """Remove the canned reply of this name."""
         name, kept = name_asked(request), records(request)
         call(request, f"reply:remove:{name}")
-        if await kept.get(name) is None:
+        if await kept.remove(name, unreadable=CannedReply) is None:
             raise wire.Refused(404, "not-found", "There is no canned reply of this name.")
-        await kept.erase(name)
         return Response(status_code=204)
 
 

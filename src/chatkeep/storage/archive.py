@@ -30,10 +30,12 @@ from ..conversation.archive import (
     refuse_other,
     row_from,
 )
+from ..conversation.keys import RESERVED
 from ..drivers.base import Driver, Entry, Key, Read, Row, Scan
 from ..errors import BadMessage, ChatkeepError, Conflict, Corrupt, StoreError
 from .copying import PART, TAIL, Gone, LogReader, LogWriter, goes_on
 from .pacing import Pages, Room, do
+from .records import CLAIMS
 from .relocation import NOTE
 
 PAGE = 50
@@ -61,8 +63,9 @@ async def export_lines(
     """
     Yield the lines of one conversation, of a tenant's, or of all there is, in the order of keys; *said* is filled in.
 
-    Each conversation is of one instant; those that change meanwhile are of different ones. Of a single conversation or a tenant
-    chatkeep's own records (credentials, audit) stay out.
+    Each conversation is of one instant; those that change meanwhile are of different ones. A tenant's come with the claims of its
+    users, by which their lists find what they said as guests; chatkeep's other records (credentials, audit, holds) stay out of what is
+    not all.
     """
     sums = blake2b(digest_size=16)
 
@@ -87,9 +90,10 @@ async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -
     if conversation is not None:
         yield [Key(tenant or "", conversation)]
         return
-    pages = Pages(driver, Scan("key", tenant=tenant, limit=PAGE))
-    while rows := await pages.next():
-        yield [row.key for row in rows if row.key != NOTE]
+    for name in (tenant,) if tenant is None else (tenant, f"{RESERVED}{CLAIMS}{tenant}"):
+        pages = Pages(driver, Scan("key", tenant=name, limit=PAGE))
+        while rows := await pages.next():
+            yield [row.key for row in rows if row.key != NOTE]
 
 
 async def _write_block(driver: Driver, key: Key, block: IO[bytes], said: Exported) -> None:

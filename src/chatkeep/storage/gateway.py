@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ..drivers.base import Driver, Entry, Read, Row, Scan
-from ..errors import Replaced, Unavailable
+from ..errors import Corrupt, Replaced, Unavailable
 from .circuit_breaker import StoreCircuitBreaker
 from .relocation import explain, refuse_elsewhere
 from .seal_note import refuse_sealed
@@ -76,16 +76,22 @@ class Gateway:
 
     async def open(
         self, first: Read, fits: Callable[[str], Awaitable[None]] | None = None
-    ) -> tuple[Row, list[Entry]] | None:
+    ) -> tuple[Row, list[Entry]] | Corrupt | None:
         """Open the driver, and return what it answers to *first*, in the round trip that opening takes anyway; see `Store.open`."""
         await self.driver.open()
         await refuse_elsewhere(self.driver)
-        _, found = await asyncio.gather(refuse_sealed(self.driver), self.driver.read(first))
+        _, found = await asyncio.gather(refuse_sealed(self.driver), self._read_first(first))
         if fits is not None:
             await fits(self.driver.epoch)
         self._circuit.reset()
         self.is_open = True
         return found
+
+    async def _read_first(self, first: Read) -> tuple[Row, list[Entry]] | Corrupt | None:
+        try:
+            return await self.driver.read(first)
+        except Corrupt as damage:
+            return damage
 
     def act(self, verb: Callable[[A], Awaitable[T]], act: A) -> Awaitable[T]:
         """Have the driver do *act*, by *verb* of it. Raises `Unavailable` where the store is not open, or is left alone."""

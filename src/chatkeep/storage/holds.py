@@ -36,7 +36,7 @@ class Hold(Struct, frozen=True, omit_defaults=True):
         return f"all that {self.owner!r:.80} owns" if self.owner else "something that nobody can tell"
 
 
-UNREADABLE = Hold(reason="the record of this hold cannot be read; restore it")
+UNREADABLE = Hold(reason="the record of this hold cannot be read; restore it, or put the hold again")
 """Stands for a hold of which nobody knows what it is about, nor since when."""
 
 
@@ -50,15 +50,12 @@ class Holds:
     async def put(self, *, conversation: str = "", owner: str = "", reason: str) -> Hold:
         """Put a conversation, or all that is an owner's, on hold; where it is on hold already, that stands."""
         made = Hold(conversation, owner, reason, self._clock())
-        return await self._records.change(_name(made), lambda held: held or made, owner=LISTED) or made
+        return await self._records.change(_name(made), lambda held: held or made, owner=LISTED, anew=made) or made
 
     async def lift(self, *, conversation: str = "", owner: str = "") -> Hold | None:
-        """Lift a hold, and return what it was; None where there was none."""
-        name = _name(Hold(conversation, owner))
-        held = await self._records.get(name)
-        if held is not None:
-            await self._records.erase(name)
-        return held
+        """Lift a hold, and return what it was, as far as that can be read; None where there was none."""
+        asked = Hold(conversation, owner, UNREADABLE.reason)
+        return await self._records.remove(_name(asked), unreadable=lambda: asked)
 
     async def all(self) -> AsyncIterator[Hold]:
         """Yield the holds there are, with UNREADABLE for each that cannot be read."""

@@ -92,7 +92,9 @@ class Records(Generic[Kind]):
         snapshot = await self._store.load(self._key(name))
         return None if snapshot is None else self._held(snapshot.row.key, snapshot.record)
 
-    async def change(self, name: str, edit: Callable[[Kind | None], Kind | None], *, owner: str = "") -> Kind | None:
+    async def change(
+        self, name: str, edit: Callable[[Kind | None], Kind | None], *, owner: str = "", anew: Kind | None = None
+    ) -> Kind | None:
         """
         Put what *edit* makes of the record in its place, atomically, and answer the record as it is then.
 
@@ -100,17 +102,29 @@ class Records(Generic[Kind]):
         write meanwhile it is called again with what they wrote, so it must depend on nothing else and must not wait;
         what it raises comes through, and nothing is written. It is applied once, also where the store's answer was
         lost. *owner* finds the record again by `owned`; without it a record that is there keeps the one it has.
+        *anew*: what *edit* is given in the place of a record that is damaged, which is written anew; without it `Corrupt` is raised.
         """
         key, note = self._key(name), commits.make_note("change", fresh_token())
-        snapshot = await self._store.reload(key, owner=owner)
+        damaged = False
+        if anew is None:
+            snapshot = await self._store.reload(key, owner=owner)
+        else:
+            snapshot, damaged = await self._store.reload_over(key, at=self._clock())
 
         def decide(there: Snapshot) -> Commit | None:
-            held, before = self._take_apart(there)
+            try:
+                held, before = self._take_apart(there)
+            except Corrupt:
+                if anew is None:
+                    raise
+                held, before = anew, None
+            if damaged and held is None:
+                held = anew
             changed = edit(held)
-            if changed is None or changed == held:
+            if changed is None or (changed == held and held is not anew):
                 return None
             head = there.row.head + 1
-            drop = max(head - TRACES, 0)
+            drop = max(head - TRACES, there.record.dropped)
             state = self._states.encode(key, changed, before)
             record = structs.replace(there.record, state=state, cursor=head, dropped=drop)
             return Commit(record=record, drafts=(note,), drop=drop, owner=owner or None)
@@ -124,6 +138,17 @@ class Records(Generic[Kind]):
     async def erase(self, name: str) -> None:
         """Remove the record under *name*; nothing remains but the mark that refuses acts of before."""
         await self._store.erase(self._key(name), at=self._clock())
+
+    async def remove(self, name: str, *, unreadable: Callable[[], Kind]) -> Kind | None:
+        """Remove the record under *name* and return it; None where there is none. One that is damaged is removed too, and *unreadable*
+        makes what stands for it."""
+        try:
+            held = await self.get(name)
+        except Corrupt:
+            held = unreadable()
+        if held is not None:
+            await self.erase(name)
+        return held
 
     async def owned(self, owner: str, *, after: str = "") -> AsyncGenerator[str, None]:
         """Return the names of the records of *owner*, in order, from behind *after*."""

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from ..conversation.codec import record_from
 from ..conversation.commits import encode_act
+from ..conversation.record import Record
 from ..conversation.snapshots import Commit, Condition, Draft, Snapshot, blanked, is_cut, is_used_up
 from ..drivers.base import (
     AT_ONCE,
@@ -31,6 +32,7 @@ from ..drivers.base import (
     Row,
     Write,
     behind_erasure,
+    row_at,
 )
 from ..errors import Conflict, Corrupt, Duplicate, Unavailable, Uncertain, Unsupported
 from ..model import Message
@@ -108,8 +110,11 @@ class Store(Reader):
         self._snapshots.seen = seen
         self._changed = changed
 
-    async def open(self, fits: Callable[[str], Awaitable[None]] | None = None, *, first: Key) -> Snapshot | None:
-        """Open the driver, and return what is under *first* as `load` does: it is read in the round trip that opening takes anyway.
+    async def open(
+        self, fits: Callable[[str], Awaitable[None]] | None = None, *, first: Key
+    ) -> Snapshot | Corrupt | Unsupported | None:
+        """Open the driver, and return what is under *first* as `load` does: it is read in the round trip that opening takes anyway. Where
+        it cannot be read, the store is open all the same, and the answer is why.
 
         No other act gets to the driver before *fits*, given the store's epoch, has raised nothing.
         """
@@ -117,7 +122,12 @@ class Store(Reader):
         self._cache.clear()  # what was seen of it before it was closed may be of another store
         if self.shared is not None:
             self.shared.open(self.driver.epoch)
-        return await self._snapshots.take(first, self._cache.last_place(first), found)
+        try:
+            if not isinstance(found, Corrupt):
+                return await self._snapshots.take(first, self._cache.last_place(first), found)
+        except (Corrupt, Unsupported) as fault:
+            return fault
+        return found
 
     def widen(self) -> None:
         """Make room in the window for the notes that sending replies out leaves between what is said."""
@@ -144,6 +154,23 @@ class Store(Reader):
     async def reload(self, key: Key, *, again: bool = True, owner: str = "") -> Snapshot:
         """Load as `load` does, with the blank snapshot where there is none, of a conversation that will be *owner*'s."""
         return await self._snapshots.reload(key, again=again, owner=owner)
+
+    async def reload_over(self, key: Key, *, at: float) -> tuple[Snapshot, bool]:
+        """As `reload`, of a record that is to be written anew where it is damaged: then it is shown as one without a log, whose next act
+        replaces what is there, and the second answer is True."""
+        try:
+            return await self.reload(key), False
+        except Corrupt:
+            self._cache.drop(key)
+        try:
+            row = await self.row(key)
+        except Corrupt:
+            row = row_at(key)
+        if row is not None and row.revision:
+            return Snapshot(row, Record(cursor=row.head, dropped=row.head), ()), True
+        # (Of a row that cannot be read nobody knows the revision.)
+        await self.erase(key, at=at)
+        return await self.reload(key), True
 
     async def reach_back(self, snapshot: Snapshot) -> Snapshot:
         """Return *snapshot* with a page of the messages before its first one."""

@@ -7,7 +7,8 @@ if ARGV[6] ~= '' then
   if there and '=' .. there[1] ~= ARGV[6] then return whole(there) end
 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('REPLACED epoch') end
-local found = redis.call('HMGET', KEYS[2], 'at', 'owner')
+local found = redis.pcall('HMGET', KEYS[2], 'at', 'owner')
+if found.err then found = {} end -- what is there is no row, which is damage too
 local at = ARGV[4]
 for _, other in ipairs({found[1] or at, redis.call('ZSCORE', KEYS[5], ARGV[3]) or at}) do
   if (tonumber(other) or 0) > tonumber(at) then at = other end
