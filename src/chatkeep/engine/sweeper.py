@@ -275,7 +275,7 @@ class Sweeper:
         await self._look_at(VERSIONS, self.versions.look)
 
     async def note_pauses(self, found: Snapshot | Corrupt | Unsupported | None) -> None:
-        """Do what `look_at_pauses` does, with what was *found* to be paused just now; where that could not be read, everything is paused."""
+        """Do what `look_at_pauses` does, with what was *found* to be paused just now; everything is where that could not be read."""
         try:
             if isinstance(found, Corrupt | Unsupported):
                 raise found

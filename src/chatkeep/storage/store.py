@@ -156,7 +156,7 @@ class Store(Reader):
         return await self._snapshots.reload(key, again=again, owner=owner)
 
     async def reload_over(self, key: Key, *, at: float) -> tuple[Snapshot, bool]:
-        """As `reload`, of a record that is to be written anew where it is damaged: then it is shown as one without a log, whose next act
+        """Read a record as `reload` does, to write it anew where it is damaged: then it is shown as one without a log, whose next act
         replaces what is there, and the second answer is True."""
         try:
             return await self.reload(key), False
