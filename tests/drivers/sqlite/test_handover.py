@@ -132,3 +132,31 @@ def test_of_a_loop_that_is_closed_nothing_is_taken_and_nobody_is_hurt(
 
     assert [] == taken
     assert before == opened()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.parametrize("make", LOOPS)
+def test_a_child_that_goes_on_with_the_loop_takes_nothing_from_its_parent(
+    make: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The descriptor is that of both; what was put while the parent did not look is still there when it does."""
+    taken: list[str] = []
+    loop = make()
+
+    async def begin() -> Handover[str]:
+        return Handover(taken.append)
+
+    handover = loop.run_until_complete(begin())
+    handover.put("said before the fork")
+    child = os.fork()
+    if not child:
+        try:
+            loop.run_until_complete(asyncio.sleep(0.05))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    loop.run_until_complete(until(lambda: taken))
+    handover.close()
+    loop.close()
+
+    assert ["said before the fork"] == taken

@@ -21,6 +21,7 @@ class Handover(Generic[T]):
 
     def __init__(self, take: Callable[[T], None]) -> None:
         self._take = take
+        self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._held: deque[T] = deque()
         self._descriptor = self._watched()
@@ -61,6 +62,8 @@ class Handover(Generic[T]):
         return descriptor
 
     def _called(self, descriptor: int) -> None:
+        if os.getpid() != self._process:
+            return  # A child that goes on with its parent's loop has this descriptor too; what is read here the parent never hears of.
         with suppress(BlockingIOError):
             os.eventfd_read(descriptor)  # (first: what is put from here on calls again)
         self._take_all()
