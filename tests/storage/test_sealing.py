@@ -146,6 +146,28 @@ async def test_an_append_is_done_once_beside_one_with_an_older_key() -> None:
     await ours.close()
 
 
+async def test_an_act_that_another_runs_again_with_an_older_key_stays_readable() -> None:
+    """The key that an act seals with is derived from another one there: each has a name of its own, or one would stand in the other's
+    place."""
+    url, key = f"memory://{secrets.token_hex(8)}", Key("", "a")
+    ours, theirs, later = (SealedDriver(Intact(url), KeyRing([OLD])) for _ in range(3))
+
+    def said(id: str, at: float) -> Append:
+        return Append(key, [Entry(0, id, "user", b"hello")], id, at, tail=9)
+
+    for driver in (ours, theirs, later):
+        await driver.open()
+    await ours.append(said("m1", 1.0))
+    await theirs.read(Read(key, tail=1))
+    await ours.erase(Erase(key, 2.0))
+    first, again = await ours.append(said("m2", 3.0)), await theirs.append(said("m2", 3.0))
+
+    assert [{}, {"m2": 1}] == [first.known, again.known]
+    for driver in (ours, theirs, later):
+        assert ["m2"] == [entry.id for entry in await driver.entries(Entries(key, after=0, limit=9))]
+        await driver.close()
+
+
 @pytest.fixture(params=EVERY_STORE)
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """A fresh store of every kind; one in memory is held open, or it would be gone."""

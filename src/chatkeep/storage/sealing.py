@@ -77,7 +77,7 @@ class KeyGone(Corrupt):
 
 class Seal(NamedTuple):
     """What an act seals with: the first one of the keys *held* or, where the act may meet another incarnation than these are of, the key
-    *derived* from that one for this act; run again, it is the same."""
+    *derived* from that one for this act; run again with these keys, it is the same."""
 
     held: HeldKeys
     derived: bytes = b""
@@ -177,7 +177,7 @@ class SealedDriver:
 
     async def _append(self, act: Append) -> Appended:
         held = await self._keys.ensure(act.key, at=act.at, of=None)
-        seal = Seal(held, _id_of(act.revision))
+        seal = _seal_of(act.revision, held)
         sealed = structs.replace(act, entries=[_seal_entry(act.key, entry, seal, 0) for entry in act.entries])
         try:
             answer = await self.driver.append(sealed)
@@ -193,7 +193,7 @@ class SealedDriver:
         key, replaces = act.key, act.replaces
         held = await self._keys.ensure(key, at=act.row.updated_at, of="" if replaces is None else act.row.incarnation)
         certain = replaces is not None and held.stored.of == act.row.incarnation
-        seal = Seal(held) if certain else Seal(held, _id_of(act.row.revision))
+        seal = Seal(held) if certain else _seal_of(act.row.revision, held)
         first = act.row.head + 1
         entries = [
             _seal_entry(key, entry, seal, first + place if replaces is None else entry.number)
@@ -365,8 +365,8 @@ class SealedDriver:
     async def _appended(self, act: Append, held: HeldKeys, answer: Appended) -> Appended:
         row = answer.row
         if held.stored.of != row.incarnation:
-            derived = _id_of(act.revision)
-            await self._keys.confirm(act.key, held, row.incarnation, derived=derived, at=act.at)
+            seal = _seal_of(act.revision, held)
+            await self._keys.confirm(act.key, held, row.incarnation, derived=seal.derived, at=act.at)
         self._keys.note_use(held)
         return Appended(
             await self._open_row(row, held), await self._open_entries(act.key, answer.tail, held), answer.known
@@ -401,9 +401,10 @@ def _altered(key: Key, what: str) -> Corrupt:
     return Corrupt(f"{key}: the {what} was altered, or moved from elsewhere, after it was sealed. Nothing was changed.")
 
 
-def _id_of(revision: str) -> bytes:
-    """Return the id of the key that the act with this *revision* seals with."""
-    return hashlib.sha256(revision.encode()).digest()[:ID_BYTES]
+def _seal_of(revision: str, held: HeldKeys) -> Seal:
+    """Return what the act with this *revision* seals with, derived from the keys *held*. (The id tells of which: the same act, run by two
+    that hold different keys, has two.)"""
+    return Seal(held, hashlib.sha256(held.first + revision.encode()).digest()[:ID_BYTES])
 
 
 def _of_record(row: Row) -> bytes:
