@@ -66,7 +66,8 @@ async function sendOne(account, tools, n) {
     else {
       const saved = await account._json(path, { method: put ? "PUT" : "PATCH", body: asked, headers: { "idempotency-key": rev } });
       const known = account._list.get(id);
-      if (known || put) account._list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
+      const isTold = known?.version >= saved.version; // by the server, perhaps of what another device has done since
+      if (!isTold && (known || put)) account._list.set(id, { ...BLANK, updated_at: at / 1000, ...known, id, ...omit(body, "base"), ...pick(saved, "version", "checksum", "title") });
       if (saved.conflicts.length) account._both({ conflict: id });
     }
   } catch (fault) {

@@ -649,15 +649,21 @@ def test_a_change_of_the_list_whose_answer_is_lost_is_not_made_twice(
             assert 200 == person.request.patch(route.request.url, headers=told, data='{"archived": false}').status
             route.abort()
         else:
-            route.fulfill(response=made)
+            answers.append((route, made))
 
+    answers: list[tuple[Route, APIResponse]] = []
     page.route("**/v1/conversations/*", lose)
     page.evaluate("account.archive(ids.c)")
+    while not answers:
+        page.wait_for_timeout(20)
+    [(route, made)] = answers
+    until(page, "account._list.get(ids.c).version === given", made.json()["version"])
+    route.fulfill(response=made)  # behind what the page has heard of the other device
     until(page, "account.stats().outbox.saves > 2 && !account.conversations.some((one) => one.pending)")
 
     assert 2 == len(asked)
     assert 1 == len({headers.get("idempotency-key") for headers in asked})
-    until(page, "!account.conversations[0].archived")
+    assert not page.evaluate("account.conversations[0].archived")
 
 
 def ordering(person: BrowserContext, shop: Shop, user: str) -> Page:
