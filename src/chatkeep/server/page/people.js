@@ -61,7 +61,21 @@ function turn(open) {
 const drawn = new Map(); // id -> [what its line says, the line]
 const touched = (line) => [...line.querySelectorAll("a, summary, button")];
 
+// While something in the list is being pressed nothing is put in its place: the click would be lost.
+let isPressed = false;
+let drawLater;
+element("list").addEventListener("pointerdown", () => (isPressed = true));
+for (const end of ["pointerup", "pointercancel"])
+  addEventListener(end, () =>
+    setTimeout(() => {
+      isPressed = false;
+      drawLater?.();
+    }),
+  );
+
 function drawList(chat, own) {
+  drawLater = isPressed ? () => drawList(chat, own) : undefined;
+  if (isPressed) return;
   const shown = account.conversations.filter((one) => !one.archived || element("archived").checked);
   const held = document.activeElement?.closest?.("#list li");
   const at = held ? touched(held).indexOf(document.activeElement) : -1;
