@@ -14,7 +14,7 @@ import uvloop
 
 from chatkeep.drivers.sqlite.handover import Handover
 
-from ...support.waiting import until
+from ...support.waiting import nothing_happens_for, until
 
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
@@ -151,7 +151,7 @@ def test_a_child_that_goes_on_with_the_loop_takes_nothing_from_its_parent(
     child = os.fork()
     if not child:
         try:
-            loop.run_until_complete(asyncio.sleep(0.05))
+            loop.run_until_complete(nothing_happens_for(0.05))
         finally:
             os._exit(0)
     os.waitpid(child, 0)
