@@ -1125,6 +1125,8 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
     expect(page.locator("#list li")).to_have_count(1)
     page.get_by_label("Nobody's", exact=True).check(force=True)
     expect(page.locator("#list .id")).to_have_text(["bob"])
+    streams: list[Route] = []
+    page.route("**/bob/events*", lambda route: route.fallback() if streams else streams.append(route))
     choose(page, "bob")
 
     def late(route: Route) -> None:  # once the page has asked, it cannot have heard of the other one before
@@ -1133,6 +1135,12 @@ def test_a_conversation_is_assigned(service: Service, person: BrowserContext, tm
 
     page.route("**/assignee*", late, times=1)
     page.get_by_label("Assigned to").select_option("kim")
+    expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
+    while not streams:
+        page.wait_for_timeout(20)
+    streams[0].continue_()
+    service.receive("bob", "again")
+    expect(page.locator("#log")).to_contain_text("again")
     expect(page.locator("#trouble")).to_contain_text("It is assigned to lee meanwhile")
     expect(page.get_by_label("Assigned to")).to_have_value("lee")
     page.get_by_label("Everybody's", exact=True).check(force=True)

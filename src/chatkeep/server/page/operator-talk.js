@@ -24,9 +24,11 @@ const KEPT = "chatkeep-drafts"; // in this tab, until whoever has written them s
 const drafts = new Map(); // place -> {text, kind, id, open}: what is written there and not sent yet
 let here = null; // the conversation that is shown
 
+let told; // the fault that is shown
+
 export function complain(fault, place = here) {
   if (place !== here || fault?.status === 401) return;
-  say(trouble, fault);
+  say(trouble, (told = fault));
 }
 
 // What a person does: once at a time, with its error in words.
@@ -59,7 +61,7 @@ export function open(place, tenant, id) {
   talk.hidden = false;
   unchosen.hidden = true;
   inside.hidden = why.ariaExpanded !== "true";
-  here = { place, tenant, id, end: new AbortController(), lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), doubts: [], made: [] };
+  here = { place, tenant, id, end: new AbortController(), lost: null, lines: new Map(), seen: 0, first: 0, sendings: new Map(), dead: new Set(), reasons: new Map(), doubts: [], made: [] };
   name.replaceChildren(...visible(id));
   for (const part of [making, earlier, trouble, form]) part.hidden = true; // writing would begin what is not there
   const { text: written = "", kind = "reply" } = drafts.get(place) ?? {};
@@ -93,7 +95,8 @@ async function follow(place) {
     } catch (fault) {
       if (signal.aborted) return;
       if (place.ready && fault.status === 404) return sayErased(place); // it was there a moment ago
-      complain(fault.status === 404 ? new Problem(404, { detail: "This conversation is not there: it was erased, or it is another tenant's." }) : fault, place);
+      place.lost = fault.status === 404 ? new Problem(404, { detail: "This conversation is not there: it was erased, or it is another tenant's." }) : fault;
+      complain(place.lost, place);
       if (fault.final) return;
     }
     await new Promise((go) => setTimeout(go, AGAIN_MS));
@@ -158,7 +161,7 @@ async function stream(place) {
     const headers = { accept: "text/event-stream", "last-event-id": String(place.seen) };
     const answer = await ask(`${at(place.id)}/events`, { headers, signal, ...asking(place) });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    complain(null, place);
+    if (told === place.lost) complain(null, place); // not what somebody's act was refused for meanwhile
     making.hidden = true;
     for (let rest = ""; ; ) {
       const { value, done } = await reader.read();
