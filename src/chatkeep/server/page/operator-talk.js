@@ -161,7 +161,8 @@ async function stream(place) {
     const headers = { accept: "text/event-stream", "last-event-id": String(place.seen) };
     const answer = await ask(`${at(place.id)}/events`, { headers, signal, ...asking(place) });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    if (told === place.lost) complain(null, place); // not what somebody's act was refused for meanwhile
+    const isRefusal = told instanceof Problem && told.status < 500; // of what somebody did meanwhile
+    if (!isRefusal || told === place.lost) complain(null, place);
     making.hidden = true;
     for (let rest = ""; ; ) {
       const { value, done } = await reader.read();
