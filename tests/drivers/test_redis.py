@@ -58,6 +58,7 @@ from chatkeep.drivers.redis.transport import slot_of
 from chatkeep.drivers.sockets import PROBES
 from chatkeep.errors import Conflict, Corrupt, Misconfigured, Overloaded, Replaced, StoreError, Unavailable, Uncertain
 from chatkeep.testing import DriverContract
+from chatkeep.testing.contract.steps import paged
 from chatkeep.testing.machine import DriverMachine
 from chatkeep.testing.proxy import Proxy
 from chatkeep.testing.servers import RedisServer, redis_cluster, redis_sentinel, stop_all
@@ -470,14 +471,15 @@ async def test_pages_are_whole_where_one_bucket_has_most_of_what_is_due(driver: 
     assert sorted(names, key=lambda name: (due[name], name.encode())) == [row.key.id for row in shown]
 
 
-async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
-    """Rows that come and go while pages are read: each row that is shown was there like that, in order, once."""
-    rows = {}
-    for n in range(60):
-        key = Key("", f"{n:02}")
-        rows[key] = (
-            await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=float(n)))
-        ).row
+Seen = dict[Key, set[Row]]
+"""Each row as it was at any time."""
+
+
+@contextlib.asynccontextmanager
+async def moving(
+    driver: RedisDriver, rows: dict[Key, Row], still: str, moved: Callable[..., Row]
+) -> AsyncIterator[Seen]:
+    """Move, at random, those of *rows* whose ids are not below *still*, as *moved* says of a row, the turn and the chance."""
     seen = {key: {row} for key, row in rows.items()}
     going = True
 
@@ -486,22 +488,38 @@ async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) 
         turn = 0
         while going:
             turn += 1
-            key = chance.choice([key for key in rows if key.id >= "30"])
-            act = structs.replace(rows[key], revision=f"{turn}", due_at=float(chance.randrange(100)))
+            key = chance.choice([key for key in rows if key.id >= still])
+            act = moved(rows[key], turn, chance)
             seen[key].add(act)
             rows[key] = await driver.write(Write(act, replaces=rows[key].revision))
 
     mover = asyncio.create_task(keep_moving())
-    for size in (1, 7, 20, 100):
-        shown: list[Row] = []
-        while page := await driver.scan(Scan("due", after=shown[-1] if shown else None, limit=size)):
-            shown += page
+    try:
+        yield seen
+    finally:
+        going = False
+        await mover
 
-        assert sorted(shown, key=lambda row: (row.wake, row.key)) == shown
-        assert all(row in seen[row.key] for row in shown)
-        assert {f"{n:02}" for n in range(30)} <= {row.key.id for row in shown}
-    going = False
-    await mover
+
+async def test_a_scan_does_not_invent_what_moves_meanwhile(driver: RedisDriver) -> None:
+    """Rows that come and go while pages are read: each row that is shown was there like that, in order, once."""
+    rows = {}
+    for n in range(60):
+        key = Key("", f"{n:02}")
+        rows[key] = (
+            await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=1.0, due_at=float(n)))
+        ).row
+
+    def moved(row: Row, turn: int, chance: random.Random) -> Row:
+        return structs.replace(row, revision=f"{turn}", due_at=float(chance.randrange(100)))
+
+    async with moving(driver, rows, "30", moved) as seen:
+        for size in (1, 7, 20, 100):
+            shown = await paged(driver, "due", size)
+
+            assert sorted(shown, key=lambda row: (row.wake, row.key)) == shown
+            assert all(row in seen[row.key] for row in shown)
+            assert {f"{n:02}" for n in range(30)} <= {row.key.id for row in shown}
 
 
 async def test_of_many_that_were_changed_in_one_minute_only_those_are_read_that_are_shown(
@@ -551,9 +569,7 @@ async def test_a_row_without_its_time_stands_at_the_end_of_its_minute(driver: Re
         await say(driver, "m", Key("", f"{n:02}"), at=61.0 + n / 2)
     bucket = redis_acts.bucket_of(b"\0" + b"59")
     server.ask("HDEL", f"chatkeep:{{{bucket}}}:row:\0" + "59", "at")
-    shown: list[Row] = []
-    while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=7)):
-        shown += page
+    shown = await paged(driver, "recent", 7)
 
     assert [*(f"{n:02}" for n in range(58, -1, -1)), "59"] == [row.key.id for row in shown]
     assert ("", 60.0) == (shown[-1].revision, shown[-1].updated_at)
@@ -571,9 +587,7 @@ async def test_a_damaged_row_stands_where_its_time_says(
     server.ask(*(("HDEL", row, field) if value is None else ("HSET", row, field, value)))
 
     for size in (7, 15, 100):
-        shown: list[Row] = []
-        while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=size)):
-            shown += page
+        shown = await paged(driver, "recent", size)
 
         assert [f"{n:02}" for n in range(59, -1, -1)] == [row.key.id for row in shown]
         assert ["50"] == [row.key.id for row in shown if not row.revision]
@@ -594,9 +608,7 @@ async def test_what_is_written_by_a_clock_that_is_behind_hides_nothing(
         return told
 
     monkeypatch.setattr(driver, "_moments_at", tell_and_set_back)
-    shown: list[Row] = []
-    while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=7)):
-        shown += page
+    shown = await paged(driver, "recent", 7)
 
     assert [*(f"{n:02}" for n in range(58, -1, -1)), "59"] == [row.key.id for row in shown]
 
@@ -607,30 +619,17 @@ async def test_a_scan_of_the_recent_does_not_invent_what_moves_meanwhile(driver:
     for n in range(100):
         key = Key("", f"{n:02}")
         rows[key] = (await driver.append(Append(key, [Entry(0, "m", "user", b"")], revision="0", at=60.0 + n / 4))).row
-    seen = {key: {row} for key, row in rows.items()}
-    going = True
 
-    async def keep_moving() -> None:
-        chance = random.Random(7)
-        turn = 0
-        while going:
-            turn += 1
-            key = chance.choice([key for key in rows if key.id >= "40"])
-            act = structs.replace(rows[key], revision=f"{turn}", updated_at=86.0 + turn / 1000)
-            seen[key].add(act)
-            rows[key] = await driver.write(Write(act, replaces=rows[key].revision))
+    def moved(row: Row, turn: int, chance: random.Random) -> Row:
+        return structs.replace(row, revision=f"{turn}", updated_at=86.0 + turn / 1000)
 
-    mover = asyncio.create_task(keep_moving())
-    for size in (1, 7, 20, 200):
-        shown: list[Row] = []
-        while page := await driver.scan(Scan("recent", after=shown[-1] if shown else None, limit=size)):
-            shown += page
+    async with moving(driver, rows, "40", moved) as seen:
+        for size in (1, 7, 20, 200):
+            shown = await paged(driver, "recent", size)
 
-        assert sorted(shown, key=lambda row: (-row.updated_at, row.key)) == shown
-        assert all(row in seen[row.key] for row in shown)
-        assert {f"{n:02}" for n in range(40)} <= {row.key.id for row in shown}
-    going = False
-    await mover
+            assert sorted(shown, key=lambda row: (-row.updated_at, row.key)) == shown
+            assert all(row in seen[row.key] for row in shown)
+            assert {f"{n:02}" for n in range(40)} <= {row.key.id for row in shown}
 
 
 # The wire

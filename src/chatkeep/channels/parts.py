@@ -147,7 +147,7 @@ def parts_of(content: Content) -> list[Part]:
             if kind in SENDABLE:
                 made = msgspec.convert({"type": kind, **part}, SENDABLE[kind])
             else:
-                made = msgspec.convert({name: part[name] for name in ("text",) if name in part}, Text)
+                made = msgspec.convert({"text": part["text"]} if "text" in part else {}, Text)
             if isinstance(made, Media) and not (made.media or made.url):
                 raise ValueError("it names no file; give it a `url`, or the platform's id of one as `media`")
             found.append(made)

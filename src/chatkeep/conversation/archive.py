@@ -233,10 +233,10 @@ def _waits(key: Key, head: int, body: bytes, due_at: float | None) -> bool:
         record = record_from(key, body)
     except ChatkeepError:
         return False
+    if record.paused:
+        return False
     unread = head > record.cursor
-    if due_at is not None:
-        return unread and not record.paused and not record.retry_at
-    return not record.paused and (unread or bool(record.reminders))
+    return unread or bool(record.reminders) if due_at is None else unread and not record.retry_at
 
 
 def entry_from(key: Key, line: AnyLine, number: int) -> Entry:

@@ -173,13 +173,11 @@ class StateCodec(Generic[State]):
         except Unsupported:
             raise
         except Exception as fault:  # the application's own types may raise anything
+            then = ". Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
+            if key.tenant.startswith(RESERVED):
+                then = f"; {way_out(key)}."
             raise Corrupt(
-                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed"
-                + (
-                    f"; {way_out(key)}."
-                    if key.tenant.startswith(RESERVED)
-                    else ". Read it as plain JSON (chatkeep show), mend the code, or clear the state or the member."
-                )
+                f"{key}: the state of schema {schema} is not a {self.shape.name}: {told(fault)}. Nothing was changed{then}"
             ) from fault
 
     def take_apart(self, key: Key, raw: Raw, schema: int) -> tuple[State, Before]:

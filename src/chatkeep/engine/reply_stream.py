@@ -108,13 +108,8 @@ class ReplyStream:
             raise Ended
         if self.before and not self.was_read:
             raise Unaware
-        if isinstance(piece, str):
-            part: Part = {
-                "type": "text",
-                "text": str.__str__(piece),
-            }  # (of a framework's own kind of text: what it says)
-        else:
-            part = dict(piece)
+        # (Of a framework's own kind of text what it says.)
+        part = {"type": "text", "text": str.__str__(piece)} if isinstance(piece, str) else dict(piece)
         kind = part.get("type")
         if not isinstance(kind, str) or (kind in GROWING and not isinstance(part.get(kind), str)):
             raise BadMessage(
