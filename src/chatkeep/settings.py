@@ -121,7 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         refuse    `Replaced`, until the right one is back or this is opened anew: nothing begins afresh behind anybody's back
         reopen    what is there now is opened within a `poll` and begun with, for who rebuilds with `on_missing`
     background: False where a process lives for one message, such as a function: nothing is looked for, heard or answered unless it is
-    asked for; `Chatkeep.tend` does what is due, and what is paused is looked at before a message is taken, if that was `poll` ago.
+    asked for; `Chatkeep.tend` does what is due, and what is paused is looked at when something depends on it, if that was `poll` ago.
     version: the name of this version of the application, such as "2026-11" ("": none): `turn.version` says which version began what a turn
     goes on with. pin: what stays with the version that began it, as long as that version runs:
         none      nothing: whoever comes first answers

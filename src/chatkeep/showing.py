@@ -22,6 +22,7 @@ PAGE = 100
 
 async def show(engine: Engine[State], snapshot: Snapshot, messages: int | None) -> Conversation[State]:
     """Show a conversation with so many of its last *messages*; None: as many as are at hand."""
+    await engine.pauses.refresh()
     return _shown(engine, snapshot, messages, *await engine.store.last(snapshot))
 
 

@@ -22,7 +22,7 @@ from chatkeep.engine.releases import VERSIONS
 from chatkeep.errors import Conflict
 
 from ..support.clock import Clock
-from ..support.waiting import nothing_happens_for, until
+from ..support.waiting import nothing_happens_for, time_passes, until
 
 SCOPES = ("conversation", "tenant", "everything")
 
@@ -461,3 +461,39 @@ async def damages(driver: Any, key: Key) -> bool:
 async def is_read(keep: Any, name: str) -> bool:
     """Whether nothing is unread there."""
     return not (await keep.conversation(name)).unread
+
+
+@pytest.mark.parametrize("one", ["ada", None])
+async def test_a_skip_goes_by_what_the_store_says_is_paused(opened: Any, one: str | None) -> None:
+    """Whoever resumes a conversation or a tenant has not heard yet that everything is paused, and so stays silent: what waits there
+    waits on, whatever was to be skipped."""
+    keep, other = await opened(echo), await opened(echo, poll="1h")
+    await keep.pause_all()
+    await keep.pause(one)
+    await keep.accept("ada", "are you there?")
+    await other.resume(one, unread="skip")
+
+    assert 1 == (await keep.conversation("ada")).unread
+
+    await keep.resume_all()
+    await until(lambda: said(keep, "you said are you there?"))
+
+
+async def test_without_work_in_the_background_it_is_known_what_others_have_paused_when_it_is_asked(opened: Any) -> None:
+    """A function that lives on shows it, and goes by it in a stop, though no message comes that it would look for."""
+    keep = await opened(echo)
+    function = await opened(echo, background=False, poll="1ms")
+    await keep.pause()
+    await keep.accept("ada", "are you there?")
+    await time_passes(0.01)
+    found = await function.conversation("ada")
+    answering = await function.answering("ada")
+    stopped = await function.stop("ada")
+
+    assert (True, ["tenant"], "paused", False) == (found.paused, found.off_by, answering.status, stopped.stopped)
+
+    await keep.pause("ada")
+    await keep.resume()
+    await time_passes(0.01)
+
+    assert ["conversation"] == (await function.conversation("ada")).off_by

@@ -196,6 +196,7 @@ class Changes(Generic[State]):
         """End the answer that the first unread message gets, or waits for, with what was said of it by now."""
         self._shared.refuse_closed(key)
         refuse_own_turn(key, "would end its own turn; have it return")
+        await self._pauses.refresh()
         snapshot = await self._store.reload(key)
         waiting = snapshots.unread_messages(snapshot)
         if not waiting or (self._pauses.is_paused(snapshot) and streams.find_said(snapshot) is None):
@@ -263,6 +264,7 @@ class Changes(Generic[State]):
         shared, key, limit = self._shared, snapshot.row.key, self._shared.settings.message_limit
         shared.refuse_closed(key)
         await refuse_held(self._store, snapshot.row)
+        await self._pauses.refresh()
 
         over = NotWaiting(f"{key}: message {number} does not wait for an answer (any more); nothing was changed.")
 
@@ -310,6 +312,7 @@ class Changes(Generic[State]):
     async def resume(self, tenant: str | None, *, skips: bool) -> None:
         """Let the bot answer again; if it *skips*, what came meanwhile is passed over first."""
         if skips:
+            await self._pauses.learn()
             await self._pauses.skip(tenant)
         await self._pauses.finish(await self._pauses.resume(tenant), self._workers.begin_answer)
         self._notifier.tell_of_work()
@@ -323,6 +326,7 @@ class Changes(Generic[State]):
         """Let the bot answer in one conversation again."""
         refuse_own_turn(key, "would throw its own turn away; resume it when the turn is over")
         if skips:
+            await self._pauses.learn()
             await self._pauses.skip_one(key)
         snapshot = await self._pauses.resume_one(key)
         if snapshots.unread_messages(snapshot) and not self._pauses.is_paused(snapshot):

@@ -90,7 +90,8 @@ class Engine(Generic[State]):
             instruments=shared.instruments,
         )
         high_water = HighWater(store, clock, lasting=settings.background)
-        self.pauses = pauses = Pauses(store, shared.policy, clock)
+        fresh_s = None if settings.background else seconds(settings.poll)
+        self.pauses = pauses = Pauses(store, shared.policy, clock, fresh_s=fresh_s)
         self.runner = runner = Runner(settings.concurrency, seconds(settings.turn_timeout), self._count_abandoned)
         self.turns = turns = TurnProcessor(shared, runner, takes=sender.takes)
 

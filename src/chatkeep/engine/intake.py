@@ -254,7 +254,7 @@ class Intake:
         self, key: Key, draft: Draft, owner: str, wait_if_duplicate: bool, only: Condition | None
     ) -> Receipt:
         if self._fresh_s is not None:
-            await self._pauses.refresh(after_s=self._fresh_s)
+            await self._pauses.refresh()
             await self._versions.refresh(after_s=self._fresh_s)
         statistics = self._shared.statistics
         statistics.waiting += 1
@@ -281,7 +281,7 @@ class Intake:
 
     async def _accept(self, key: Key, draft: Draft, owner: str, only: Condition | None) -> Receipt:
         if self._fresh_s is not None:
-            await self._pauses.refresh(after_s=self._fresh_s)
+            await self._pauses.refresh()
             await self._versions.refresh(after_s=self._fresh_s)
         try:
             snapshot, number, known, _ = await self._append_to_the_end(key, draft, owner, only=only)

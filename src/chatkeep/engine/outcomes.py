@@ -68,6 +68,7 @@ async def read_outcome(store: Store, snapshot: Snapshot, number: int) -> Outcome
 
 async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: LeaseKeeper, here: bool) -> Answering:
     """Read whether somebody answers in a conversation now; *here*: this process works on it."""
+    await pauses.refresh()
     snapshot = await store.load(key) or blank(key)
     row, waiting, said = snapshot.row, snapshots.unread_messages(snapshot), streams.find_said(snapshot)
     number = waiting[0].number if waiting else 0

@@ -43,12 +43,16 @@ CACHE = "!cache"
 
 
 class Pauses:
-    """What is paused, as far as this instance knows; a tenant of None is all of them."""
+    """What is paused, as far as this instance knows; a tenant of None is all of them. *fresh_s*: nobody sweeps here, and what was looked
+    at so long ago is looked at again before anything is judged by it."""
 
-    def __init__(self, store: Store, policy: Policy, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, policy: Policy, clock: Callable[[], float], *, fresh_s: float | None = None
+    ) -> None:
         self._store = store
         self._policy = policy
         self._clock = clock
+        self._fresh_s = fresh_s
         self._paused: frozenset[str] = frozenset()
         self._known: tuple[str, int] = ("", 0)  # incarnation and head of the record that this is known from
         self._lifted: set[str] = set()
@@ -107,9 +111,13 @@ class Pauses:
     async def is_still_paused(self, snapshot: Snapshot) -> bool:
         """Tell whether the bot is silent there, by what the store says now."""
         if not snapshot.record.paused:
-            with suppress(Corrupt, Unsupported):  # the sweep tells of it
-                await self._read()
+            await self.learn()
         return self.is_paused(snapshot)
+
+    async def learn(self) -> None:
+        """Read what the store says now, before what cannot be undone is judged by it; where that cannot be read, what was known goes on."""
+        with suppress(Corrupt, Unsupported):  # the sweep tells of it
+            await self._read()
 
     async def look(self) -> tuple[list[str | None], list[str]]:
         """Look at what other instances have paused; answers as `note`."""
@@ -133,9 +141,9 @@ class Pauses:
         unfinished = [one for one, since in self._unfinished.items() if since <= late and one not in self._finishing]
         return list(map(_tenant, lifted)), unfinished
 
-    async def refresh(self, *, after_s: float) -> None:
-        """Look at what is paused if that was so long ago; where the store does not tell, what was known goes on."""
-        if abs(time.time() - self._looked_at) > after_s:
+    async def refresh(self) -> None:
+        """Look at what is paused where nobody sweeps, if that was long ago; where the store does not tell, what was known goes on."""
+        if self._fresh_s is not None and abs(time.time() - self._looked_at) > self._fresh_s:
             with suppress(StoreError, Unsupported):
                 await self._read()
 
