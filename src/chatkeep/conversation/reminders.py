@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -13,10 +13,11 @@ from .snapshots import NOTHING, Draft
 
 
 def keep_reminders(
-    old: tuple[Reminder, ...], answered: list[Message], set_now: Mapping[str, Reminder | None] = NOTHING
+    old: tuple[Reminder, ...], passed: Sequence[Message | Draft], set_now: Mapping[str, Reminder | None] = NOTHING
 ) -> tuple[Reminder, ...]:
-    """Return the reminders that stand after *answered*: a user who writes needs no reminding, but for those to be kept."""
-    wrote = any(message.role == "user" for message in answered)
+    """Return the reminders that stand when the cursor has *passed* these messages, answered or not: a user who writes needs no
+    reminding, but for those to be kept."""
+    wrote = any(message.role == "user" for message in passed)
     kept = {reminder.name: reminder for reminder in old if reminder.keep or not wrote}
     return tuple(reminder for reminder in {**kept, **set_now}.values() if reminder is not None)
 

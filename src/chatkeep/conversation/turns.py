@@ -289,12 +289,13 @@ def finish_turn(
     drafts += notes
     old, cut = snapshot.record, bool(snapshot.beyond)
     waiting = unread_messages(snapshot) if head != old.cursor else []
+    passed = answered
     if waiting:
         waiting = [message for message in waiting if message.number > last]
     if (waiting or cut) and policy.overlap == "drop":
         first_dropped = waiting[0].number if waiting else last + 1
         drafts.append(note_passed_over(first_dropped, head if cut else waiting[-1].number))
-        waiting, cut = [], False
+        passed, waiting, cut = [*answered, *waiting], [], False
     record = structs.replace(
         untried(old),
         state=state,
@@ -305,7 +306,7 @@ def finish_turn(
         active_at=max(old.active_at, answered[-1].created_at),
         dead=close_replayed(old.dead, answered) if old.dead else (),
         paced=pace(old, answered[0], policy, at=at) if answered[0].channel else old.paced,
-        reminders=keep_reminders(old.reminders, answered, reminders) if old.reminders or reminders else (),
+        reminders=keep_reminders(old.reminders, passed, reminders) if old.reminders or reminders else (),
     )
     if out:
         delivery = delivery_of(snapshot)
@@ -407,7 +408,8 @@ def set_aside(
     the dead letter that it repeats. *replies*: what is said to the user instead of an answer; *out*: through a channel."""
     record, unread = snapshot.record, unread_messages(snapshot)
     waiting = [later for later in unread if later.number > number]
-    dead = close_replayed(record.dead, [message for message in unread if message.number == number])
+    failed = [message for message in unread if message.number == number]
+    dead = close_replayed(record.dead, failed)
     why = make_note("dead", f"{snapshot.row.incarnation}.{number}", content=reason, first=number, last=number)
     drafts = [arriving, why] if arriving else [why, *draft_said(snapshot, number, "interrupted")]
     drafts += [Draft(role="assistant", content=reply, reply_to=number, reply_from=number) for reply in replies]
@@ -416,6 +418,7 @@ def set_aside(
         untried(record),
         cursor=waiting[0].number - 1 if waiting else end,
         dead=(*dead, number)[-DEAD_SHOWN:],
+        reminders=keep_reminders(record.reminders, [arriving] if arriving else failed),
         delivery=delivery_of(snapshot) if out and len(drafts) > 1 + bool(arriving) else record.delivery,
     )
     return next_commit(snapshot, record, policy, at=at, drafts=drafts)
