@@ -251,6 +251,7 @@ class AnswerStream:
         self._watch: Watch = core.watch(tenant, conversation, after=number - 1)
         self._blocks = Blocks()
         self._mine: set[str] = set()  # ids by which a turn that answers the message may go
+        self._own = ""  # that of the message itself, by which no other turn goes
         self._turn = ""
         self._stopped = False
 
@@ -290,9 +291,9 @@ class AnswerStream:
                 look_at = 0.0 if looks else look_at
                 for event in events:
                     if isinstance(event, Delta | PartSaid) and event.turn in self._mine:
-                        if self._turn not in ("", event.turn) and await self._find_end(looks=True) is not None:
+                        if not await self._is_answered_by(event.turn):
                             look_at = 0.0
-                            break  # another message is being answered: this one was, or was set aside
+                            break
                         self._turn = event.turn
                         said = event.content if isinstance(event, PartSaid) else {"type": "text", "text": event.text}
                         for step in self._blocks.show(event.reply, event.part, said):
@@ -304,6 +305,20 @@ class AnswerStream:
                             yield step
                         yield Ended("erased")
                         return
+
+    async def _is_answered_by(self, turn: str) -> bool:
+        """Tell whether *turn*, which says something just now, answers the message: by itself, or with later ones. Else it was answered, or
+        set aside, before that turn began, though nothing of it may have been seen here."""
+        while turn not in (self._turn, self._own):
+            if self._stopped:
+                return False
+            try:
+                found = await self._core.find_outcome(self._tenant, self._conversation, self._number)
+            except StoreError:  # what is not known is not shown
+                await asyncio.sleep(1.0)
+                continue
+            return found is not None and found.status == "accepted"
+        return True
 
     async def _next(self, within_s: float) -> tuple[Sequence[Any], bool]:
         """Wait for events; tell with them whether the message may be answered now."""
@@ -318,6 +333,7 @@ class AnswerStream:
         for event in events:
             if isinstance(event, Message) and event.role in ASKING:
                 self._mine.add(event.id)
+                self._own = event.id if event.number == self._number else self._own
         return events, any(
             (isinstance(event, Message) and event.role not in ASKING) or (isinstance(event, Typing) and not event.on)
             for event in events
