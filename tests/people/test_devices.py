@@ -5,43 +5,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from chatkeep import Chatkeep
 from chatkeep.app import core_of
 from chatkeep.drivers import driver_for
-from chatkeep.errors import ChatkeepError, Unavailable
-from chatkeep.testing.crash import Wrapped, wrapped
+from chatkeep.errors import ChatkeepError
+from chatkeep.testing.crash import wrapped
 
+from ..support.dying import Dying
 from ..support.people import ids
 from ..support.soaking import SOAK
 from ..support.stores import FAST
 
-T = TypeVar("T")
-
 HISTORIES = 4 * SOAK
 STEPS = 40
 FIELDS = ("name", "size", "note")
-
-
-class Dying(Wrapped):
-    """From a moment on nothing of this process reaches the store: before an act, or after it, with nobody told."""
-
-    left, after, dead = 0, False, False
-
-    async def around(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
-        """Count the acts down, once `left` is set."""
-        if self.dead:
-            raise Unavailable("This process is dead.")
-        self.left -= 1
-        if self.left != 0:
-            return await act()
-        self.dead = True
-        if self.after:
-            await act()
-        raise Unavailable("This process has died.")
 
 
 class Server:
