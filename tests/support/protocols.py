@@ -82,9 +82,14 @@ class Sse:
                 return line[6:] if line == "data: [DONE]" else json.loads(line[6:])
         return None
 
-    async def lines(self) -> list[str]:
+    async def line(self) -> str | None:
+        """The next line; None at the end."""
+        found: str | None = await self._lines()
+        return found
+
+    async def lines(self) -> list[str | None]:
         """All lines that still come, with the comments."""
-        found = []
+        found = list[str | None]()
         async with asyncio.timeout(20):
             while (line := await self._lines()) is not None:
                 found.append(line)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key, issue_token
 from chatkeep.server import create_app
 from chatkeep.server.protocols import durable_streams, sse
@@ -17,6 +19,7 @@ from ...support import npm
 from ...support.clock import Clock
 from ...support.protocols import Bot, mounted, streamed
 from ...support.serving import Client, served, serving
+from ...support.stores import FAST
 from ...support.waiting import nothing_happens_for, until
 
 CLIENT = "@durable-streams/client@0.2.7"
@@ -310,3 +313,51 @@ async def test_a_server_that_stops_waits_for_no_long_poll() -> None:
         found = await waiting
 
     assert 204 == found.status
+
+
+async def test_an_end_of_a_line_that_is_torn_is_one_in_events() -> None:
+    """CR comes before LF does: it waits for it, and so does its offset, behind which the whole end of the line is."""
+    keep: Chatkeep[Any] = Chatkeep("memory://", **FAST)
+    goes, path = asyncio.Event(), "/streams/c1/answers/1?live=sse&offset="
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
+        yield "a\r"
+        await goes.wait()
+        yield "\nb\r"
+
+    async with mounted(keep, durable_streams.routes(keep)) as client:
+        await keep.accept("c1", "hi", id="m1")
+        await until(lambda: is_said(keep))
+        async with streamed(client, "GET", path + "-1") as early:
+            first = [await early.line()]
+            while told_by(first)[0] == "" or told_by(first)[1] == 0:
+                first.append(await early.line())
+            goes.set()
+            rest = await early.lines()
+        async with streamed(client, "GET", path + f"{1:016d}") as late:
+            again = await late.lines()
+
+    assert ("a", 1) == told_by(first)
+    assert ("\nb\n", 5) == told_by(rest) == told_by(again)
+
+
+def told_by(lines: list[str | None]) -> tuple[str, int]:
+    """The text in events, and the last offset."""
+    text, offset, data = "", 0, list[str]()
+    for line in lines:
+        if line and line.startswith("data: "):
+            data.append(line.removeprefix("data: "))
+        elif data:
+            told = "\n".join(data)
+            if told.startswith("{"):
+                offset = int(json.loads(told)["streamNextOffset"])
+            else:
+                text += told
+            data = []
+    return text, offset
+
+
+async def is_said(keep: Chatkeep[Any]) -> bool:
+    """Whether something of the answer can be seen."""
+    return bool((await keep.answering("c1")).reply)

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -420,6 +420,7 @@ class EventStream(Stream):
     def __init__(self, request: Request, caller: Caller, source: Source, page: Page, cursor: str) -> None:
         super().__init__(request, SAFE | {"cache-control": "no-store, no-transform"})
         self._caller, self._source, self._page, self._cursor = caller, source, page, cursor
+        self._held = b""  # the half of an end of a line
 
     def end(self, reason: str) -> None:
         """End the stream, because the server stops."""
@@ -448,7 +449,12 @@ class EventStream(Stream):
         return b": %s\n\n" % self._source.status.encode() if self._source.status else BEAT
 
     def _written(self, page: Page) -> bytes:
-        """Return a page as events."""
+        """Return a page as events. The first half of an end of a line (CR LF) waits for what comes behind it, as does its offset: else it
+        would be an end of a line, and the other half another one."""
+        page = structs.replace(page, body=self._held + page.body)
+        self._held = b"\r" if page.body.endswith(b"\r") and not page.closed else b""
+        if self._held:
+            page = structs.replace(page, body=page.body[:-1], next=page.next - 1)
         told: dict[str, Any] = {"streamNextOffset": write_offset(page.next)}
         if page.closed and page.whole:
             told |= {"streamClosed": True, "upToDate": True}
