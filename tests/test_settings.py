@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from chatkeep.errors import Misconfigured
+from chatkeep.secrecy import SHORTEST
 from chatkeep.secrecy import shown as setting_shown
-from chatkeep.settings import Flags, settings_from
+from chatkeep.settings import Flags, faults_of, is_ring, named_seal_keys, settings_from
 
 
 def test_an_argument_wins_over_the_environment_that_over_the_file_and_that_over_the_default(
@@ -115,3 +116,92 @@ def test_pauses_from_the_environment_limit_the_tries_too(monkeypatch: pytest.Mon
     monkeypatch.setenv("CHATKEEP_RETRY_AFTER", "10ms")
 
     assert 8 == settings_from({}).attempts
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "fine", "said"),
+    [
+        ("history", [-1, 1.5, "7", True, None], [0, 7], "history must be a whole number of at least 0, not "),
+        ("concurrency", [0], [1], "concurrency must be a whole number of at least 1, not 0"),
+        ("attempts", [0], [1, None], "attempts must be a whole number of at least 1, not 0"),
+        (
+            "version",
+            [" a", "a\nb", "x" * 101, 7],
+            ["", "a b", "x" * 100],
+            "version is a short text without line breaks",
+        ),
+        ("background", ["yes", 1, None], [True, False], "background is true or false, not "),
+        ("seal_keys", ["x" * 40, ["short"], [7]], [[], ["x" * 40]], "seal_keys is a list of secrets of at least "),
+        ("overlap", ["never", None, 7], ["queue", "drop"], "overlap is one of "),
+        ("journal", ["", 7], [None, "j.db"], "journal is text, not "),
+        ("poll", ["0s", 0], ["1ms"], "poll must be more than 0"),
+        ("quick", ["soon", None], ["0s"], "quick: "),
+        ("session_ttl", ["soon"], [None, "0s", "1h"], "session_ttl: "),
+        ("channel_rate", ["often", 7], ["off", "7/minute"], "channel_rate: "),
+        ("flags", [7, {"a": []}], [{}, {"a": 1}, Flags()], "flags"),
+    ],
+)
+def test_what_a_setting_cannot_be_is_told(name: str, wrong: list[object], fine: list[object], said: str) -> None:
+    """One fault for each, which is no sentence; None is for those that may be off."""
+    assert [] == [value for value in fine if faults_of(name, value)]
+    for value in wrong:
+        (fault,) = faults_of(name, value)
+        assert fault.startswith(said)
+        assert not fault.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"on_outage": "journal"}, 'on_outage="journal" needs journal="/path/to/journal.db"'),
+        ({"pin": "turn"}, 'pin needs version="..."'),
+        ({"pin": "session"}, 'pin needs version="..."'),
+        ({"flags": {"salon": {"a": []}}}, "flags.salon: a must be true, false, a number or text"),
+        ({"flags": {"a": []}}, "flags: a must be true, false, a number or text"),
+        ({"flags": 7}, "flags is a table of flags and of tenants, not 7"),
+    ],
+)
+def test_settings_that_need_another_say_which(options: dict[str, Any], said: str) -> None:
+    """And so does a table of flags with what is none."""
+    with pytest.raises(Misconfigured) as refused:
+        settings_from(options)
+
+    assert said in str(refused.value)
+    settings_from({"on_outage": "journal", "journal": "j.db", "pin": "turn", "version": "v1"})
+    settings_from({"pin": "none", "on_outage": "refuse"})
+
+
+def test_the_rules_go_by_the_settings() -> None:
+    """Times in seconds, and what follows from several."""
+    told = {
+        "session_ttl": "30m",
+        "retention": "9d",
+        "forget_after": "20d",
+        "forget_visitors": "10d",
+        "channel_rate": "7/minute",
+    }
+    policy = settings_from(told | {"turn_timeout": "2s", "retry_longest": "1m", "attempts": 9}).policy()
+    plain = settings_from({}).policy()
+
+    assert (1800.0, 9 * 86_400.0, 20 * 86_400.0, 10 * 86_400.0) == (
+        policy.session_ttl_s,
+        policy.retention_s,
+        policy.forget_after_s,
+        policy.forget_visitors_s,
+    )
+    assert (None, None) == (plain.retention_s, settings_from({"forget_visitors": None}).policy().forget_visitors_s)
+    assert (7, 60.0) == (policy.channel_turns, policy.channel_within_s)
+    assert (None, 0.0) == ((off := settings_from({"channel_rate": "off"}).policy()).channel_turns, off.channel_within_s)
+    assert (7.0, 7.0, 10.0) == (policy.turn_s, policy.lease_s, plain.lease_s)
+    assert (120.0, 14, 8) == (policy.pause_most_s, policy.max_begun, plain.max_begun)
+    assert 8 == settings_from({"attempts": 3}).policy().max_begun
+
+
+def test_keys_of_a_sealed_store_are_secrets_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest first; there may be none."""
+    assert () == named_seal_keys()
+    (tmp_path / "keys").write_text("x" * SHORTEST + "\n" + "y" * SHORTEST + "\n")
+    monkeypatch.setenv("CHATKEEP_SEAL_KEYS_FILE", str(tmp_path / "keys"))
+
+    assert ("x" * SHORTEST, "y" * SHORTEST) == named_seal_keys()
+    assert [True, False, False] == [is_ring(["x" * long]) for long in (SHORTEST, SHORTEST - 1, 0)]

@@ -187,8 +187,12 @@ def instead(name: str, known: Collection[str]) -> str:
     """Return what was perhaps meant by *name*, to be put behind "is not a setting"."""
     from difflib import get_close_matches  # only an error needs it
 
-    near = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(sorted(known))}"
+    # (What all variables begin with makes no two of them alike.)
+    names = {one.removeprefix(PREFIX): one for one in known}
+    near = get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+    if near:
+        return f" (did you mean {names[near[0]]}?)"
+    return f"; there are: {', '.join(sorted(one for one in known if not one.endswith('_FILE')))}"
 
 
 def from_source(fault: str, source: str) -> str:
