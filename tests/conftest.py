@@ -351,3 +351,12 @@ def nothing_left() -> Iterator[None]:
         thread.join(2)
 
     assert [] == [thread for thread in ours if thread.is_alive()]
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings file that CHATKEEP_CONFIG names; empty at first."""
+    path = tmp_path / "chatkeep.toml"
+    path.write_text("")
+    monkeypatch.setenv("CHATKEEP_CONFIG", str(path))
+    return path

@@ -112,16 +112,23 @@ async def _list_of_owner(
                 return
             left -= 1
             engine.store.confinement.check()  # what is behind the first may be asked for from elsewhere
-            try:
-                snapshot = await engine.store.load(row.key)
-                if snapshot is not None:
-                    # By the time that it is listed by, so that a list goes on behind it also while it is written to.
-                    yield structs.replace(await show(engine, snapshot, messages), updated_at=row.updated_at)
-            except (Corrupt, Unsupported) as fault:
-                yield show_unreadable(row, str(fault))
+            if (shown := await _show_row(engine, row, messages)) is not None:
+                yield shown
         if len(rows) < PAGE or left <= 0:
             return
         after = rows[-1]
+
+
+async def _show_row(engine: Engine[State], row: Row, messages: int) -> Conversation[State] | None:
+    """Show a conversation of a list by the time that it is listed by, so that the list goes on behind it also while it is written to; None
+    where it is gone by now."""
+    try:
+        snapshot = await engine.store.load(row.key)
+        if snapshot is None:
+            return None
+        return structs.replace(await show(engine, snapshot, messages), updated_at=row.updated_at)
+    except (Corrupt, Unsupported) as fault:
+        return show_unreadable(row, str(fault))
 
 
 def _shown(

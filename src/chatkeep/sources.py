@@ -60,26 +60,33 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
     """
     found, faults = {}, []
     for name, kind in fields.items():
-        variable = PREFIX + name.upper()
-        if text := os.environ.get(f"{variable}_FILE"):
-            variable += "_FILE"
-            try:
-                with open(text) as file:
-                    text = file.read().strip()
-            except (OSError, UnicodeError) as fault:
-                words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
-                faults.append(
-                    from_source(f"{name} is to be read from the file {text}, which cannot be read: {words}", variable)
-                )
-                continue
-        else:
-            text = os.environ.get(variable)
-        if text:
-            try:
-                found[name] = GivenValue(parsed(text, kind), variable)
-            except (msgspec.ValidationError, KeyError):
-                faults.append(from_source(f"{name} is {in_kind(kind)}, not {shown(name, text)}", variable))
+        try:
+            variable, text = _read_variable(name)
+        except Misconfigured as fault:
+            faults.append(str(fault))
+            continue
+        if not text:
+            continue
+        try:
+            found[name] = GivenValue(parsed(text, kind), variable)
+        except (msgspec.ValidationError, KeyError):
+            faults.append(from_source(f"{name} is {in_kind(kind)}, not {shown(name, text)}", variable))
     return found, faults
+
+
+def _read_variable(name: str) -> tuple[str, str]:
+    """Return the variable of the setting *name*, or the one that names its file, and what it says. Raises `Misconfigured`."""
+    variable = PREFIX + name.upper()
+    path = os.environ.get(f"{variable}_FILE")
+    if not path:
+        return variable, os.environ.get(variable, "")
+    try:
+        with open(path) as file:
+            return f"{variable}_FILE", file.read().strip()
+    except (OSError, UnicodeError) as fault:
+        words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
+        told = f"{name} is to be read from the file {path}, which cannot be read: {words}"
+        raise Misconfigured(from_source(told, f"{variable}_FILE")) from None
 
 
 def parsed(text: str, kind: Any) -> Any:
@@ -180,8 +187,12 @@ def instead(name: str, known: Collection[str]) -> str:
     """Return what was perhaps meant by *name*, to be put behind "is not a setting"."""
     from difflib import get_close_matches  # only an error needs it
 
-    near = get_close_matches(name, known, n=1, cutoff=0.75)
-    return f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(sorted(known))}"
+    # (What all variables begin with makes no two of them alike.)
+    names = {one.removeprefix(PREFIX): one for one in known}
+    near = get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+    if near:
+        return f" (did you mean {names[near[0]]}?)"
+    return f"; there are: {', '.join(sorted(one for one in known if not one.endswith('_FILE')))}"
 
 
 def from_source(fault: str, source: str) -> str:

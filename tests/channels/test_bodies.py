@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkeep.channels import Instagram, Received, Status, Unknown
+from chatkeep.channels import Instagram, Received, Status, Unknown, bodies
 from chatkeep.conversation.codec import entry_for
 from chatkeep.conversation.keys import key_for, message_id
 
@@ -206,3 +206,76 @@ def test_a_customer_is_one_conversation_per_account() -> None:
     names = [CHANNELS["whatsapp"].parse(json.dumps(one).encode())[0].conversation for one in (body, elsewhere, hidden)]  # type: ignore[union-attr]
 
     assert ["whatsapp:200100300400500:DE.7700011122", "whatsapp:999:DE.7700011122", names[0]] == names
+
+
+def test_what_no_store_can_hold_becomes_what_it_can() -> None:
+    """Numbers that would be changed by a store, and what is nested too deeply, as text; all else as it is, to the last level."""
+    exact = 2**53
+    plain = ["", "x", exact, -exact, float(exact), 0.5, True, None, {"a": [1]}]
+    odd = [exact + 1, -exact - 1, float("inf"), float("-inf"), float(2 * exact), "a\0b\ud800"]
+
+    assert plain == bodies.storable(plain)
+    assert [str(value) for value in odd[:-1]] + ["a\ufffdb\ufffd"] == bodies.storable(odd)
+    assert "nan" == bodies.storable(float("nan"))
+    assert {"a\ufffd": 1} == bodies.storable({"a\0": 1})
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"in": inner}], ids=["lists", "objects"])
+def test_nesting_ends_at_a_depth(wrap: Any) -> None:
+    """What is plain at the deepest place stays; what would go on from there is named."""
+
+    def nested(depth: int, inner: Any) -> Any:
+        for _ in range(depth):
+            inner = wrap(inner)
+        return inner
+
+    assert nested(bodies.DEEPEST, "x") == bodies.storable(nested(bodies.DEEPEST, "x"))
+    cut = bodies.storable(nested(bodies.DEEPEST + 1, "x"))
+    assert nested(bodies.DEEPEST, "(nested too deeply)") == cut
+
+
+def test_a_body_of_too_many_things_is_not_read() -> None:
+    """It is kept as one thing, with what is wrong with it."""
+    most = b"[" + b"," * (bodies.THINGS_MOST - 1)
+
+    def read(body: bytes) -> Any:
+        (one,) = bodies.items(body, lambda item: iter(()))
+        return one
+
+    assert "it has more than 300,000 brackets and commas" in read(most + b",").reason
+    assert "it has more than" not in read(most).reason
+
+
+def test_what_is_no_object_is_kept_with_the_reason() -> None:
+    """Beside those that can be read."""
+    read = list(bodies.each([7, {"a": 1}, {}], lambda item: [bodies.unknown(item["a"], "read")]))
+
+    assert ["an object was expected, not int", "read", "there is no 'a'"] == [
+        getattr(one, "reason", "") for one in read
+    ]
+
+
+@pytest.mark.parametrize("value", ["x", "x" * bodies.LONGEST_ID, "é" * (bodies.LONGEST_ID // 2), 7])
+def test_an_id_of_a_platform_is_text_or_a_whole_number(value: Any) -> None:
+    assert str(value) == bodies.name(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x" * (bodies.LONGEST_ID + 1), "é" * 129, "~x", True, None, 1.5, "a\ufffd", "a\n"]
+)
+def test_what_is_no_id_of_a_platform_is_refused(value: Any) -> None:
+    """Two ids must not become one by being cleaned."""
+    with pytest.raises(ValueError, match="id"):
+        bodies.name(value)
+
+
+def test_the_same_content_has_the_same_fingerprint() -> None:
+    """In whatever order its members come."""
+    one, other = {"a": "é", "b": [1]}, {"b": [1], "a": "é"}
+
+    assert bodies.fingerprint(one) == bodies.fingerprint(other)
+    assert bodies.fingerprint(one) != bodies.fingerprint({"a": "é"})
+
+
+def test_members_that_say_nothing_are_left_out() -> None:
+    assert {"zero": 0, "no": False, "a": "x"} == bodies.filled(zero=0, no=False, a="x", b=None, c="", d=[], e={})

@@ -7,7 +7,11 @@ import hmac
 
 import pytest
 
-from chatkeep.channels import Challenge, Failed, Refused, Retry
+from chatkeep.channels import Challenge, Failed, Refused, Retry, Uncertain
+from chatkeep.channels.base import Response
+from chatkeep.channels.meta import accounts_of, post, undelivered
+from chatkeep.channels.meta import outcome as outcome_of
+from chatkeep.errors import Misconfigured
 
 from ..support.outgoing import graph, outcome, verdict
 from ..support.samples import (
@@ -159,3 +163,48 @@ def test_an_incomplete_or_doubled_handshake_is_refused() -> None:
     for query in [*[good[:at] + good[at + 1 :] for at in range(3)], [*good, good[2]], []]:
         with pytest.raises(Refused):
             CHANNELS["whatsapp"].verify("GET", [], query, b"", at=NOW)
+
+
+def test_a_request_goes_out_under_the_token_of_its_account() -> None:
+    """And none without one."""
+    request = post("b.1@ada", "https://graph", {"7": "t7", "8": "t8"}, "8", {"text": "hi"})
+
+    assert ("b.1@ada", "https://graph", b'{"text":"hi"}') == (request.key, request.url, request.body)
+    assert "Bearer t8" == request.headers["authorization"]
+    for tokens, there in (({"7": "t7", "8": "t8"}, "there are 7, 8"), ({}, "there are none")):
+        with pytest.raises(Misconfigured, match=there):
+            post("b.1@ada", "https://graph", tokens, "9", {})
+
+
+@pytest.mark.parametrize("wrong", [{"7": ""}, {"7": " "}, {"7": "a\nb"}, {"a b": "t"}, {"": "t"}])
+def test_accounts_are_ids_with_tokens(wrong: dict[str, str]) -> None:
+    """The error names those that are none."""
+    fine = {"200100": "t"}
+
+    assert fine == accounts_of("WhatsApp", fine)
+    with pytest.raises(Misconfigured, match=r"^WhatsApp: accounts maps ids to access tokens; look at '"):
+        accounts_of("WhatsApp", fine | wrong)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, b'{"m": [{"id": "wamid.1"}]}', "wamid.1"),
+        (299, b'{"m": [{"id": 7}]}', "7"),
+        (200, b'{"m": []}', None),
+        (200, b"{", None),
+        (200, b'{"m": [{"id": ""}]}', None),
+    ],
+)
+def test_a_success_without_an_id_is_uncertain(status: int, body: bytes, expected: str | None) -> None:
+    """The platform may have it all the same."""
+    found = outcome_of(Response(status=status, headers={}, body=body), "m", 0, "id")
+
+    assert expected == getattr(found, "id", None)
+    assert isinstance(found, Uncertain) is (expected is None)
+
+
+def test_a_failure_for_a_reason_that_is_not_published_is_the_customers() -> None:
+    """A long reason is cut."""
+    assert Failed("9: no reason given", "recipient") == undelivered({"code": 9})
+    assert 500 == len(undelivered({"title": "x" * 900}).reason)

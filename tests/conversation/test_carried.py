@@ -103,6 +103,19 @@ class Shop(Struct):
     pair: tuple[Line, Line] | None = None
 
 
+class Marked(Struct):
+    """What is known by an id, as a Struct."""
+
+    id: str = ""
+
+
+class Spot(Struct, array_like=True):
+    """An array with an object in it."""
+
+    product: Marked = msgspec.field(default_factory=Marked)
+    note: str = ""
+
+
 @dataclass
 class Product:
     """What is known by an id."""
@@ -363,3 +376,20 @@ def test_a_slot_is_cleared_and_the_rest_stays() -> None:
     left, _ = states.cleared(ADA, raw, 1, "to")
     assert {name: value for name, value in THERE.items() if name != "to"} == msgspec.json.decode(left)
     assert states.fresh() == states.cleared(ADA, raw, 1, None)[0]
+
+
+def test_what_is_in_an_array_is_followed_by_its_place() -> None:
+    """An object there keeps its members while it is the same object, whatever its id is, and inherits none of another's; what stands
+    behind the members that are known stays too."""
+
+    def renamed(state: Spot) -> None:
+        state.product.id = "b"
+
+    def replaced(state: Spot) -> None:
+        state.product = Marked("b")
+
+    there = [{"id": "a", "size": "L"}, "here", "newer"]
+
+    assert there == rewritten(Spot, there, nothing)
+    assert [{"id": "b", "size": "L"}, "here", "newer"] == rewritten(Spot, there, renamed)
+    assert [{"id": "b"}, "here", "newer"] == rewritten(Spot, there, replaced)

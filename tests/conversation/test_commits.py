@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, structs
 
+from chatkeep.conversation.codec import entry_for, message_from, record_of
 from chatkeep.conversation.commits import (
     CHANGES_KEPT,
     SEND_PAUSE_MOST_S,
@@ -14,6 +15,7 @@ from chatkeep.conversation.commits import (
     commit_change,
     commit_note,
     count_notes,
+    encode_act,
     find_oldest,
     first_due,
     forget_after,
@@ -25,10 +27,11 @@ from chatkeep.conversation.commits import (
 )
 from chatkeep.conversation.keys import SAVED
 from chatkeep.conversation.record import OutboxState, Record, Reminder
-from chatkeep.conversation.snapshots import Draft, Policy
+from chatkeep.conversation.snapshots import Commit, Draft, Policy
 from chatkeep.drivers.base import AT_ONCE, Key
+from chatkeep.errors import TooLarge
 
-from ..support.snapshots import AT, message, snapshot
+from ..support.snapshots import ADA, AT, message, snapshot
 
 LIVE = Raw(b"{}")
 DONE = snapshot(message(1), message(2, "assistant"), cursor=2)
@@ -236,3 +239,62 @@ def test_a_note_with_a_name_can_be_written_once() -> None:
         named.metadata,
     )
     assert "" == make_note("dropped").id
+
+
+MADE = entry_for(ADA, "saved", id="s1", role="user", created_at=3.25, limit=100, channel=SAVED)
+DRAFTS = (
+    Draft(role="user", content="hi", id="m3", channel="pigeon"),
+    Draft(role="assistant", content="hello", reply_to=3, reply_from=3, created_at=AT + 0.0006),
+    Draft(role="user", content=[{"type": "text", "text": "more"}], id="m5"),
+    Draft(role="operator", content="I am here", metadata={"author": "eve"}),
+    Draft(role="user", content="saved", id="s1", created_at=3.25, channel=SAVED, entry=MADE),
+    make_note("noted", "n1", content="a note"),
+)
+
+
+@pytest.mark.parametrize("incarnation", ["", "i"])
+def test_what_is_cached_of_an_act_is_what_is_read_of_it(incarnation: str) -> None:
+    """The entries go on in the log, and say what the messages say, to the bit: of the act's time, if they have none of their own. A
+    conversation that begins is named by its first revision."""
+    before = snapshot(message(1), message(2, "assistant"), cursor=2, notes=4, row={"incarnation": incarnation})
+    act = Commit(record=structs.replace(before.record, cursor=7), drafts=DRAFTS)
+    row, entries, said, record = encode_act(before, act, revision="r2", at=AT + 0.0004, limit=100)
+
+    assert ("r2", incarnation or "r2") == (row.revision, row.incarnation)
+    assert [3, 4, 5, 6, 7, 8] == [entry.number for entry in entries]
+    assert [message_from(ADA, row.incarnation, entry) for entry in entries] == said
+    assert [AT, AT + 0.001, AT, AT, 3.25, AT] == [one.created_at for one in said]
+    assert ["m3", f"{row.incarnation}.4", "m5", f"{row.incarnation}.6", "s1", "~noted:n1"] == [one.id for one in said]
+    assert (record_of(row), 7, 5) == (record, record.cursor, record.notes)
+
+
+def test_a_note_may_be_longer_than_a_message() -> None:
+    """The limit is for what people say: a reason that quotes it is chatkeep's own."""
+    act = Commit(record=DONE.record, drafts=(make_note("dead", content="x" * 200),))
+
+    assert "x" * 200 == encode_act(DONE, act, revision="r2", at=AT, limit=100)[2][0].content
+    with pytest.raises(TooLarge):
+        encode_act(DONE, Commit(record=DONE.record, drafts=(Draft(role="user", content="x" * 200),)), **ACT)
+
+
+ACT: dict[str, Any] = {"revision": "r2", "at": AT, "limit": 100}
+
+
+@pytest.mark.parametrize(
+    ("changed", "before", "expected"),
+    [
+        ({}, {"updated_at": AT - 5}, ("bob", AT)),
+        ({"owner": "eve"}, {"updated_at": AT + 5}, ("eve", AT + 5)),
+        ({"owner": ""}, {}, ("", AT)),
+        ({"untouched": True}, {"updated_at": AT - 5}, ("bob", AT - 5)),
+        ({"untouched": True}, {"updated_at": 0.0, "revision": ""}, ("bob", AT)),
+    ],
+)
+def test_a_row_is_of_its_owner_and_of_its_last_change(
+    changed: dict[str, Any], before: dict[str, Any], expected: tuple[str, float]
+) -> None:
+    """A clock that is set back moves no change back; an act that is nobody's leaves the time, unless the conversation begins with it."""
+    there = snapshot(message(1), row={"owner": "bob"} | before)
+    row = encode_act(there, Commit(record=there.record, **changed), **ACT)[0]
+
+    assert expected == (row.owner, row.updated_at)

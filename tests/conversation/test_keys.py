@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from chatkeep import BadKey, BadMessage, UsageError
-from chatkeep.conversation.keys import LONGEST_ID, check_numbers, check_user, key_for, message_id, refuse_reserved
+from chatkeep.conversation.keys import (
+    LONGEST_ID,
+    check_numbers,
+    check_user,
+    key_for,
+    message_id,
+    refuse_reserved,
+    way_out,
+)
 from chatkeep.drivers.base import Key
 
 ADA = Key("", "ada")
@@ -61,3 +69,21 @@ def test_an_entry_is_named_by_a_whole_number(number: Any) -> None:
     with pytest.raises(UsageError, match="named by whole numbers"):
         check_numbers(ADA, 1, None, number)
     check_numbers(ADA, 1, None, -5)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "name", "says"),
+    [
+        ("", "ada", "restore it or erase the conversation"),
+        ("salon", "switches", "restore it or erase the conversation"),
+        ("~chatkeep", "switches", "chatkeep resume STORE"),
+        ("~chatkeep", "clock", "after an hour"),
+        ("~holds:salon", "switches", "chatkeep unhold"),
+        ("~access", "sha256", "revoke the credential"),
+        ("~keys", "holds", "restore it from a backup of the store"),
+        ("~chatkeep", "unheard of", "restore it from a backup of the store"),
+    ],
+)
+def test_what_is_done_about_a_damaged_record_goes_by_what_it_is(tenant: str, name: str, says: str) -> None:
+    """What chatkeep has itself is found by its name, or by its space, whatever names are in that; a conversation may have any name."""
+    assert says in way_out(Key(tenant, name))

@@ -437,3 +437,53 @@ def test_the_lease_is_given_back_when_there_is_no_more_to_do(
     assert act is not None
 
     assert expected == act.lease
+
+
+def test_a_reply_whose_process_died_twice_is_a_suspect() -> None:
+    """Once may be a deploy."""
+    before = outgoing(upto=1, sending=2)
+    seen = [
+        structs.replace(before, record=structs.replace(before.record, sending_deaths=deaths))
+        for deaths in range(leases.SUSPECT)
+    ]
+
+    assert [False] * (leases.SUSPECT - 1) + [True] == [outbox.is_suspect(one, 2, died=True) for one in seen]
+
+
+def test_what_is_half_out_stays_so_when_another_one_is_done() -> None:
+    """The reply that waits behind the one that was sent again goes on where it was; of that one itself nothing stays."""
+    half: dict[str, Any] = {"half": 4, "parts": 3, "done": ("a",)}
+    ended = Sent(status="delivered")
+
+    other = noted(outgoing(upto=3, again=(2, 1), **half), ended)
+    itself = noted(outgoing(upto=3, again=(2, 1), **half | {"half": 2}), ended)
+
+    assert OutboxState(upto=3, again=(1,), **half) == delivery_in(other)
+    assert OutboxState(upto=3, again=(1,)) == delivery_in(itself)
+
+
+def test_a_reply_that_waits_says_how_its_last_try_went() -> None:
+    """That of the outbox's reply alone, and only while it waits."""
+    tried = OutboxState(half=1, tries=3, reason="busy")
+
+    assert [(3, "busy"), (0, "")] == [(one.tries, one.reason) for one in list_deliveries(log(REPLY, REPLY), tried)]
+    assert [(0, "")] == [(one.tries, one.reason) for one in list_deliveries(log(REPLY, sent(1, "m1")), tried)]
+    assert [(0, "")] == [(one.tries, one.reason) for one in list_deliveries(log(REPLY))]
+    assert [(0, "")] == [(one.tries, one.reason) for one in list_deliveries(log(REPLY), OutboxState(half=9))]
+
+
+def test_a_reply_is_doubtful_where_its_note_says_so() -> None:
+    """And the last word of two that say as much is the one that counts."""
+    doubtful = sent(1, "m1")
+    doubtful["metadata"]["doubtful"] = True
+    bounced = [told("failed", "m1", reason=reason) for reason in ("busy", "gone")]
+
+    assert [[False], [True]] == [
+        [one.doubtful for one in list_deliveries(log(REPLY, note))] for note in (sent(1, "m1"), doubtful)
+    ]
+    assert ["gone"] == [one.reason for one in list_deliveries(log(REPLY, sent(1, "m1"), *bounced))]
+
+
+def test_a_word_that_nobody_knows_says_less_than_any() -> None:
+    """A platform may have statuses that came later."""
+    assert ["delivered"] == [one.status for one in list_deliveries(log(REPLY, sent(1, "m1"), told("pondered", "m1")))]

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
 from chatkeep.cli import main
+from chatkeep.drivers.base import Key
 
 from ..support.clock import Clock
 from ..support.stores import FAST
@@ -72,3 +73,28 @@ def test_the_command(tmp_path: Path) -> None:
     assert "1 conversation would be erased" in shown.output
     assert '"what":"drop"' in lines.output
     assert "no unit" in refused.output
+
+
+async def test_what_was_dropped_before_is_not_counted_again() -> None:
+    """Neither where more of the log would be dropped, nor where all that is left is erased."""
+    clock = Clock()
+    keep = Chatkeep[Any]("memory://", clock=clock, background=False, retention="30d")
+    keep.on_message(echo)
+    async with keep:
+        for day in range(3):
+            await keep.receive("ada", "hello", id=f"m{day}")
+            clock.now += 20 * DAY_S
+        await keep.tend(thorough=True)
+        dropped = (await keep._engine.store.load(Key("", "ada"))).record.dropped  # type: ignore[union-attr]
+
+        async def preview(**rules: float | None) -> list[tuple[str, int]]:
+            told: dict[str, Any] = {"retention_s": None, "forget_after_s": None, "forget_visitors_s": None} | rules
+            return [(end.what, end.entries) async for end in core_of(keep).preview_ends(None, **told)]
+
+        dropping = await preview(retention_s=20 * DAY_S)
+        edge = await preview(retention_s=20 * DAY_S + 1)
+        all_of_it = await preview(retention_s=DAY_S)
+        erasing = await preview(forget_after_s=DAY_S)
+
+    assert 4 == dropped
+    assert ([("drop", 2)], [], [("drop", 2)], [("erase", 2)]) == (dropping, edge, all_of_it, erasing)

@@ -1,4 +1,4 @@
-"""Registers: durable records beside the conversations, on every store."""
+"""Durable records beside the conversations, on every store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 def cards(keep: Chatkeep[Any]) -> Records[Card]:
-    """The register of cards of *keep*'s store."""
+    """The cards of *keep*'s store."""
     return Records(keep._engine.store, "cards", Card, clock=keep._engine.shared.clock)
 
 
@@ -52,7 +52,7 @@ async def test_many_writers_lose_nothing(opened: Any) -> None:
     """An edit that conflicts is applied again to what is there by then."""
     ours, theirs = cards(await opened()), cards(await opened())
 
-    await asyncio.gather(*[register.change("a", counted) for register in (ours, theirs) for _ in range(20)])
+    await asyncio.gather(*[records.change("a", counted) for records in (ours, theirs) for _ in range(20)])
 
     assert Card(count=40) == await ours.get("a")
 
@@ -60,45 +60,45 @@ async def test_many_writers_lose_nothing(opened: Any) -> None:
 async def test_an_edit_that_answers_none_writes_nothing(opened: Any) -> None:
     """Nothing is made where nothing was, and what is as it was is not written again."""
     keep = await opened()
-    register = cards(keep)
+    records = cards(keep)
 
-    assert await register.change("a", lambda held: held) is None
+    assert await records.change("a", lambda held: held) is None
     assert [] == await keep._engine.store.rows("key", tenant="~cards")
-    await register.change("a", counted)
+    await records.change("a", counted)
     before = await keep._engine.store.rows("key", tenant="~cards")
-    assert Card(count=1) == await register.change("a", lambda held: None)
-    assert Card(count=1) == await register.change("a", lambda held: Card(count=1))
+    assert Card(count=1) == await records.change("a", lambda held: None)
+    assert Card(count=1) == await records.change("a", lambda held: Card(count=1))
     assert before == await keep._engine.store.rows("key", tenant="~cards")
 
 
 async def test_what_an_edit_raises_comes_through_and_nothing_is_written(opened: Any) -> None:
     """An edit may refuse."""
-    register = cards(await opened())
-    await register.change("a", counted)
+    records = cards(await opened())
+    await records.change("a", counted)
 
     def refuse(held: Card | None) -> Card:
         raise LookupError("no")
 
     with pytest.raises(LookupError):
-        await register.change("a", refuse)
-    assert Card(count=1) == await register.get("a")
+        await records.change("a", refuse)
+    assert Card(count=1) == await records.get("a")
 
 
 async def test_records_are_found_by_their_owner(opened: Any) -> None:
     """In order, over more than a page, from behind a name; an erased one is not."""
-    register = cards(await opened())
+    records = cards(await opened())
     names = [f"{number:03}" for number in range(0, 450, 2)]
-    await asyncio.gather(*[register.change(name, counted, owner="ada") for name in names])
-    await register.change("bob's", counted, owner="bob")
-    await register.erase("000")
+    await asyncio.gather(*[records.change(name, counted, owner="ada") for name in names])
+    await records.change("bob's", counted, owner="bob")
+    await records.erase("000")
 
-    assert names[1:] == [name async for name in register.owned("ada")]
-    assert names[100:] == [name async for name in register.owned("ada", after="199")]
-    assert [] == [name async for name in register.owned("eve")]
+    assert names[1:] == [name async for name in records.owned("ada")]
+    assert names[100:] == [name async for name in records.owned("ada", after="199")]
+    assert [] == [name async for name in records.owned("eve")]
 
 
-async def test_registers_and_conversations_do_not_see_each_other(opened: Any) -> None:
-    """Same name, different space; no tenant and no listing shows a register's rows."""
+async def test_records_and_conversations_do_not_see_each_other(opened: Any) -> None:
+    """Same name, different space; no tenant and no listing shows the rows of records."""
     keep = await opened()
     other = Records(keep._engine.store, "stamps", Card, clock=keep._engine.shared.clock)
     await cards(keep).change("a", counted, owner="ada")
@@ -116,9 +116,9 @@ async def test_no_sweep_session_end_or_retention_touches_a_record(opened: Any) -
         return "ok"
 
     keep = await opened(bot, session_ttl="10ms", retention="10ms")
-    register = cards(keep)
-    await register.change("a", counted)
-    await register.change("a", counted)
+    records = cards(keep)
+    await records.change("a", counted)
+    await records.change("a", counted)
     before = await keep._engine.store.rows("key", tenant="~cards")
 
     await keep.pause_all()
@@ -127,16 +127,16 @@ async def test_no_sweep_session_end_or_retention_touches_a_record(opened: Any) -
 
     assert [None] == [row.due_at for row in before]
     assert before == await keep._engine.store.rows("key", tenant="~cards")
-    assert Card(count=2) == await register.get("a")
+    assert Card(count=2) == await records.get("a")
 
 
 async def test_the_log_of_a_record_does_not_grow(opened: Any) -> None:
     """A hundred changes leave the traces of the last ones."""
     keep = await opened(history=5)
-    register = cards(keep)
+    records = cards(keep)
     for _ in range(50):
-        await register.change("a", counted)
-    entries = await keep._engine.store.driver.entries(Entries(register._key("a"), after=0, limit=500))
+        await records.change("a", counted)
+    entries = await keep._engine.store.driver.entries(Entries(records._key("a"), after=0, limit=500))
 
     assert TRACES == len(entries)
     assert Card(count=50) == await cards(await opened(history=20)).get("a")
@@ -145,8 +145,8 @@ async def test_the_log_of_a_record_does_not_grow(opened: Any) -> None:
 async def test_a_change_whose_answer_was_lost_is_applied_once(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store wrote it and somebody wrote after it, and only then the act is run again."""
     keep, other = await opened(), cards(await opened())
-    register = cards(keep)
-    await register.change("a", counted)
+    records = cards(keep)
+    await records.change("a", counted)
     driver, lost = keep._engine.store.driver, [True]
     write = driver.write
 
@@ -160,7 +160,7 @@ async def test_a_change_whose_answer_was_lost_is_applied_once(opened: Any, monke
 
     monkeypatch.setattr(driver, "write", losing)
 
-    assert Card(count=3) == await register.change("a", counted)
+    assert Card(count=3) == await records.change("a", counted)
 
 
 async def test_a_record_that_cannot_be_read_is_never_taken_for_none(opened: Any) -> None:
@@ -181,7 +181,7 @@ async def test_a_record_that_cannot_be_read_is_never_taken_for_none(opened: Any)
 
 async def test_a_name_is_as_good_as_a_conversations() -> None:
     """What no store could keep is refused."""
-    async with Chatkeep("memory://register", **FAST) as keep:
+    async with Chatkeep("memory://records", **FAST) as keep:
         for name in ("", "a\0b", "\ud800", "x" * 513):
             with pytest.raises(BadKey):
                 await cards(keep).get(name)

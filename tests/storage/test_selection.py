@@ -11,7 +11,9 @@ from chatkeep import Chatkeep
 from chatkeep.conversation.record import Record
 from chatkeep.drivers.base import Key
 from chatkeep.storage.reader import PAGE
-from chatkeep.storage.selection import select_page
+from chatkeep.storage.selection import find_listed, find_row, select_page
+
+from ..support.damaged import Damaged
 
 MANY = PAGE + 50
 
@@ -72,3 +74,33 @@ async def test_where_no_row_may_be_looked_at_the_place_stays(keep: Chatkeep[Any]
     """Who asks again goes on from there."""
     assert ([], "c003") == await selected(keep, rows_most=0, after=Key("", "c003"))
     assert ([], None) == await selected(keep, after=Key("", f"c{MANY:03}"))
+
+
+async def test_a_row_that_cannot_be_read_is_passed_over_by_who_looks_into_rows(keep: Chatkeep[Any]) -> None:
+    """The list of conversations shows it, with the fault."""
+    store = keep._engine.store
+    store.gateway.driver = Damaged(store.driver, Key("", "c003"))
+
+    assert (["c000", "c006"], "c006") == await selected(keep, limit=2)
+
+
+async def test_a_row_that_cannot_be_read_is_whose_list_shows_it() -> None:
+    """Of those that are asked; else it is nobody's. One that can be read is as it is."""
+    async with Chatkeep[Any]("memory://") as keep:
+        for name in ("other", "trip"):
+            await keep.accept(name, "hello", role="operator", owner="bob")
+        store, key = keep._engine.store, Key("", "trip")
+        whole = await find_row(store, key, ["ada", "bob"])
+        store.gateway.driver = Damaged(store.driver, key)
+        found = await find_row(store, key, ["ada", "bob"])
+        nobodys = await find_listed(store, key, ["ada"])
+        gone = await find_row(store, Key("", "nowhere"), ["bob"])
+
+    assert whole is not None
+    assert found is not None
+    assert (("bob", True), ("bob", key), ("", key)) == (
+        (whole.owner, bool(whole.revision)),
+        (found.owner, found.key),
+        (nobodys.owner, nobodys.key),
+    )
+    assert gone is None

@@ -100,22 +100,13 @@ class Aliases:
         person = names[0] if len(names) > 1 else ""
         if conversation not in found:
             found[conversation] = await self._get(tenant, conversation)
+        alias = Alias(conversation=conversation, person=person, to=item.to)
         # The record that is looked at first comes last, so that what is cut off here is done again by the redelivery.
         for name in reversed(dict.fromkeys((*names, *item.former, conversation))):
-            alias, was = Alias(conversation=conversation, person=person, to=item.to), found[name]
-            if name in item.former:
-                if was is not None and was.conversation not in ("", conversation):
-                    continue  # (told once more, when somebody else has it by now)
-                alias = structs.replace(alias, person=item.former[0], left_at=_sent_at(item, 0.0))
-            elif was is not None and was.conversation not in ("", conversation):
-                since = was.left_at or _sent_at(item, 0.0)
-                alias = structs.replace(alias, since=since, before=was.conversation)
-            elif was is not None:
-                # (The conversation may be called by a number that was given up.)
-                left_at = 0.0 if name in names else was.left_at
-                alias = structs.replace(alias, since=was.since, before=was.before, left_at=left_at)
-            await self._put(tenant, name, alias, was=was, known_by=name in names or name in item.former)
-        self._seen[mark] = Alias(conversation=conversation, person=person, to=item.to)
+            named = _name_customer(alias, name, item, was=found[name])
+            if named is not None:
+                await self._put(tenant, name, named, was=found[name], known_by=name in names or name in item.former)
+        self._seen[mark] = alias
         return conversation
 
     def _forget(self, mark: str) -> None:
@@ -195,6 +186,22 @@ class Aliases:
         mark = mark_of(Key(tenant, name))
         self._forget(mark)
         await self._records.change(mark, edit, owner=owner)
+
+
+def _name_customer(alias: Alias, name: str, item: Received | Unknown, *, was: Alias | None) -> Alias | None:
+    """Return what stands under *name* when *item*, whose customer *alias* is, has come; *was*: what stands there. None: that stays."""
+    is_anothers = was is not None and was.conversation not in ("", alias.conversation)
+    if name in item.former:
+        if is_anothers:
+            return None  # (told once more, when somebody else has it by now)
+        return structs.replace(alias, person=item.former[0], left_at=_sent_at(item, 0.0))
+    if was is None:
+        return alias
+    if is_anothers:
+        return structs.replace(alias, since=was.left_at or _sent_at(item, 0.0), before=was.conversation)
+    # (The conversation may be called by a number that was given up.)
+    left_at = 0.0 if name in item.names else was.left_at
+    return structs.replace(alias, since=was.since, before=was.before, left_at=left_at)
 
 
 def _holder(alias: Alias) -> tuple[str, float, str]:

@@ -135,22 +135,32 @@ class ChannelOutlet(Accounts):
             if isinstance(found, Delivered):
                 ids += (found.id,)
             elif isinstance(found, Retry | Failed):
-                if isinstance(found, Failed) and not found.permanent:
-                    log.error("%s:%s cannot send: %s", name, account, found.reason)
-                moved = found.moved_to if isinstance(found, Failed) and found.permanent else ""
-                if not moved or moved == to or self.aliases is None:
-                    return judge(found, ids=ids, part=part)
-                # The platform tells the new address to who sends to the old one.
-                try:
-                    await self.aliases.move(tenant, conversation, conversation_of(name, account, moved), moved)
-                except ChatkeepError as fault:
-                    return Sent(status="retry", ids=ids, reason=str(fault), parts=part, counts=False, cause="store")
-                return Sent(status="retry", ids=ids, reason=found.reason, after=0.0, parts=part, cause="recipient")
+                moved = await self._follow(tenant, conversation, found, to=to)
+                return (
+                    judge(found, ids=ids, part=part) if moved is None else structs.replace(moved, ids=ids, parts=part)
+                )
             else:
                 unknown = unknown or found.reason  # the rest is to go out all the same
         if unknown:
             return Sent(status="uncertain", ids=ids, reason=unknown, cause="unclear")
         return Sent(status="delivered", ids=ids)
+
+    async def _follow(self, tenant: str, conversation: str, refused: Retry | Failed, *, to: str) -> Sent | None:
+        """Note the new address that a platform tells to who sends to the old one, *to*; None where there is no other one."""
+        name, account, _ = address_of(conversation)
+        if not isinstance(refused, Failed):
+            return None
+        if not refused.permanent:
+            log.error("%s:%s cannot send: %s", name, account, refused.reason)
+            return None
+        moved = refused.moved_to
+        if not moved or moved == to or self.aliases is None:
+            return None
+        try:
+            await self.aliases.move(tenant, conversation, conversation_of(name, account, moved), moved)
+        except ChatkeepError as fault:
+            return Sent(status="retry", reason=str(fault), counts=False, cause="store")
+        return Sent(status="retry", reason=refused.reason, after=0.0, cause="recipient")
 
     def show_received(self, channel: Channel, item: Received | Unknown, *, answering: bool) -> None:
         """

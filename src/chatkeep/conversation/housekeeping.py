@@ -10,7 +10,7 @@ from ..model import Message
 from .commits import SEND_PAUSE_MOST_S, forget_after, next_commit, next_due, not_before
 from .leases import count_death
 from .outbox import GIVE_UP_S
-from .record import NONE, Record
+from .record import NONE, OutboxState, Record
 from .reminders import ring_reminder
 from .sessions import is_session_over
 from .snapshots import Commit, Policy, Snapshot, has_outbound, is_outbound, keep_outbound, unanswered, unread_messages
@@ -55,22 +55,15 @@ def do_housekeeping(
     drop, waits = 0, has_outbound(snapshot, record)
     if policy.retention_s is not None:
         # What has not gone out yet stays; where nobody sends it, for as long as it would be tried.
-        last = (
-            min([record.delivery.upto, *(number - 1 for number in record.delivery.again)])
-            if (waits and record.delivery)
-            else snapshot.row.head
-        )
+        out = _find_sent(record.delivery) if waits and record.delivery else snapshot.row.head
         kept = [
             message
             for message in oldest
             if message.created_at + policy.retention_s > ends
-            or (message.number > last and (sends or message.created_at + GIVE_UP_S > ends))
+            or (message.number > out and (sends or message.created_at + GIVE_UP_S > ends))
         ]
         drop = kept[0].number - 1 if kept else oldest[-1].number if oldest else 0
-        oldest_at = kept[0].created_at if kept else 0.0
-        dropped = max(drop, record.dropped)
-        dead = tuple(number for number in record.dead if number > dropped)
-        record = structs.replace(record, dropped=dropped, oldest_at=oldest_at, dead=dead)
+        record = structs.replace(_without_entries(record, drop), oldest_at=kept[0].created_at if kept else 0.0)
     ringing = [reminder for reminder in record.reminders if reminder.at <= at]
     later = tuple(reminder for reminder in record.reminders if reminder.at > at)
     if ringing and not paused:
@@ -97,10 +90,20 @@ def do_housekeeping(
     return Commit(record=record, due_at=due_at, drop=drop, untouched=True)
 
 
+def _find_sent(delivery: OutboxState) -> int:
+    """Return up to which number every reply has gone out."""
+    return min([delivery.upto, *(number - 1 for number in delivery.again)])
+
+
+def _without_entries(record: Record, upto: int) -> Record:
+    """Return *record* when the log up to entry *upto* is dropped."""
+    dropped = max(upto, record.dropped)
+    return structs.replace(record, dropped=dropped, dead=tuple(number for number in record.dead if number > dropped))
+
+
 def cut_log(snapshot: Snapshot, upto: int, policy: Policy, *, at: float) -> Commit:
     """Drop the log up to entry *upto*, as retention does, because there is no room for it; nothing else changes."""
-    dead = tuple(number for number in snapshot.record.dead if number > upto)
-    act = next_commit(snapshot, structs.replace(snapshot.record, dropped=upto, dead=dead), policy, at=at)
+    act = next_commit(snapshot, _without_entries(snapshot.record, upto), policy, at=at)
     return structs.replace(act, drop=upto, untouched=True)
 
 

@@ -6,6 +6,7 @@ so; if the process dies then, nobody knows whether it went, so it is sent again 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -189,46 +190,74 @@ def note_delivery(
 
     None when there is nothing to record: somebody else has gone on meanwhile.
     """
-    row, old = snapshot.row, snapshots.delivery_of(snapshot)
-    done_by_others = number <= old.upto and number not in old.again
+    old = snapshots.delivery_of(snapshot)
     tries = old.tries + (sent.status != "retry" or sent.counts)
-    ids = (*(old.done if old.half == number else ()), *map(_storable, sent.ids))
-    status, reason = sent.status, sent.reason
-    if status == "retry" and tries >= TRIES and at - since >= GIVE_UP_S:
-        status, reason = "failed", f"given up after {tries} attempts: {reason}"
-    if status == "retry":
+    if sent.status == "retry" and tries >= TRIES and at - since >= GIVE_UP_S:
+        sent = structs.replace(sent, status="failed", reason=f"given up after {tries} attempts: {sent.reason}")
+    ids = (*(old.done if old.half == number else ()), *map(_storable, sent.ids))[-IDS_MOST:]
+    done_by_others = number <= old.upto and number not in old.again
+    if sent.status != "retry":
         if done_by_others:
-            return None
-        helps = tries < 2 or not sent.counts or (sent.after or 0.0) >= AT_ONCE_S
-        if sent.after is not None and sent.after == sent.after and helps:
-            retry_at = at + min(max(sent.after, 0.0), commits.SEND_PAUSE_MOST_S)
-        delivery = structs.replace(
-            old,
-            sending=number if doubtful else 0,
-            tries=tries,
-            half=number,
-            parts=sent.parts,
-            done=ids[-IDS_MOST:],
-            at=retry_at,
-            reason=_storable(reason),
-        )
-        record = structs.replace(snapshot.record, delivery=delivery, sending_deaths=0)
-        mine = row.lease == token
-        lease, until = (None, None) if mine else (row.lease, row.leased_until)
-        return commits.next_commit(snapshot, record, policy, at=at, lease=lease, until=until)
-    again = tuple(other for other in old.again if other != number)
-    upto = old.upto if number in old.again else max(old.upto, number)
-    delivery = old if done_by_others else OutboxState(upto=upto, again=again)
-    if number in old.again and old.half != number:  # what waits behind it may be half out
-        delivery = structs.replace(delivery, half=old.half, parts=old.parts, done=old.done)
-    metadata: dict[str, Any] = {"kind": "delivery", "status": status}
-    metadata |= {"ids": list(ids[-IDS_MOST:])} if ids else {}
-    metadata |= {"reason": _storable(reason)} if reason else {}
+            record = structs.replace(snapshot.record, delivery=old)
+        else:  # nobody died of sending it, for this process lives
+            record = structs.replace(snapshot.record, delivery=_without_reply(old, number), sending_deaths=0)
+        return _note_done(snapshot, number, sent, record, policy, at=at, ids=ids, doubtful=doubtful, token=token)
+    if done_by_others:
+        return None
+    delivery = structs.replace(
+        old,
+        sending=number if doubtful else 0,
+        tries=tries,
+        half=number,
+        parts=sent.parts,
+        done=ids,
+        at=_find_retry(sent, tries, at=at, otherwise=retry_at),
+        reason=_storable(sent.reason),
+    )
+    record = structs.replace(snapshot.record, delivery=delivery, sending_deaths=0)
+    row = snapshot.row
+    lease, until = (None, None) if row.lease == token else (row.lease, row.leased_until)
+    return commits.next_commit(snapshot, record, policy, at=at, lease=lease, until=until)
+
+
+def _find_retry(sent: Sent, tries: int, *, at: float, otherwise: float) -> float:
+    """Return when a reply is sent again: after the pause that the platform names, if that helps, or else when our own one is over."""
+    after = sent.after
+    if after is None or math.isnan(after) or (tries >= 2 and sent.counts and after < AT_ONCE_S):
+        return otherwise
+    return at + min(max(after, 0.0), commits.SEND_PAUSE_MOST_S)
+
+
+def _without_reply(old: OutboxState, number: int) -> OutboxState:
+    """Return what is left to send when message *number* is done with."""
+    if number not in old.again:
+        return OutboxState(upto=max(old.upto, number), again=old.again)
+    left = OutboxState(upto=old.upto, again=tuple(other for other in old.again if other != number))
+    if old.half == number:
+        return left
+    return structs.replace(left, half=old.half, parts=old.parts, done=old.done)  # what waits behind it may be half out
+
+
+def _note_done(
+    snapshot: Snapshot,
+    number: int,
+    sent: Sent,
+    record: Record,
+    policy: Policy,
+    *,
+    at: float,
+    ids: tuple[str, ...],
+    doubtful: bool,
+    token: str,
+) -> Commit:
+    """Note how message *number* went; *record* has what is left to send. The lease *token* is given back where that is nothing."""
+    row = snapshot.row
+    metadata: dict[str, Any] = {"kind": "delivery", "status": sent.status}
+    metadata |= {"ids": list(ids)} if ids else {}
+    metadata |= {"reason": _storable(sent.reason)} if sent.reason else {}
     metadata |= {"doubtful": True} if doubtful else {}
     note = commits.make_note("delivery", f"{row.incarnation}.{number}.{row.head}", first=number, last=number)
     note = structs.replace(note, metadata=metadata)
-    deaths = snapshot.record.sending_deaths if done_by_others else 0  # (they did not die of it: this process lives)
-    record = structs.replace(snapshot.record, delivery=delivery, sending_deaths=deaths)
     act = commits.commit_note(snapshot, record, note, policy, at=at)
     if row.lease == token and not snapshots.unread_messages(snapshot) and not snapshots.has_outbound(snapshot, record):
         act = structs.replace(act, lease=None, leased_until=0.0)
@@ -257,71 +286,98 @@ def list_deliveries(messages: Iterable[Message], outbox: OutboxState | None = No
 
     What a platform tells may be in the log before the note that the reply was sent, so it is looked at when all notes are known.
     """
+    notes = _Notes()
+    for message in messages:
+        notes.read(message)
+    notes.since.update(notes.platform_times())
+    # Of these not all of the platform's ids are noted.
+    lacking = {number for number, one in notes.found.items() if one.status == "uncertain"}
+    keyed = {
+        id: number for number, id in map(_named, notes.statuses) if number is not None and id and id not in notes.owner
+    }
+    for status in notes.statuses:
+        for number in notes.meant_by(status, keyed, lacking):
+            notes.found[number] = _after_status(notes.found[number], status)
+    tried = notes.found.get(outbox.half) if outbox is not None else None
+    if outbox is not None and tried is not None and tried.status == "waiting":
+        notes.found[tried.number] = structs.replace(tried, reason=outbox.reason, tries=outbox.tries)
+    return [notes.found[number] for number in sorted(notes.found)]
+
+
+class _Notes(Struct):
+    """What the notes of a log say of the replies in it.
+
+    found: how each stands. owner: whose each id of the platform's is. noted: where in the log its last sending was noted; asked:
+    where somebody last asked for another one. since: the earliest time at which the platform can have had it. statuses: what
+    the platform has told.
+    """
+
     found: dict[int, Delivery] = {}
     owner: dict[str, int] = {}
-    noted: dict[int, int] = {}  # where in the log the last sending of a reply was noted
-    since: dict[int, float] = {}  # the earliest time at which the platform can have had it
-    asked: dict[int, int] = {}  # where in the log somebody last asked for it to be sent again
+    noted: dict[int, int] = {}
+    asked: dict[int, int] = {}
+    since: dict[int, float] = {}
     statuses: list[Message] = []
-    for message in messages:
+
+    def read(self, message: Message) -> None:
+        """Take in the next entry of the log."""
         kind = message.metadata.get("kind") if message.role == "system" else None
         if snapshots.is_outbound(message):
-            found[message.number] = Delivery(number=message.number, status="waiting", at=message.created_at)
-            since[message.number] = message.created_at
+            self.found[message.number] = Delivery(number=message.number, status="waiting", at=message.created_at)
+            self.since[message.number] = message.created_at
         elif kind == "delivery" and message.reply_to is not None:
-            note, number = message.metadata, message.reply_to
-            if number in noted or number not in since:  # sent again, or a reply that is not among the messages
-                since[number] = message.created_at
-            noted[number] = message.number
-            found[number] = Delivery(
-                number=number,
-                status=note["status"],
-                ids=tuple(note.get("ids", ())),
-                reason=note.get("reason", ""),
-                doubtful=note.get("doubtful", False),
-                at=message.created_at,
-            )
-            owner |= dict.fromkeys(found[number].ids, number)
+            self._read_sending(message, message.reply_to)
         elif kind == "resend" and message.reply_to is not None:
-            asked[message.reply_to] = message.number
+            self.asked[message.reply_to] = message.number
         elif kind == "status":
-            statuses.append(message)
-    since |= _platform_times(found, owner, statuses)
-    # Of these not all of the platform's ids are noted.
-    lacking = {number for number, one in found.items() if one.status == "uncertain"}
-    keyed = {id: number for number, id in map(_named, statuses) if number is not None and id and id not in owner}
-    for status in statuses:
+            self.statuses.append(message)
+
+    def _read_sending(self, note: Message, number: int) -> None:
+        if number in self.noted or number not in self.since:  # sent again, or a reply that is not among the messages
+            self.since[number] = note.created_at
+        self.noted[number] = note.number
+        self.found[number] = Delivery(
+            number=number,
+            status=note.metadata["status"],
+            ids=tuple(note.metadata.get("ids", ())),
+            reason=note.metadata.get("reason", ""),
+            doubtful=note.metadata.get("doubtful", False),
+            at=note.created_at,
+        )
+        self.owner |= dict.fromkeys(self.found[number].ids, number)
+
+    def platform_times(self) -> dict[int, float]:
+        """Return when the platform had each reply, by its own clock, by which it also says up to when all was read."""
+        times: dict[int, float] = {}
+        for status in self.statuses:
+            id, at = status.metadata.get("id"), status.metadata.get("at")
+            number = self.owner.get(id) if id else None
+            if number is None or at is None or id not in self.found[number].ids:
+                continue
+            if status.metadata["status"] in ON_TIME:
+                times[number] = min(at, times.get(number, at))
+        return times
+
+    def meant_by(self, status: Message, keyed: dict[str, int], lacking: set[int]) -> list[int]:
+        """Return the replies that *status* tells of. *keyed*: whose the ids are that were never noted; *lacking*: replies of
+        which that may be."""
         (named, id), upto = _named(status), status.metadata.get("until")
         numbers = list[int]()
-        if id in owner:
-            numbers += [owner[id]] if status.number > noted[owner[id]] or id in found[owner[id]].ids else []
-        elif (of_key := keyed.get(id, named)) in noted and status.number > asked.get(of_key, 0):
+        if id in self.owner:
+            number = self.owner[id]
+            numbers += [number] if status.number > self.noted[number] or id in self.found[number].ids else []
+        elif (of_key := keyed.get(id, named)) in self.noted and status.number > self.asked.get(of_key, 0):
             # That a sending has failed says nothing of another one, whose id was noted.
             counts = not id or status.metadata["status"] != "failed" or of_key in lacking
             numbers += [of_key] if counts else []
-        numbers += [n for n, one in found.items() if upto is not None and since[n] <= upto and one.status in REACHED]
-        for number in numbers:
-            found[number] = _after_status(found[number], status)
-    tried = found.get(outbox.half) if outbox is not None else None
-    if outbox is not None and tried is not None and tried.status == "waiting":
-        found[tried.number] = structs.replace(tried, reason=outbox.reason, tries=outbox.tries)
-    return [found[number] for number in sorted(found)]
+        if upto is not None:
+            numbers += [n for n, one in self.found.items() if self.since[n] <= upto and one.status in REACHED]
+        return numbers
 
 
 def _named(status: Message) -> tuple[int | None, str]:
     """Return which reply the platform tells of: by the key, its number; and the platform's id."""
     return status.metadata.get("number"), status.metadata.get("id", "")
-
-
-def _platform_times(found: dict[int, Delivery], owner: dict[str, int], statuses: Iterable[Message]) -> dict[int, float]:
-    """Return when the platform had each reply, by its own clock, by which it also says up to when all was read."""
-    times: dict[int, float] = {}
-    for status in statuses:
-        id, at = status.metadata.get("id"), status.metadata.get("at")
-        number = owner.get(id) if id else None
-        if number is not None and at is not None and id in found[number].ids and status.metadata["status"] in ON_TIME:
-            times[number] = min(at, times.get(number, at))
-    return times
 
 
 def _after_status(there: Delivery, status: Message) -> Delivery:

@@ -151,30 +151,14 @@ def save_into(
 
     *known*: what the log has under `ids_asked`. The act can be run again: it leaves its token, as `commit_change` does.
     """
-    record = there.record
-    if asked.token in record.changes:
+    if asked.token in there.record.changes:
         return None, find_conflicts(asked, known)
-    conflicts: list[str] = []
-    notes: list[Draft] = []
-    if asked.title is not None and asked.title != record.title:
-        record, lost = _choose_title(there, asked, at=at)
-        if lost is not None and record is there.record:
-            conflicts.append(TITLE)
-            notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=_note_id(asked, "", asked.title)))
-        elif lost is not None:
-            notes.append(note_loss(there.row.key, TITLE, lost, at=at, id=f"{NOTE}{asked.token}"))
-    firsts: dict[str, Draft] = {}
-    differ: dict[str, None] = {}
-    for draft in asked.drafts:
-        first = firsts.setdefault(draft.id, draft)
-        message = known.get(draft.id)
-        if (message is None or not message.redacted) and not _says(message or first, draft):
-            differ[draft.id] = None
-            lost = Loss((draft.id,), draft.content, draft.created_at, asked.by)
-            notes.append(note_loss(there.row.key, MESSAGE, lost, at=at, id=_note_id(asked, draft.id, draft.content)))
-    kept = {note.id: note for note in notes}
-    drafts = [draft for draft in (*firsts.values(), *kept.values()) if draft.id not in known]
-    conflicts += differ
+    record, title_notes = _save_title(there, asked, at=at)
+    firsts, message_notes = _save_messages(there.row.key, asked, known, at=at)
+    conflicts = [TITLE] if title_notes and record is there.record else []
+    conflicts += dict.fromkeys(id for id, _ in message_notes)
+    notes = {note.id: note for note in (*title_notes, *(note for _, note in message_notes))}
+    drafts = [draft for draft in (*firsts, *notes.values()) if draft.id not in known]
     marks = {"archived": asked.archived, "pinned": asked.pinned}
     marked: dict[str, Any] = {name: mark for name, mark in marks.items() if mark is not None}
     seen = record.seen if asked.seen is None else max(record.seen, min(asked.seen, there.row.head))
@@ -193,6 +177,34 @@ def save_into(
     row = there.row
     act = next_commit(there, record, policy, at=at, lease=row.lease, until=row.leased_until, drafts=drafts)
     return act, conflicts
+
+
+def _save_title(there: Snapshot, asked: Save, *, at: float) -> tuple[Record, list[Draft]]:
+    """Return the record with the title that counts, and a note of one that gave way; the record as it is where *asked* is what did."""
+    if asked.title is None or asked.title == there.record.title:
+        return there.record, []
+    record, lost = _choose_title(there, asked, at=at)
+    if lost is None:
+        return record, []
+    id = _note_id(asked, "", asked.title) if record is there.record else f"{NOTE}{asked.token}"
+    return record, [note_loss(there.row.key, TITLE, lost, at=at, id=id)]
+
+
+def _save_messages(
+    key: Key, asked: Save, known: Mapping[str, Message], *, at: float
+) -> tuple[list[Draft], list[tuple[str, Draft]]]:
+    """Return each message once, as *asked* says it first; and, with its id, a note of each that gives way to what says something else."""
+    firsts: dict[str, Draft] = {}
+    notes: list[tuple[str, Draft]] = []
+    for draft in asked.drafts:
+        first = firsts.setdefault(draft.id, draft)
+        message = known.get(draft.id)
+        if (message is not None and message.redacted) or _says(message or first, draft):
+            continue
+        lost = Loss((draft.id,), draft.content, draft.created_at, asked.by)
+        note = note_loss(key, MESSAGE, lost, at=at, id=_note_id(asked, draft.id, draft.content))
+        notes.append((draft.id, note))
+    return [*firsts.values()], notes
 
 
 def find_conflicts(asked: Save, known: Mapping[str, Message]) -> list[str]:

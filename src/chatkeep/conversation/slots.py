@@ -59,11 +59,7 @@ def merge_slot(
     if not states.shape.plain and slot not in members:
         raise UsageError(f"{key}: {states.shape.name} has no slot {slot!r:.60}; nothing was changed.")
     holds = members.get(slot, MISSING)
-    at, by, mark = record.stamps.get(slot, (0.0, "", -1))
-    if mark != mark_of(holds):
-        at, by = (min(there.row.updated_at, now), "") if holds is not MISSING or slot in record.stamps else (0.0, "")
-    elif is_ahead(at, at=now):
-        at, by = 0.0, ""
+    at, by = _age_of(there, slot, holds, now=now)
     one, other = Version(_of(slot, mine.value), mine.at, mine.by), Version(_of(slot, holds), at, by)
     merged = merge(_of(slot, base), one, other, {slot: rule})
     value = merged.value.get(slot, MISSING)
@@ -78,6 +74,15 @@ def merge_slot(
     except Exception as unfit:  # the application's own types may raise anything
         raise BadMessage(f"{key}: the slot {slot!r:.60} does not fit ({told(unfit)}); nothing was changed.") from unfit
     return MergedSlot(states.encode(key, new, before), stamps, losses)
+
+
+def _age_of(there: Snapshot, slot: str, holds: Any, *, now: float) -> tuple[float, str]:
+    """Return when what *slot* *holds* was written, and by which device: by its stamp, or by the row; 0 where any change is newer."""
+    at, by, mark = there.record.stamps.get(slot, (0.0, "", -1))
+    if mark == mark_of(holds):
+        return (0.0, "") if is_ahead(at, at=now) else (at, by)
+    was_there = holds is not MISSING or slot in there.record.stamps
+    return (min(there.row.updated_at, now) if was_there else 0.0), ""
 
 
 def mark_of(value: Any) -> int:

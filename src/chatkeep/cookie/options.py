@@ -84,23 +84,36 @@ def find_faults(
     same_site: str,
 ) -> list[str]:
     """Return everything that is wrong with what a `CookieChat` is given."""
-    faults = []
+    return [
+        *_faults_of_bot(bot),
+        *_faults_of_age(max_age),
+        *_faults_of_options(options),
+        *_faults_of_session(options.get("session_ttl"), max_age),
+        *_faults_of_cookie(name, path, secure, same_site),
+    ]
+
+
+def _faults_of_bot(bot: object) -> list[str]:
     if not callable(bot) or isinstance(bot, Chatkeep):
-        faults.append("bot is the handler, a function that takes a Turn (a Chatkeep goes into then=)")
-    elif streams(bot):
-        faults.append(
+        return ["bot is the handler, a function that takes a Turn (a Chatkeep goes into then=)"]
+    if streams(bot):
+        return [
             "bot streams, and the cookie has to be sent before the first piece of its reply; return the text as a whole"
-        )
+        ]
+    return []
+
+
+def _faults_of_age(max_age: Duration) -> list[str]:
     try:
-        age_s = seconds(max_age)
-        if not 1 <= age_s <= LONGEST_AGE_S:
-            faults.append(
-                f"max_age is from 1 second to {in_words(LONGEST_AGE_S)}, which browsers keep a cookie at most"
-            )
+        fits = 1 <= seconds(max_age) <= LONGEST_AGE_S
     except ValueError as fault:
-        age_s = LONGEST_AGE_S
-        faults.append(f"max_age: {fault}")
-    allowed = CookieOptions.__annotations__
+        return [f"max_age: {fault}"]
+    longest = in_words(LONGEST_AGE_S)
+    return [] if fits else [f"max_age is from 1 second to {longest}, which browsers keep a cookie at most"]
+
+
+def _faults_of_options(options: Mapping[str, object]) -> list[str]:
+    allowed, faults = CookieOptions.__annotations__, list[str]()
     for option, value in options.items():
         if option in REFUSED:
             faults.append(f"{option} makes no sense with a cookie: {REFUSED[option]}")
@@ -108,11 +121,25 @@ def find_faults(
             faults.append(f"{option} is not a setting of CookieChat; there are: {', '.join(sorted(allowed))}")
         else:
             faults += faults_of(option, value)
-    ttl = options.get("session_ttl")
-    if ttl is not None and not faults_of("session_ttl", ttl) and seconds(cast(Duration, ttl)) > age_s:
-        faults.append(
-            f"session_ttl ({in_words(cast(Duration, ttl))}) is longer than max_age ({in_words(max_age)}), after which the cookie is gone"
-        )
+    return faults
+
+
+def _faults_of_session(ttl: object, max_age: Duration) -> list[str]:
+    """Return what is wrong with a session's time beside that of the cookie, where each of them is a time."""
+    if ttl is None or faults_of("session_ttl", ttl):
+        return []
+    try:
+        age_s = seconds(max_age)
+    except ValueError:
+        age_s = LONGEST_AGE_S
+    if seconds(cast(Duration, ttl)) <= age_s:
+        return []
+    long, age = in_words(cast(Duration, ttl)), in_words(max_age)
+    return [f"session_ttl ({long}) is longer than max_age ({age}), after which the cookie is gone"]
+
+
+def _faults_of_cookie(name: str | None, path: str, secure: bool | None, same_site: str) -> list[str]:
+    faults = list[str]()
     if name is not None and not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
         faults.append(f"name is that of a cookie, of letters, digits, '-' and '_', not {name!r}")
     elif name is not None and name.startswith(("__Host-", "__Secure-")) and secure is not True:

@@ -140,8 +140,12 @@ class Table:
         """Answer what was *said*. *new* is the reference of an order that begins with it."""
         if trouble := unreadable(said):
             return trouble
-        order, words = self.order, plain(said)
-        first, _, rest = words.partition(" ")
+        words = plain(said)
+        return self.obey(words) or self.shelf(words) or self.change(said, words, new=new)
+
+    def obey(self, words: str) -> str | Part:
+        """Answer what is a command as it stands; "" for anything else."""
+        order = self.order
         match words:
             case "menu" | "the menu" | "show menu" | "show me the menu":
                 return self.menu()
@@ -167,9 +171,19 @@ class Table:
                 return self.check_out()
             case "cart" | "my cart" | "show cart" | "order" | "my order" | "status" | "confirm" | "yes" | "y" | "ok":
                 return self.where()
+        return ""
+
+    def shelf(self, words: str) -> str | Part:
+        """Show what there is of the category that *words* name; "" where they name none."""
         for category, shelf in self.house.menu.items():
             if words.removeprefix("show ").removeprefix("the ").rstrip("s") == category.rstrip("s"):
                 return buttons(f"{category.capitalize()}\n{prices(shelf)}", *shelf, "Cart")
+        return ""
+
+    def change(self, said: str, words: str, *, new: str) -> str | Part:
+        """Take what was *said*, in plain *words*, into the order. *new* is the reference of an order that begins with it."""
+        order = self.order
+        first, _, rest = words.partition(" ")
         if order.stage == "placed":
             return self.cancel() if first == "remove" else self.add(said, new)
         if first in ("remove", "delete", "without"):

@@ -143,7 +143,13 @@ def answer(desk: Desk, said: str, *, today: date, new: str) -> str | Part:
     """Take what was *said* into the desk and say what to say. *new* is the reference of a booking made by it."""
     if trouble := unreadable(said):
         return trouble
-    words, form = plain(said), desk.form
+    words = plain(said)
+    return obey(desk, words, today=today, new=new) or look(desk, words, today) or take(desk, said, words, today)
+
+
+def obey(desk: Desk, words: str, *, today: date, new: str) -> str | Part:
+    """Answer what is a command as it stands; "" for anything else."""
+    form = desk.form
     match words:
         case "help" | "hi" | "hello" | "hey" | "start":
             return next_step(desk, today, HELP)
@@ -163,12 +169,23 @@ def answer(desk: Desk, said: str, *, today: date, new: str) -> str | Part:
         case "no" | "cancel" if form.tutor:
             let_go(desk)
             return next_step(desk, today, f"{form.tutor} is not booked.")
+    return ""
+
+
+def look(desk: Desk, words: str, today: date) -> str | Part:
+    """Show the tutors, or the tutor, that *words* ask for; "" where they ask for none."""
     if re.search(r"\b(other|another|more|different|next)\b.*\b(tutors?|ones?|people)\b|^(others?|more|next)$", words):
-        form.tutor = ""
+        desk.form.tutor = ""
         return show(desk) if fitting(desk) else next_step(desk, today)
     if about := re.match(r"(?:tell me (?:more )?about|who is|about) (.+)", words):
         name = tutor_in(desk, about[1])
         return profile(BY_NAME[name]) if name else next_step(desk, today, f"I know nobody called “{about[1][:60]}”.")
+    return ""
+
+
+def take(desk: Desk, said: str, words: str, today: date) -> str | Part:
+    """Take what was *said*, in plain *words*, into the form, or as what is searched for."""
+    form = desk.form
     if change := re.match(r"change (?:the |my )?(day|time|student|name|contact)\b(?: to | )?", words):
         slot = cast(Slot, {"name": "student"}.get(change[1], change[1]))
         setattr(form, slot, "")

@@ -53,12 +53,16 @@ def _remove_leftover(part: str) -> None:
         file = os.open(part, os.O_RDWR)
         try:
             if lock_alone(file):
-                for end in COPIED:
-                    with suppress(FileNotFoundError):
-                        os.unlink(part + end)
-                os.unlink(part)
+                _remove_all(part)
         finally:
             os.close(file)
+
+
+def _remove_all(part: str) -> None:
+    for end in COPIED:
+        with suppress(FileNotFoundError):
+            os.unlink(part + end)
+    os.unlink(part)
 
 
 def lock_alone(file: int) -> bool:

@@ -253,7 +253,7 @@ class Backlog:
         now = self._shared.clock()
         for row in await self._ahead.step(now):
             rests = row.wake is None or row.key.tenant.startswith(RESERVED)
-            begun = row.key in self._workers.by_key or row in self._shared.left_alone or self._leases.is_held(row)
+            begun = row.key in self._workers.by_key or self._shared.left_alone.skip(row) or self._leases.is_held(row)
             if not (rests or begun or self._may_wait(row, now)):
                 self._start(row.key)
 
@@ -301,7 +301,7 @@ class Backlog:
         held = self._leases.is_held(row)
         due = not held and ((row.wake or 0.0) <= now or (row.lease and (row.due_at or 0.0) <= now))
         begun = row.key in self._workers.by_key or row.key == PAUSES
-        return bool(due) and not begun and row not in self._shared.left_alone
+        return bool(due) and not begun and not self._shared.left_alone.skip(row)
 
     def _may_wait(self, row: Row, now: float) -> bool:
         try:

@@ -36,8 +36,8 @@ class LeftAlone:
         """Look at *key* again."""
         self._found.pop(key, None)
 
-    def __contains__(self, row: Row) -> bool:
-        """Tell whether *row*, as it is now, need not be looked at."""
+    def skip(self, row: Row) -> bool:
+        """Leave *row* alone if it is to be; tell whether it is. Where no revision was named, it is the one that it has now."""
         revision, since, until = self._found.get(row.key, ("", 0.0, 0.0))
         if not since <= self._clock() < until:  # the clock may have been set back meanwhile
             return False

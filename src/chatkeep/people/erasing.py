@@ -8,12 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..drivers.base import Row
 from ..engine.engine import Engine
 from ..errors import Corrupt, OnHold, OtherOwner, Unsupported
 from ..storage.audit import Act, AuditLog
 from ..storage.erasures import SPACE as ERASURES
-from ..storage.reader import PAGE
 from ..storage.records import CLAIMS, erase_owned, owner_of_user
 
 log = logging.getLogger("chatkeep")
@@ -51,49 +49,51 @@ async def erase_user(engine: Engine[Any], tenant: str, user: str, names: Iterabl
     names = list(names)
 
     tokens = sum([await erase_owned(store, "access", owner_of_user(tenant, name), at=clock()) for name in names])
-    conversations, entries, held = list[str](), 0, set[str]()
-
-    async def erase_page(rows: list[Row]) -> int:
-        nonlocal entries
-        count = len(conversations)
-        for row in rows:
-            try:
-                await engine.erase(row.key, owners=names)
-            except OnHold:
-                held.add(row.key.id)
-            except OtherOwner:
-                continue  # erased meanwhile, and created by somebody else
-            else:
-                conversations.append(row.key.id)
-                entries += row.head
-        return len(conversations) - count
-
-    for name in names:
-        erased = 1
-        while erased:  # until nothing has come meanwhile
-            erased, after = 0, None
-            while rows := await store.rows("owner", tenant=tenant, owner=name, after=after, limit=PAGE):
-                erased += await erase_page(rows)
-                after = rows[-1]
+    erased, held = await _erase_conversations(engine, tenant, names)
     notes = sum([await erase_owned(store, ERASURES + tenant, name, at=clock()) for name in names])
     claims = 0
     for name in names if not held else ():  # whose they are is found through the claims
         claims += await erase_owned(store, CLAIMS + tenant, name, at=clock())
     at = clock()
-    made = Act(act="user:erase", by=by or user, label=user, at=at)
-    try:
-        await AuditLog(store, clock=clock).write(tenant, [made])
-    except (Corrupt, Unsupported) as fault:  # all is gone, and the same again would find nothing
-        log.error("user:erase of %s by %s was not noted in the audit log: %s", user, made.by, fault)
+    await _note_act(engine, tenant, Act(act="user:erase", by=by or user, label=user, at=at))
     return ErasedUser(
         tenant=tenant,
         user=user,
         names=names,
-        conversations=sorted(set(conversations)),
-        entries=entries,
+        conversations=sorted({id for id, _ in erased}),
+        entries=sum([entries for _, entries in erased]),
         tokens=tokens,
         claims=claims,
         notes=notes,
         held=sorted(held),
         at=at,
     )
+
+
+async def _erase_conversations(
+    engine: Engine[Any], tenant: str, names: list[str]
+) -> tuple[list[tuple[str, int]], set[str]]:
+    """Erase the conversations of *names*; answers the id of each that went, with how many entries it had, and the ids of those that are on
+    legal hold."""
+    erased, held = list[tuple[str, int]](), set[str]()
+    for name in names:
+        before = -1
+        while before < len(erased):  # until nothing has come meanwhile
+            before = len(erased)
+            async for row in engine.store.walk("owner", tenant=tenant, owner=name):
+                try:
+                    await engine.erase(row.key, owners=names)
+                    erased.append((row.key.id, row.head))
+                except OnHold:
+                    held.add(row.key.id)
+                except OtherOwner:
+                    continue  # erased meanwhile, and created by somebody else
+    return erased, held
+
+
+async def _note_act(engine: Engine[Any], tenant: str, made: Act) -> None:
+    """Note in the audit log what was done; where that cannot be, in the log: all is gone, and the same again would find nothing."""
+    try:
+        await AuditLog(engine.store, clock=engine.shared.clock).write(tenant, [made])
+    except (Corrupt, Unsupported) as fault:
+        log.error("%s of %s by %s was not noted in the audit log: %s", made.act, made.label, made.by, fault)

@@ -228,18 +228,24 @@ async def reseal_store(
     while rows := await driver.scan(Scan("key", limit=PAGE, tenant=SPACE, after=after)):
         for row in rows:
             if row.key != NOTE:
-                try:
-                    said.wrapped += await _wrap_anew(driver, ring, row, at=at)
-                except Corrupt:
-                    if await _has_conversation(driver, row):
-                        raise
-                    with suppress(Conflict):  # keys that are left of what was erased
-                        await driver.erase(Erase(row.key, max(at, row.updated_at), row.revision))
+                said.wrapped += await _reseal(driver, ring, row, at=at)
                 said.conversations += 1
         told(said)
         after = rows[-1]
     await seal_store(driver, ring, at=at, anew=True)
     return said
+
+
+async def _reseal(driver: Driver, ring: KeyRing, row: Row, *, at: float) -> bool:
+    """Wrap the keys in *row* anew, and tell whether that was needed; keys that cannot be read and are left of what was erased go."""
+    try:
+        return await _wrap_anew(driver, ring, row, at=at)
+    except Corrupt:
+        if await _has_conversation(driver, row):
+            raise
+        with suppress(Conflict):
+            await driver.erase(Erase(row.key, max(at, row.updated_at), row.revision))
+        return False
 
 
 async def _has_conversation(driver: Driver, keys: Row) -> bool:

@@ -95,33 +95,41 @@ def check(
     acked = unacked = lost = 0
     for name in by_name.keys() | held.keys():
         heard, found = by_name.get(name, []), held.get(name) or StoredConversation([], {}, 0)
-        asked = [message for message in found.messages if message.role in ASKING]
-        log = Counter(message.id for message in asked)
-        seen = list(log) if any_bot else found.state.get("seen", [])
-        effects = Counter(seen)
+        numbers = {message.id: message.number for message in found.messages if message.role in ASKING}
         told_of = {one.id for one in heard if one.acked}
-        gone = sorted(told_of - log.keys())
+        gone = sorted(told_of - numbers.keys())
         acked += len(told_of)
-        unacked += len(log.keys() - {one.id for one in heard if one.acked and not one.duplicate})
+        unacked += len(numbers.keys() - {one.id for one in heard if one.acked and not one.duplicate})
         if lossy:
             lost += len(gone)
         else:
             faults += [f"LOST {name} {id}" for id in gone]
-            faults += overtaken(name, heard, {message.id: message.number for message in asked})
-        faults += [f"DOUBLED in the log {name} {id} x{n}" for id, n in log.items() if n > 1]
-        faults += [f"DOUBLED effect {name} {id} x{n}" for id, n in effects.items() if n > 1]
-        faults += [f"PHANTOM {name} {id}" for id in sorted(log.keys() - {one.id for one in heard})]
-        faults += [f"UNHANDLED {name} {id}" for id in sorted(log.keys() - effects.keys())]
-        faults += [f"FROM NOWHERE {name} {id}" for id in sorted(effects.keys() - log.keys())]
-        if (log == effects and [message.id for message in asked] != seen) or out_of_order(found.messages):
-            faults.append(f"OUT OF ORDER {name}")
-        numbers = [message.number for message in found.messages]
-        if numbers != (list(range(1, len(numbers) + 1)) if found.noted else sorted(set(numbers))):
-            faults.append(f"GAP {name}")
-        if found.unread:
-            faults.append(f"UNREAD {name} {found.unread}")
+            faults += overtaken(name, heard, numbers)
+        faults += inconsistencies(name, [one.id for one in heard], found, any_bot=any_bot)
+        asked = [message for message in found.messages if message.role in ASKING]
         faults += wrong_replies(name, asked, found.messages, [] if lossy else heard, any_bot=any_bot)
     return Verdict(faults, acked, unacked, lost)
+
+
+def inconsistencies(name: str, sent: list[str], found: StoredConversation, *, any_bot: bool) -> list[str]:
+    """Return what is wrong with a conversation by itself: its log, beside its state, and beside the ids that were *sent*."""
+    asked = [message.id for message in found.messages if message.role in ASKING]
+    log = Counter(asked)
+    seen = list(log) if any_bot else found.state.get("seen", [])
+    effects = Counter(seen)
+    faults = [f"DOUBLED in the log {name} {id} x{n}" for id, n in log.items() if n > 1]
+    faults += [f"DOUBLED effect {name} {id} x{n}" for id, n in effects.items() if n > 1]
+    faults += [f"PHANTOM {name} {id}" for id in sorted(log.keys() - set(sent))]
+    faults += [f"UNHANDLED {name} {id}" for id in sorted(log.keys() - effects.keys())]
+    faults += [f"FROM NOWHERE {name} {id}" for id in sorted(effects.keys() - log.keys())]
+    if (log == effects and asked != seen) or out_of_order(found.messages):
+        faults.append(f"OUT OF ORDER {name}")
+    numbers = [message.number for message in found.messages]
+    if numbers != (list(range(1, len(numbers) + 1)) if found.noted else sorted(set(numbers))):
+        faults.append(f"GAP {name}")
+    if found.unread:
+        faults.append(f"UNREAD {name} {found.unread}")
+    return faults
 
 
 def overtaken(name: str, heard: list[DeliveryReport], numbers: Mapping[str, int]) -> list[str]:
