@@ -1174,7 +1174,8 @@ async def test_the_queries_of_the_docs_run(url: str) -> None:
     await connection.execute("set enable_seqscan = off")
     schema = url.partition("schema=")[2]
     lately, by_city = [
-        str(await connection.fetch("explain " + re.sub(r"\bchatkeep\.", f"{schema}.", blocks[place]))) for place in (-3, -1)
+        str(await connection.fetch("explain " + re.sub(r"\bchatkeep\.", f"{schema}.", blocks[place])))
+        for place in (-3, -1)
     ]
     await connection.close()
 

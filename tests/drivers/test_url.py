@@ -9,6 +9,7 @@ from chatkeep.drivers.url import UrlOptions, is_loopback
 from chatkeep.errors import Misconfigured
 
 WRONG = {
+    "": "URL is empty. Write one such as sqlite:///chat.db",
     "chat.db": "sqlite:///chat.db",
     "/var/chat.db": "sqlite:////var/chat.db",
     "ann:hunter2@host/db": "is not a URL",
