@@ -316,7 +316,9 @@ class User(Generic[State]):
             )
 
         def not_theirs(owner: str) -> OtherOwner:
-            return OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner)
+            taken, next_step = (", and the id is taken", " Use another id.") if creates else ("", "")
+            said = f"{key}: the user has no such conversation{taken}; nothing was changed.{next_step}"
+            return OtherOwner(said, owner=owner)
 
         def check(there: Snapshot) -> None:
             owner = there.row.owner if there.row.revision else None
