@@ -188,3 +188,17 @@ async def test_a_limit_that_is_none_is_no_empty_answer(opened: Any, most: Any) -
     for ask in (partial(anext, keep.conversations(limit=most)), partial(keep.dead_letters, limit=most)):
         with pytest.raises(UsageError, match=r"^limit is how many there are at most"):
             await ask()
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_a_reply_that_is_too_long_is_not_called_the_message(opened: Any) -> None:
+    """It is the bot that has said too much, and a role that there is none of is not one that nobody answers."""
+
+    async def wordy(turn: Turn) -> str:
+        return "x" * 100
+
+    keep = await opened(wordy, attempts=1, message_limit=60)
+    with pytest.raises(HandlerFailed, match="ada: a reply takes"):
+        await keep.receive("ada", "hi")
+    with pytest.raises(UsageError, match="a role is one of user, assistant, operator, system, event, not 'bot'"):
+        await keep.receive("ada", "hi", role="bot")
