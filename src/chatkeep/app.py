@@ -407,6 +407,8 @@ class Chatkeep(Surface[State]):
 
         after: The last one of the list before; None for the first list.
         """
+        if after is not None and not isinstance(after, DeadLetter):
+            raise UsageError(f"after is the last DeadLetter of the list before, not {after!r:.40}; nothing was listed.")
         behind = None if after is None else key_for(after.tenant, after.conversation)
         return await self._letters(None, behind, limit)
 

@@ -331,6 +331,12 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
         faults += [from_source(fault, source) for fault in faults_of(name, value, source)]
     if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
+    if (
+        value_of(found, "journal") and value_of(found, "on_outage") != "journal"
+    ):  # what waits in it would never be handed over
+        faults.append(
+            'journal names a file that is used with on_outage="journal" alone: set that too, or leave journal out when nothing waits in it'
+        )
     if value_of(found, "pin") in ("turn", "session") and not value_of(found, "version"):
         faults.append('pin needs version="...", the name of this version of the application')
     return found, faults

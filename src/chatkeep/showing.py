@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from msgspec import structs
 
-from .conversation.keys import RESERVED
+from .conversation.keys import RESERVED, check_limits, check_user
 from .conversation.sessions import is_session_over
 from .conversation.snapshots import Snapshot, copy_messages, unread_messages
 from .conversation.versions import find_checksum, find_version
@@ -73,6 +73,11 @@ async def list_conversations(
     """List the conversations of a tenant (None: of all), each with so many of its last *messages*; see `Tenant.conversations`."""
     if by not in get_args(Index):
         raise UsageError(f'by is "recent" or "key", not {by!r:.40}; nothing was listed.')
+    check_limits(limit=limit, messages=messages)
+    if after is not None and not isinstance(after, Conversation):
+        raise UsageError(f"after is the last Conversation of the list before, not {after!r:.40}; nothing was listed.")
+    if owner is not None and owner != "":
+        check_user(owner)
     behind = None if after is None else _row_of(after)
     if owner and tenant is not None:
         claims = Claims(engine.store, tenant, clock=engine.shared.clock)

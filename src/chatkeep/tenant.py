@@ -8,7 +8,15 @@ from typing import Any, Literal, get_args
 from msgspec import structs
 
 from .conversation.edits import StateAsOf
-from .conversation.keys import check_numbers, check_user, key_for, refuse_reserved
+from .conversation.keys import (
+    check_by,
+    check_limits,
+    check_numbers,
+    check_slot,
+    check_user,
+    key_for,
+    refuse_reserved,
+)
 from .conversation.once import Call
 from .conversation.outbox import Delivery, list_deliveries
 from .conversation.snapshots import Condition, is_outbound
@@ -109,6 +117,7 @@ class Surface(PeopleSurface[State]):
             HandlerFailed: It is in the log and has no answer. If it is tried again, the answer can be had under the same id.
         """
         if role not in ("user", "event"):
+            _check_role(conversation, role)
             raise BadMessage(
                 f"{conversation}: nobody answers a message of role {role!r}; use accept. Nothing was touched."
             )
@@ -146,10 +155,7 @@ class Surface(PeopleSurface[State]):
         answered. For a message whose *id* is known, the receipt has what became of it. Arguments and errors as for
         `receive`.
         """
-        if role not in get_args(Role):
-            raise BadMessage(
-                f"{conversation}: a role is one of {', '.join(get_args(Role))}, not {role!r}. Nothing was touched."
-            )
+        _check_role(conversation, role)
         key = self._key(conversation)
         _check_names(key, id, owner)
         return await self._opened.intake.accept(
@@ -189,7 +195,8 @@ class Surface(PeopleSurface[State]):
         `stale`. Raises `Corrupt` when it is there and cannot be read, `Unsupported` when its state is newer than
         this code.
         """
-        key = self._key(conversation, messages)
+        key = self._key(conversation)
+        check_limits(key, messages=messages)
         try:
             snapshot = await self._opened.store.load(key)
         except Unavailable as away:
@@ -216,7 +223,8 @@ class Surface(PeopleSurface[State]):
         With *before* and *limit* and no *after*, the last *limit* of them. Read page by page while you iterate;
         entries that are added meanwhile are seen, entries that retention removes are not.
         """
-        key = self._key(conversation, after, before, limit)
+        key = self._key(conversation, *(number for number in (after, before) if number is not None))
+        check_limits(key, limit=limit)
         snapshot = await self._opened.store.load(key)
         if snapshot is None:
             return
@@ -252,7 +260,9 @@ class Surface(PeopleSurface[State]):
         begins with them, whoever dies meanwhile. `Failing` tells that attempts fail, and when the next one is made, `SetAside` that none
         is. Ends with `Erased`, or when this Chatkeep is closed.
         """
-        async with Watch(self._engine.watches, self._key(conversation, after), after) as watch:
+        async with Watch(
+            self._engine.watches, self._key(conversation, *() if after is None else (after,)), after
+        ) as watch:
             while (events := await watch.next(WAIT_S)) is not None:
                 for event in events:
                     yield event
@@ -295,7 +305,7 @@ class Surface(PeopleSurface[State]):
         change is made once, however often it is asked for. *by* names a person who makes it: the log then has a note with
         the slots as they were, and `undo` puts them back.
         """
-        changes, key = self._opened.changes, self._key(conversation)
+        changes, key, by = self._opened.changes, self._key(conversation), check_by(by)
         after = await changes.change(key, edit, id=id, by=by, owner=self._owner, look=self._refuse_other)
         return await show_written(self._engine, after)
 
@@ -311,7 +321,7 @@ class Surface(PeopleSurface[State]):
         if not by:
             raise UsageError(f"{conversation}: name who undoes it; nothing was undone.")
         return await show_written(
-            self._engine, await self._opened.changes.undo(self._key(conversation, number), number, by=by)
+            self._engine, await self._opened.changes.undo(self._key(conversation, number), number, by=check_by(by))
         )
 
     async def as_of(self, conversation: str, number: int) -> StateAsOf | None:
@@ -331,6 +341,8 @@ class Surface(PeopleSurface[State]):
         without a state and with the reason in its `fault`. With an *id*, it is cleared once, however often it is asked for.
         """
         key = self._key(conversation)
+        if slot is not None:
+            check_slot(key, slot)
         snapshot = await self._opened.changes.clear(key, slot, id=id)
         try:
             return await show_written(self._engine, snapshot)
@@ -383,6 +395,7 @@ class Surface(PeopleSurface[State]):
         return await self._letters(self._tenant, self._key(after) if after else None, limit)
 
     async def _letters(self, tenant: str | None, after: Key | None, limit: int) -> list[DeadLetter]:
+        check_limits(limit=limit, needed=True)
         found, _ = await page_dead_letters(self._opened.store, tenant, after=after, limit=limit, rows_most=1 << 40)
         return found
 
@@ -449,7 +462,8 @@ class Surface(PeopleSurface[State]):
 
         Only for conversations whose replies go out through a channel. See `Delivery` for the statuses.
         """
-        key = self._key(conversation, limit)
+        key = self._key(conversation)
+        check_limits(key, limit=limit, needed=True)
         snapshot = await self._opened.store.load(key)
         if snapshot is None or not (snapshot.record.delivery or self._engine.sender.takes(key)):
             return []
@@ -541,7 +555,7 @@ class Surface(PeopleSurface[State]):
         else:
             await self._opened.changes.resume_one(self._key(conversation), skips=skips)
 
-    def _key(self, conversation: str, *numbers: int | None) -> Key:
+    def _key(self, conversation: str, *numbers: int) -> Key:
         key = key_for(self._tenant, conversation)
         if numbers:
             check_numbers(key, *numbers)
@@ -571,6 +585,13 @@ def _check_names(key: Key, id: str | None, owner: str) -> None:
     refuse_reserved(key, id)
     if owner:
         check_user(owner)  # an owner is text that every store can keep
+
+
+def _check_role(conversation: str, role: str) -> None:
+    if role not in get_args(Role):
+        raise BadMessage(
+            f"{conversation}: a role is one of {', '.join(get_args(Role))}, not {role!r}. Nothing was touched."
+        )
 
 
 def skips_unread(unread: str) -> bool:

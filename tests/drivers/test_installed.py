@@ -99,7 +99,7 @@ class Spelt(MemoryDriver):
         (Spelt("memory://"), "Spelt declares 'LOG', 'SCAN' as abilities, which are none.*such as Ability.LOG"),
         (Half(), "Half is no driver: it lacks announce, backup, count, examine, fence, pool, query, watch"),
         (Half, r"Half is a class; a driver is an object of it, Half\(\.\.\.\)"),
-        (Path("chat.db"), "A store is a URL, such as sqlite:///chat.db, or a driver"),
+        (Path("chat.db"), 'named by a URL, not by a path: write "sqlite:///chat.db"'),
         (7, "int is no driver"),
     ],
     ids=["abilities", "unfinished", "class", "path", "number"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chatkeep import Chatkeep
@@ -9,6 +11,7 @@ from chatkeep.drivers.url import UrlOptions, is_loopback
 from chatkeep.errors import Misconfigured
 
 WRONG = {
+    "": "URL is empty. Write one such as sqlite:///chat.db",
     "chat.db": "sqlite:///chat.db",
     "/var/chat.db": "sqlite:////var/chat.db",
     "ann:hunter2@host/db": "is not a URL",
@@ -147,3 +150,10 @@ def test_an_unknown_option_is_named() -> None:
 def test_this_machine_alone_is_known_by_its_addresses(host: str, expected: bool) -> None:
     """And by its name."""
     assert expected is is_loopback(host)
+
+
+async def test_a_file_that_is_no_database_is_called_that(tmp_path: Path) -> None:
+    """It can be written very well: that it may be is no advice."""
+    (tmp_path / "junk.db").write_bytes(b"this is not a database, it is a text" * 100)
+    with pytest.raises(Misconfigured, match=r"Nothing in it was touched\. Name another file"):
+        await Chatkeep(f"sqlite:///{tmp_path}/junk.db").open()

@@ -164,11 +164,41 @@ async def test_what_is_no_number_of_the_log_is_never_told_as_one(opened: Any, nu
     verbs = [keep.redact, keep.replay, keep.dismiss, keep.resend, keep.withdraw, keep.restore, keep.as_of]
     asked = [partial(verb, "ada", number) for verb in verbs]
     asked += [partial(keep.undo, "ada", number, by="kim"), partial(keep.amend, "ada", number, "x")]
-    asked += [partial(anext, keep.history("ada", **{name: number})) for name in ("after", "before", "limit")]
-    asked += [partial(keep.conversation, "ada", messages=number)]
+    asked += [partial(anext, keep.history("ada", **{name: number})) for name in ("after", "before")]
     for ask in asked:
         with pytest.raises(UsageError, match=r"^ada: .*whole numbers.*nothing was done"):
             await ask()
 
     assert before == await texts(keep, "ada")
     assert [1] == [letter.number for letter in await keep.dead_letters("ada")]
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is asked)
+@pytest.mark.parametrize("most", ["3", 1.5, True, -1])
+async def test_a_limit_that_is_none_is_no_empty_answer(opened: Any, most: Any) -> None:
+    """A negative one too, which looks like "all" to some: nobody takes a conversation for empty because of it."""
+    keep = await opened(count)
+    await keep.receive("ada", "hi")
+    asked = [partial(anext, keep.history("ada", limit=most)), partial(anext, keep.history("ada", before=9, limit=most))]
+    asked += [partial(keep.conversation, "ada", messages=most), partial(keep.losses, "ada", limit=most)]
+    asked += [partial(keep.deliveries, "ada", limit=most)]
+    for ask in asked:
+        with pytest.raises(UsageError, match=r"^ada: \w+ is how many there are at most.*nothing was read"):
+            await ask()
+    for ask in (partial(anext, keep.conversations(limit=most)), partial(keep.dead_letters, limit=most)):
+        with pytest.raises(UsageError, match=r"^limit is how many there are at most"):
+            await ask()
+
+
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+async def test_a_reply_that_is_too_long_is_not_called_the_message(opened: Any) -> None:
+    """It is the bot that has said too much, and a role that there is none of is not one that nobody answers."""
+
+    async def wordy(turn: Turn) -> str:
+        return "x" * 100
+
+    keep = await opened(wordy, attempts=1, message_limit=60)
+    with pytest.raises(HandlerFailed, match="ada: a reply takes"):
+        await keep.receive("ada", "hi")
+    with pytest.raises(UsageError, match="a role is one of user, assistant, operator, system, event, not 'bot'"):
+        await keep.receive("ada", "hi", role="bot")

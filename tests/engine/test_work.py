@@ -279,6 +279,22 @@ async def test_a_turn_that_fails_sets_nothing(opened: Any) -> None:
     assert () == snapshot.record.reminders
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # (it is refused before a store is asked)
+@pytest.mark.parametrize("kept", [None, 1, "yes", []], ids=repr)
+async def test_a_reminder_is_kept_by_true_or_false_alone(opened: Any, kept: Any) -> None:
+    """A record with anything else in it could be read by nobody."""
+
+    async def bot(turn: Turn[Any]) -> str:
+        turn.remind("1h", "cart", keep=kept if turn.text == "wrong" else True)
+        return "ok"
+
+    keep = await opened(bot, attempts=1)
+    with pytest.raises(HandlerFailed, match="keep is True or False"):
+        await keep.receive("ada", "wrong")
+
+    assert "ok" == (await keep.receive("ada", "right")).replies[0].text
+
+
 async def test_steps_side_by_side_and_one_step_twice_at_once(opened: Any) -> None:
     """In a task group, from the first message on: each is done once."""
     done: list[str] = []

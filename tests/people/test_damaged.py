@@ -76,8 +76,11 @@ async def test_a_stranger_learns_of_it_what_is_learnt_of_any_other(opened: Any) 
 
     for name in ("shop", "trip"):
         assert (None, False) == (await eve.conversation(name), await eve.owns(name))
-        for asked in (eve.delete(name), eve.rename(name, "mine"), eve.create(name), eve.save(name, title="mine")):
-            with pytest.raises(OtherOwner, match="the user has no such conversation"):
+        for asked in (eve.delete(name), eve.rename(name, "mine")):
+            with pytest.raises(OtherOwner, match="the user has no such conversation; nothing was changed"):
+                await asked
+        for asked in (eve.create(name), eve.save(name, title="mine")):
+            with pytest.raises(OtherOwner, match="and the id is taken; nothing was changed"):
                 await asked
     with pytest.raises(Corrupt):
         await keep.user("ada").rename("trip", "To Rome")

@@ -79,6 +79,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a strange flag": ({"file": "[flags.salon]\nmenu = [1]"}, "flags.salon: menu must be true, false"),
     "text for a number": ({"file": "port = '1'"}, "port is a whole number, not '1'"),
     "no TOML": ({"file": "a ="}, "are not TOML"),
+    "a journal that nothing is written to": (
+        {"journal": "journal.db"},
+        'journal names a file that is used with on_outage="journal" alone',
+    ),
+    "a journal whose messages would stay in it": (
+        {"journal": "journal.db", "on_outage": "read"},
+        "leave journal out when nothing waits in it",
+    ),
 }
 
 

@@ -667,15 +667,27 @@ def test_parts_are_drawn_as_the_customer_sees_them(service: Service, person: Bro
 
 
 def test_the_page_is_light() -> None:
-    """All that a browser fetches for the desk, as it is served from a checkout, is less than 60 KB; in a wheel the scripts are shorter."""
+    """All that a browser fetches for the desk, as it is served from a checkout, is less than 61 KB; in a wheel the scripts are shorter."""
     fetched = {name for name, _ in [*OPERATOR.values(), *SHOWN.values()] if name != "offline.js"}
     weight = {name: len(packed(stored(name).encode())) for name in fetched}
 
-    assert sum(weight.values()) < 60_000, weight
+    assert sum(weight.values()) < 61_000, weight
     named = re.compile(
         r"https?://(?!example|www\.w3\.org/2000/svg|www\.openstreetmap\.org/\?)[a-z]"
     )  # links, which load nothing
     assert [] == [name for name in fetched if named.search(stored(name))]
+
+
+def test_a_browser_finds_nothing_missing(service: Service, person: BrowserContext) -> None:
+    """Its console is empty, also of the picture that it asks for by itself where a page names none."""
+    said = list[str]()
+    person.on("console", lambda line: said.append(line.text))
+    page = opened(person, service)
+    expect(page.locator("#lists")).to_be_visible()
+    picture = page.locator("link[rel=icon]").evaluate("(link) => fetch(link.href).then((answer) => answer.status)")
+
+    assert 200 == picture
+    assert [] == said
 
 
 def test_a_reply_that_was_not_delivered_is_sent_again(service: Service, person: BrowserContext) -> None:

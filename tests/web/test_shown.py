@@ -3,6 +3,7 @@ first load and as it comes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -205,3 +206,22 @@ def test_the_log_is_scrolled_by_keyboard_and_its_lines_are_list_items(service: S
 
     assert "none" != room.evaluate("(room) => getComputedStyle(room).outlineStyle")
     assert 2 == chat.get_by_role("log").get_by_role("list").get_by_role("listitem").count()
+
+
+def test_all_of_a_conversation_is_printed(service: Service, person: BrowserContext) -> None:
+    """And not what was just to be seen of it, with the buttons around; paper is white, so no words are."""
+    chat = opened(person, service.address)
+    for number in range(8):
+        write(chat, f"{number}: " + "many words " * 100)
+        expect(chat.locator("#log")).to_contain_text(f"heard: {number}")
+    desk = service.desk(person, service.conversation())
+    expect(desk.locator(LINES)).to_have_count(16)
+    for page in (chat, desk):
+        page.emulate_media(media="print")
+        cut = page.locator("#room").evaluate("(room) => room.scrollHeight - room.clientHeight")
+        pages = re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf())
+
+        assert cut <= 1
+        assert len(pages) >= 3
+        expect(page.locator("#form")).to_be_hidden()
+    expect(chat.locator("#log > li.user").first).to_have_css("color", "rgb(0, 0, 0)")

@@ -90,8 +90,9 @@ def entry_for(
             pass
     rest = rest or _write_line(key, content, id, role, created_at, reply_to, reply_from, metadata, channel)
     if len(rest) > limit:
+        this = "a reply" if role == "assistant" else "this message"
         raise TooLarge(
-            f"{key}: this message takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
+            f"{key}: {this} takes {len(rest):,} bytes, {limit:,} are allowed; nothing was touched. Refer to attachments by URL."
         )
     return Entry(number, id, LETTERS[role], b'["%08x",%s' % (zlib.crc32(rest, _seed(key)), rest))
 

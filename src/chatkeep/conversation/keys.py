@@ -72,12 +72,37 @@ def _refuse_unfit(what: str, text: str) -> None:
         )
 
 
-def check_numbers(key: Key, *given: int | None) -> None:
+def check_by(by: str) -> str:
+    """Return the name of who, or which device, has made a change, if it can be stored everywhere; "" is nobody's. Raises `BadKey`."""
+    _refuse_unfit("name of a person or device (by)", by)
+    return str.__str__(by)
+
+
+def check_slot(key: Key, slot: str) -> str:
+    """Return the name of a member of the state, if a state can have it. Raises `BadMessage`."""
+    if not isinstance(slot, str) or not _is_unicode(slot):
+        raise BadMessage(f"{key}: a slot is named by text, not {slot!r:.40}; nothing was touched.")
+    return slot
+
+
+def check_numbers(key: Key, *given: int) -> None:
     """Raise `UsageError` for what is no whole number: text such as "1" reads like one in an error that denies there is such a message."""
     for number in given:
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        if not isinstance(number, int) or isinstance(number, bool):
             raise UsageError(
                 f"{key}: entries of the log are named by whole numbers, and {number!r:.40} is {type(number).__name__}; nothing was done."
+            )
+
+
+def check_limits(key: Key | None = None, *, needed: bool = False, **given: int | None) -> None:
+    """Raise `UsageError` for a number of items at most that is none. None stands for any number, where one is not *needed*."""
+    for name, most in given.items():
+        if most is None and not needed:
+            continue
+        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+            where = f"{key}: " if key else ""
+            raise UsageError(
+                f"{where}{name} is how many there are at most, a whole number from 0 on, not {most!r:.40}; nothing was read."
             )
 
 

@@ -104,7 +104,7 @@ def message_from(key: Key, given: SavedMessage | Mapping[str, Any]) -> SavedMess
 
 def written_at(key: Key, at: float | None, *, now: float) -> float:
     """Return when something was written, as it is kept: not before 1970, and not in the time to come. None: now. Raises `BadMessage`."""
-    if at is not None and (not isinstance(at, int | float) or at != at):
+    if at is not None and (not isinstance(at, int | float) or isinstance(at, bool) or at != at):
         raise BadMessage(
             f"{key}: the time of a change or message is no number; nothing was touched. "
             "Give it in seconds since 1970, or leave it out for now."
@@ -128,6 +128,26 @@ def drafts_from(key: Key, messages: Sequence[SavedMessage], *, at: float, limit:
         entry = entry_for(key, message.content, id=id, role=message.role, limit=limit, **told)
         drafts.append(Draft(role=message.role, content=message.content, id=id, entry=entry, **told))
     return drafts
+
+
+KINDS: dict[str, tuple[type, str]] = {
+    "base": (str, "text"),
+    "version": (int, "a whole number"),
+    "checksum": (str, "text"),
+    "force": (bool, "True or False"),
+    "archived": (bool, "True or False"),
+    "pinned": (bool, "True or False"),
+    "seen": (int, "a whole number"),
+}
+"""What a save is told beside title and messages. Much of it goes into the record, which nobody could read with anything else in it."""
+
+
+def check_told(key: Key, told: Mapping[str, object]) -> None:
+    """Raise `BadMessage` where something that a save is *told* is not of its kind."""
+    for name, (kind, words) in KINDS.items():
+        given = told.get(name)
+        if given is not None and (not isinstance(given, kind) or (kind is int and isinstance(given, bool))):
+            raise BadMessage(f"{key}: {name} is {words}, not {given!r:.40}; nothing was touched.")
 
 
 def check_title(key: Key, title: str) -> str:

@@ -7,6 +7,7 @@ docs/how-to/own-store.md.
 from __future__ import annotations
 
 from importlib import import_module
+from os import PathLike, fspath
 from typing import cast
 
 from ..errors import ChatkeepError, Misconfigured, Unsupported
@@ -113,7 +114,11 @@ def driver_for(url: str) -> Driver:
     package that cannot be imported, `MissingExtra` (one of these) for a driver whose extra is not installed.
     """
     scheme = url.partition(":")[0].lower() if ":" in url else ""
-    if url and "://" not in url and scheme not in DRIVERS:
+    if not url:
+        raise Misconfigured(
+            "The store's URL is empty. Write one such as sqlite:///chat.db or redis://127.0.0.1:6379/0. Nothing was opened."
+        )
+    if "://" not in url and scheme not in DRIVERS:
         raise Misconfigured(
             f"{url!r} is not a URL. Write sqlite:///{url} for the SQLite file of that name. Nothing was opened."
             if "@" not in url
@@ -133,6 +138,10 @@ def driver_for(url: str) -> Driver:
 
 def check_driver(found: object) -> Driver:
     """Return *found*, which somebody gives as a driver. Raises `Misconfigured`, with all that it lacks, when it is none."""
+    if isinstance(found, PathLike):
+        raise Misconfigured(
+            f'A store is named by a URL, not by a path: write "sqlite:///{fspath(found)}". Nothing was opened.'
+        )
     refuse_other(
         found,
         Driver,

@@ -80,7 +80,7 @@ class Ledger(Generic[State]):
     async def settle(self, key: Key, name: str, *, done: bool, result: Any, by: str) -> bool:
         """End a call that is in doubt; False where there is none of that name."""
         found = {call.name: call for call in await self.read(key)}
-        if name not in found:
+        if not isinstance(name, str) or name not in found:
             return False
         text = _json(key, result, "the result", "Nothing was settled.") if done else None
         await self.write(key, once.note_ended(found[name], text, by))

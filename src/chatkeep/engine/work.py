@@ -181,6 +181,10 @@ class Work:
     def remind(self, after: Duration, name: str, data: Any, *, keep: bool) -> None:
         """Set reminder *name*, in place of an earlier one of that name."""
         self._check(name)
+        if not isinstance(keep, bool):  # nobody could read a record with anything else
+            raise UsageError(
+                f"{self._key}: reminder {name!r}: keep is True or False, not {keep!r:.40}. Nothing was set."
+            )
         try:
             at = self._clock() + seconds(after)
         except ValueError as fault:

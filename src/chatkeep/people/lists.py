@@ -192,5 +192,5 @@ def read_cursor(text: str) -> Cursor:
     """Return the cursor in *text*. Raises `UsageError`."""
     try:
         return msgspec.msgpack.decode(urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Cursor)
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
+    except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError):
         raise UsageError("The cursor is none of this store's; ask without one. Nothing was done.") from None

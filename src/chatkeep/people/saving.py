@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from ..conversation import saves
-from ..conversation.keys import check_user
+from ..conversation.keys import check_by, check_user
 from ..conversation.saves import Save, Saved, SavedMessage
 from ..conversation.snapshots import Commit, Snapshot
 from ..conversation.versions import find_checksum, find_version
 from ..drivers.base import ENTRIES_MOST, Key, Row
 from ..engine.engine import Engine
 from ..engine.run import refuse_own_turn
-from ..errors import Duplicate
+from ..errors import BadMessage, Duplicate
 from ..model import Message
 from ..storage.tokens import fresh_token
 from .claims import Claims
@@ -44,6 +44,10 @@ async def save(
     now = engine.shared.clock()
     if owner:
         check_user(owner)
+    by = check_by(by)
+    saves.check_told(key, told)
+    if not isinstance(messages, Iterable):
+        raise BadMessage(f"{key}: messages is a list of messages, not {type(messages).__name__}; nothing was touched.")
     if told.get("title") is not None:
         told["title"] = saves.check_title(key, told["title"])
     given = [saves.message_from(key, message) for message in messages]

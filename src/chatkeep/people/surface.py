@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ..conversation import saves
-from ..conversation.keys import check_numbers, key_for, refuse_reserved
+from ..conversation.keys import check_by, check_limits, check_numbers, check_slot, key_for, refuse_reserved
 from ..conversation.merge import MISSING, Loss, Version
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
@@ -189,7 +189,8 @@ class PeopleSurface(Generic[State]):
         """Merge as `merge` does, when *look*, given what is there, raises nothing."""
         key = key_for(self._tenant, conversation)
         refuse_reserved(key, id)
-        mine = Version(value, saves.written_at(key, at, now=self._opened.shared.clock()), by)
+        check_slot(key, slot)
+        mine = Version(value, saves.written_at(key, at, now=self._opened.shared.clock()), check_by(by))
 
         def looks(there: Snapshot) -> None:
             self._refuse_other(there)
@@ -210,6 +211,7 @@ class PeopleSurface(Generic[State]):
     async def losses(self, conversation: str, *, limit: int = 100) -> list[Lost]:
         """Return what gave way in merges and saves, as far as it is among the last 2,000 entries of the log, the newest first."""
         key, store = key_for(self._tenant, conversation), self._opened.store
+        check_limits(key, limit=limit, needed=True)
         row = await store.row(key)
         found = list[Lost]()
         if row is not None:
@@ -227,6 +229,7 @@ class PeopleSurface(Generic[State]):
         """
         key, store = key_for(self._tenant, conversation), self._opened.store
         check_numbers(key, number)
+        by = check_by(by)
         there = await store.reload(key)
         page = await store.page(key, there.row.incarnation, after=number - 1, limit=1) if there.row.revision else []
         if not page or page[0].number != number or not saves.is_loss(page[0]):

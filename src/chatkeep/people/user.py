@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from msgspec import Struct, structs
 
-from ..conversation.keys import GUEST, check_numbers, check_user, key_for
+from ..conversation.keys import GUEST, check_by, check_limits, check_numbers, check_user, key_for
 from ..conversation.saves import Saved, SavedMessage
 from ..conversation.snapshots import Snapshot
 from ..drivers.base import Row
@@ -86,16 +86,18 @@ class User(Generic[State]):
 
         *archived*: only those that are, or are not, archived. One that cannot be read is shown with its `fault`.
         """
+        check_limits(limit=limit)
         found = order(await self._find())
         if archived is not None:
             found = [one for one in found if one.record.archived == archived]
-        found = found if limit is None else found[: max(limit, 0)]
+        found = found if limit is None else found[:limit]
         for first in range(0, len(found), PAGE):
             for summary in await self._summarize(found[first : first + PAGE]):
                 yield summary
 
     async def page(self, *, behind: str | None = None, limit: int = 100) -> Page:
         """Return a page of the list as `conversations` has it, from *behind* a conversation on, with a cursor for `changes`."""
+        check_limits(limit=limit, needed=True)
         user, owners = await self._owners()
         found = await self._find(owners)
         _, _, cursor, _ = find_changes(
@@ -118,6 +120,7 @@ class User(Generic[State]):
         Its size depends on how much has changed, and not on how many conversations there are. A conversation may be told twice, in the same
         version, where the clocks of hosts differ. Raises `UsageError` when *since* is no cursor.
         """
+        check_limits(limit=limit, needed=True)
         user, owners = await self._owners()
         of = self._mark(user)
         cursor = Cursor(of, 0.0) if since is None else read_cursor(since)
@@ -244,7 +247,7 @@ class User(Generic[State]):
             raise UsageError(
                 f"{self.id!r:.60} was claimed by a user, who has its conversations now; nothing was erased."
             )
-        return await erase_user(self._opened, self._tenant, user, owners, by=by)
+        return await erase_user(self._opened, self._tenant, user, owners, by=check_by(by))
 
     async def claimed(self) -> list[str]:
         """Return what was claimed for this user, such as guests."""
@@ -313,7 +316,9 @@ class User(Generic[State]):
             )
 
         def not_theirs(owner: str) -> OtherOwner:
-            return OtherOwner(f"{key}: the user has no such conversation; nothing was changed.", owner=owner)
+            taken, next_step = (", and the id is taken", " Use another id.") if creates else ("", "")
+            said = f"{key}: the user has no such conversation{taken}; nothing was changed.{next_step}"
+            return OtherOwner(said, owner=owner)
 
         def check(there: Snapshot) -> None:
             owner = there.row.owner if there.row.revision else None

@@ -44,6 +44,7 @@ OPERATOR = {
     "/operator": ("operator.html", "text/html"),
     **{f"/operator{part}.js": (f"operator{part}.js", "text/javascript") for part in ("", *PARTS)},
     "/operator.css": ("operator.css", "text/css"),
+    "/operator.svg": ("chat.svg", "image/svg+xml"),
 }
 PAGE = {
     "/": ("chat.html", "text/html"),

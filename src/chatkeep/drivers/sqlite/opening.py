@@ -58,9 +58,10 @@ class Opener:
             if isinstance(fault, ChatkeepError):
                 raise
             if isinstance(fault, apsw.CantOpenError | apsw.NotADBError | apsw.ReadOnlyError):
-                raise refusal(
-                    f"sqlite:///{self.path} was not opened: {fault}. Name a file that chatkeep may write, in a folder that it may write."
-                ) from fault
+                advice = "Name a file that chatkeep may write, in a folder that it may write"
+                if isinstance(fault, apsw.NotADBError):
+                    advice = "Nothing in it was touched. Name another file, or put a backup of the store in its place"
+                raise refusal(f"sqlite:///{self.path} was not opened: {fault}. {advice}.") from fault
             raise translated(fault, f"sqlite:///{self.path} was not opened") from fault
         return db
 
