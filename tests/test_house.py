@@ -33,7 +33,7 @@ FLOORS: dict[str, set[str]] = {
     "extras": {"errors"},
     "kinds": {"errors"},
     "own_file": {"errors"},
-    "offload": set(),
+    "offload": {"errors"},
     "drivers": {"bounded", "errors", "extras", "kinds", "offload"},
     "conversation": {"bounded", "drivers", "errors", "model"},
     "settings": {"conversation", "durations", "errors", "secrecy", "sources"},
@@ -48,7 +48,7 @@ FLOORS: dict[str, set[str]] = {
         *("settings", "showing", "sources", "storage", "tenant"),
     },
     "auth": {"app", "conversation", "drivers", "errors", "extras", "offload", "storage"},
-    "loop_thread": {"errors"},
+    "loop_thread": {"errors", "offload"},
     "blocking": {"app", "loop_thread", "model", "people", "tenant"},
     "": {"app", "conversation", "durations", "engine", "errors", "model", "people", "settings", "tenant"},
 }

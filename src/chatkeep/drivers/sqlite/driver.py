@@ -101,7 +101,11 @@ class SqliteDriver(Openable):
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         file = await offload_taking(lambda: take(self.path, self._absolute), OpenFile.leave)
         self._news = News(file.real)
-        self._connections = connections = Connections(self.path, file)
+        try:
+            self._connections = connections = Connections(self.path, file)
+        except BaseException:
+            file.leave()
+            raise
         return await connections.write(_epoch, None)
 
     async def examine(self) -> list[Finding]:
