@@ -21,8 +21,8 @@ import pytest
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
 from chatkeep.blocking import BlockingChatkeep
-from chatkeep.drivers.sqlite import file as sqlite_files
 from chatkeep.drivers.sockets import connected
+from chatkeep.drivers.sqlite import file as sqlite_files
 from chatkeep.errors import Misconfigured, Unavailable
 from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire

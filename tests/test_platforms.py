@@ -1,4 +1,5 @@
-"""A system without forks, as Windows is: what only Unix has is taken from Python, and the bot is used as its user would."""
+"""A system without forks, as Windows is: what only Unix has is taken from Python, and the bot is used as its user would. One whose
+text is not UTF-8. Threads that are no event loop of asyncio's. Code in an archive."""
 
 from __future__ import annotations
 
@@ -44,6 +45,18 @@ async def bot(turn):
 """
 
 
+SERVED = """
+import codecs, locale
+from app import keep
+from chatkeep.server import create_app
+from chatkeep.server.settings import server_settings_from
+
+settings = server_settings_from({})
+create_app(keep, title=settings.title)
+print(codecs.lookup(locale.getencoding()).name, ascii((settings.title, settings.starters)))
+"""
+
+
 def test_a_bot_and_its_commands_where_nothing_forks(tmp_path: Path) -> None:
     """What was said is there for the next process; acts are noted, though nobody has a name there."""
     (tmp_path / "app.py").write_text(BOT)
@@ -64,3 +77,22 @@ def test_a_bot_and_its_commands_where_nothing_forks(tmp_path: Path) -> None:
     assert "somebody@" in run("audit", "a.db")
     run("backup", "a.db", "b.db")
     assert "quick_check says ok" in run("check", "b.db")
+
+
+def test_a_system_whose_text_is_not_utf_8(tmp_path: Path) -> None:
+    """What chatkeep reads is UTF-8 all the same: its pages, settings, and settings in files of their own."""
+    (tmp_path / "app.py").write_text(BOT, "utf-8")
+    (tmp_path / "set.toml").write_text('title = "S\u00fc\u00df"\n', "utf-8")
+    (tmp_path / "starters").write_text("Gr\u00fc\u00dfe", "utf-8")
+    system = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    named = {"CHATKEEP_CONFIG": str(tmp_path / "set.toml"), "CHATKEEP_STARTERS_FILE": str(tmp_path / "starters")}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **system, **named},
+        timeout=60,
+    )
+
+    assert (r"ascii ('S\xfc\xdf', ('Gr\xfc\xdfe',))", "") == (done.stdout.strip(), done.stderr)

@@ -30,8 +30,8 @@ def start(thread: Thread) -> None:
         thread.start()
     except RuntimeError as none_left:
         raise Unavailable(
-            f"No thread could be started ({none_left}); nothing was done. Raise how many this process may have (ulimit -u, the pids limit of "
-            "its container, its memory), or try again later."
+            f"No thread could be started ({none_left}); nothing was done. Raise how many this process may have (ulimit -u, the pids limit "
+            "of its container, its memory), or try again later."
         ) from none_left
 
 
@@ -40,7 +40,7 @@ async def ended(thread: Thread) -> None:
     try:
         await offload(thread.join)
     except Unavailable:
-        while thread.is_alive():
+        while thread.is_alive():  # noqa: ASYNC110 only a thread could wait for another and tell the loop
             await asyncio.sleep(LOOK_S)
 
 

@@ -64,7 +64,7 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
         if text := os.environ.get(f"{variable}_FILE"):
             variable += "_FILE"
             try:
-                with open(text) as file:
+                with open(text, encoding="utf-8") as file:
                     text = file.read().strip()
             except (OSError, UnicodeError) as fault:
                 words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
@@ -112,8 +112,8 @@ def file_settings() -> tuple[dict[str, Any], str]:
     import tomllib  # a hundredth of a second is saved where there is no file
 
     try:
-        with open(path) as file:
-            return tomllib.loads(file.read()), path
+        with open(path, "rb") as file:
+            return tomllib.load(file), path
     except OSError as fault:
         raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}{NOT_OPENED}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:

@@ -163,7 +163,9 @@ async def test_f23_a_full_server_refuses_and_goes_on(stand: Stand, opening: Any)
         stand.server.ask("CONFIG", "SET", "maxmemory", "1mb")
         full = await keep.conversation("c1")
         refused = [await clients.send(f"c{number}", f"full {number}") for number in range(4)]
-        await until(lambda: trouble_of(keep) == "the store refuses what is written")  # a poll has read from it meanwhile
+        await until(
+            lambda: trouble_of(keep) == "the store refuses what is written"
+        )  # a poll has read from it meanwhile
         trouble = keep.trouble
     finally:
         stand.server.ask("CONFIG", "SET", "maxmemory", "0")

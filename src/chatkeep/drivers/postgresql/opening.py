@@ -133,8 +133,8 @@ class Opener:
         if told.standard_conforming_strings != "on":
             connection.terminate()
             raise Misconfigured(
-                f"{self.site.store} reads backslashes in a way of its own; nothing was changed. chatkeep cannot ask for another one behind a "
-                "pooler. Run: alter role ... set standard_conforming_strings = on."
+                f"{self.site.store} reads backslashes in a way of its own; nothing was changed. chatkeep cannot ask for another one behind "
+                "a pooler. Run: alter role ... set standard_conforming_strings = on."
             )
         return connection
 
