@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from filelock import FileLock, Timeout
 
 from .errors import Misconfigured
@@ -13,7 +15,9 @@ class OwnFile:
 
     def __init__(self, name: str, path: str) -> None:
         self._name, self._path = name, path
-        self._lock = FileLock(f"{path}.lock", mode=0o600, thread_local=False)  # it may be taken anew in another thread
+        self._lock = FileLock(
+            f"{os.path.abspath(path)}.lock", mode=0o600, thread_local=False
+        )  # it may be taken anew in another thread
 
     def take(self) -> None:
         """Take the file. Raises `Misconfigured` where another process has it, or it cannot be had."""

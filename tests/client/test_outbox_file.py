@@ -160,3 +160,18 @@ async def test_a_file_is_one_process_s_and_one_server_s_until_it_is_closed(tmp_p
     await file.close()
 
     assert [("ada's", "c", 2, 0), ("credential:2", "d", 1, 0)] == held
+
+
+async def test_a_queue_stays_where_it_is_after_a_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is one of the folder in which it was named."""
+    monkeypatch.chdir(tmp_path)
+    file = OutboxFile("q.db", "http://host")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    await file.open()
+    with pytest.raises(Misconfigured, match="in use by another process"):
+        await OutboxFile(str(tmp_path / "q.db"), "http://host").open()
+    await file.close()
+
+    assert [] == list(Path().iterdir())
+    assert (tmp_path / "q.db").exists()

@@ -90,6 +90,7 @@ class OutboxFile:
     def __init__(self, path: str, server: str) -> None:
         self.confinement = Confinement()
         self._path, self._server = path, server
+        self._absolute = os.path.abspath(path)  # a later chdir leaves the queue where it is
         self._own = OwnFile("queue", path)
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
@@ -260,8 +261,8 @@ class OutboxFile:
         try:
             # SQLite itself would make a file that all may read. What is wrong with the path is said below.
             with suppress(OSError):
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = apsw.Connection(self._path)
+                os.close(os.open(self._absolute, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = apsw.Connection(self._absolute)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]
             self._db.execute(OLDER if columns and "owner" not in columns else SCHEMA).fetchall()
