@@ -1,12 +1,25 @@
 """A system without forks, as Windows is: what only Unix has is taken from Python, and the bot is used as its user would. One whose
-text is not UTF-8. Threads that are no event loop of asyncio's. Code in an archive."""
+text is not UTF-8. Another event loop than asyncio's. Code in an archive."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chatkeep
+from chatkeep import Chatkeep
+from chatkeep.client import Client
+from chatkeep.drivers.postgresql.transport import migrations
+from chatkeep.errors import UsageError
+
+SRC = Path(chatkeep.__file__).parent
 
 UNIX = """
 import asyncio, getpass, os, runpy, signal, sys, sysconfig
@@ -96,3 +109,59 @@ def test_a_system_whose_text_is_not_utf_8(tmp_path: Path) -> None:
     )
 
     assert (r"ascii ('S\xfc\xdf', ('Gr\xfc\xdfe',))", "") == (done.stdout.strip(), done.stderr)
+
+
+class Elsewhere:
+    """Runs a coroutine as another kind of event loop does: asyncio knows of none."""
+
+    @staticmethod
+    def run(coroutine: Coroutine[Any, Any, object]) -> None:
+        try:
+            coroutine.send(None)
+        finally:
+            coroutine.close()
+
+
+def test_an_event_loop_that_is_not_asyncios_is_told(tmp_path: Path) -> None:
+    """As under Trio: what is needed is said, and nothing is opened."""
+    keep, client = Chatkeep(f"sqlite:///{tmp_path}/chat.db"), Client("http://127.0.0.1:9", "ck_k_key")
+    queued = Client("http://127.0.0.1:9", "ck_k_key", queue=str(tmp_path / "queue.db"))
+    for opened in (keep.open, client.open, queued.open):
+        with pytest.raises(UsageError, match="needs an event loop of asyncio"):
+            Elsewhere.run(opened())
+
+    assert [] == [path.name for path in tmp_path.iterdir() if path.suffix == ".db"]
+
+
+ARCHIVED = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import chatkeep
+from chatkeep import Chatkeep
+from chatkeep.drivers.postgresql.transport import migrations
+from chatkeep.drivers.redis import RedisDriver
+from chatkeep.server import create_app
+
+keep = Chatkeep("sqlite:///a.db")
+
+@keep.on_message
+async def bot(turn):
+    return "hello " * 100
+
+async def main():
+    create_app(keep, title="a")
+    async with keep:
+        print(chatkeep.__file__, len((await keep.receive("ada", "x")).replies), len(migrations()))
+
+asyncio.run(main())
+"""
+
+
+def test_code_in_an_archive(tmp_path: Path) -> None:
+    """A wheel on the path, or an application packed with zipapp: files beside the code are found in it too."""
+    archive = shutil.make_archive(str(tmp_path / "code"), "zip", SRC.parent, "chatkeep")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ARCHIVED, archive], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+
+    assert (f"{archive}/chatkeep/__init__.py 1 {len(migrations())}", "") == (done.stdout.strip(), done.stderr)
