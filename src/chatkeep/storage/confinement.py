@@ -43,8 +43,8 @@ def running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise UsageError(
-            "chatkeep needs an event loop of asyncio, and none runs here (Trio has another); nothing was opened. Use asyncio.run, or anyio's "
-            'backend "asyncio". Code without an event loop opens it with `chatkeep.blocking.BlockingChatkeep(keep)`.'
+            "chatkeep needs an event loop of asyncio, and none runs here (Trio has another); nothing was opened. Use asyncio.run, or "
+            'the backend "asyncio" of anyio. Code without an event loop opens it with `chatkeep.blocking.BlockingChatkeep(keep)`.'
         ) from None
 
 
