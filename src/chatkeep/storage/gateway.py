@@ -25,7 +25,7 @@ A = TypeVar("A")
 
 log = logging.getLogger("chatkeep")
 
-WRITING = frozenset((Append, Write, Erase))
+WRITING: frozenset[type] = frozenset((Append, Write, Erase))
 
 
 class Measured(Protocol):
