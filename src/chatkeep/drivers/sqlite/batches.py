@@ -236,7 +236,7 @@ def _committed(db: apsw.Connection, batch: list[Job]) -> list[Any]:
         error = (
             translated(fault, "Nothing was written")
             if sure
-            else Uncertain(f"SQLite may or may not have written: {fault}")
+            else Uncertain(f"SQLite may or may not have written ({fault}). Send it again under the same id.")
         )
         error.__cause__ = fault
         return [error] * len(batch)
