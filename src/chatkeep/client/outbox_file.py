@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 import msgspec
 
-from ..errors import BadMessage, Misconfigured, NotOpen, Uncertain, UsageError
+from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, may_pass
 from ..own_file import OwnFile
 from .confinement import Confinement
 from .values import Queued
@@ -258,10 +257,13 @@ class OutboxFile:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _connect(self) -> None:
+        passing = False
         try:
             # SQLite itself would make a file that all may read. What is wrong with the path is said below.
-            with suppress(OSError):
+            try:
                 os.close(os.open(self._absolute, os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as fault:
+                passing = may_pass(fault)
             self._db = apsw.Connection(self._absolute)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]
@@ -270,7 +272,8 @@ class OutboxFile:
                 self._db.execute(THERE_ADDED)
             other = self._db.execute("select server from outbox where server <> ? limit 1", (self._server,)).fetchone()
         except apsw.Error as fault:
-            raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
+            refusal = Unavailable if passing or isinstance(fault, apsw.FullError) else Misconfigured
+            raise refusal(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         if other is not None:
             raise Misconfigured(
                 f"queue={self._path} holds messages for {other[0]}; nothing was sent. Give each server a queue of its own; to let go "
