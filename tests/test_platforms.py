@@ -17,7 +17,8 @@ import chatkeep
 from chatkeep import Chatkeep
 from chatkeep.client import Client
 from chatkeep.drivers.postgresql.transport import migrations
-from chatkeep.errors import UsageError
+from chatkeep.errors import Misconfigured, UsageError
+from chatkeep.server.settings import server_settings_from
 
 SRC = Path(chatkeep.__file__).parent
 
@@ -165,3 +166,25 @@ def test_code_in_an_archive(tmp_path: Path) -> None:
     )
 
     assert (f"{archive}/chatkeep/__init__.py 1 {len(migrations())}", "") == (done.stdout.strip(), done.stderr)
+
+
+async def test_a_name_that_is_no_text_to_the_system_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are not UTF-8 in a path or a variable, as Python shows them; a secret among them is not shown."""
+    strange = os.fsdecode(b"S\xfc\xdf")
+    for name in (f"sqlite:///{tmp_path}/{strange}.db", f"sqlite:///{strange}"):
+        with pytest.raises(Misconfigured, match="is not UTF-8"):
+            Chatkeep(name)
+    with pytest.raises(Misconfigured, match="is not UTF-8"):
+        Client("http://127.0.0.1:9", "ck_k_key", queue=f"{tmp_path}/{strange}.db")
+    async with Chatkeep(f"sqlite:///{tmp_path}/chat.db") as keep:
+        with pytest.raises(UsageError, match="can be no backup"):
+            await keep.backup(f"{tmp_path}/{strange}.db")
+    monkeypatch.setenv("CHATKEEP_METRICS_TOKEN", f"hush{strange}")
+    with pytest.raises(
+        Misconfigured, match=r"metrics_token has bytes that are no text .*CHATKEEP_METRICS_TOKEN"
+    ) as told:
+        server_settings_from({})
+
+    assert "hush" not in str(told.value)

@@ -64,6 +64,15 @@ def presentable(fault: BaseException) -> BaseException:
     return stands_for.with_traceback(_TRACEBACK.__get__(fault))
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether *text* can be written in UTF-8: not what Python makes of bytes that are no text to the system."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 WRONG_FILE = frozenset(
     (
         errno.EACCES,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
-from .errors import Misconfigured
+from .errors import Misconfigured, is_utf8
 from .secrecy import shown
 
 PREFIX = "CHATKEEP_"
@@ -74,7 +75,12 @@ def environment_settings(fields: Mapping[str, Any]) -> tuple[dict[str, GivenValu
                 continue
         else:
             text = os.environ.get(variable)
-        if text:
+        if text and not is_utf8(text):
+            encoding = sys.getfilesystemencoding()
+            faults.append(
+                from_source(f"{name} has bytes that are no text in the encoding of this system ({encoding})", variable)
+            )
+        elif text:
             try:
                 found[name] = GivenValue(parsed(text, kind), variable)
             except (msgspec.ValidationError, KeyError):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 import msgspec
 
-from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, may_pass
+from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, is_utf8, may_pass
 from ..own_file import OwnFile
 from .confinement import Confinement
 from .values import Queued
@@ -87,6 +87,8 @@ class OutboxFile:
     """The file at *path*, holding messages for the server at *server*. *confinement*: where it was opened, and may be used."""
 
     def __init__(self, path: str, server: str) -> None:
+        if not is_utf8(path):
+            raise Misconfigured(f"queue={path!a} is not UTF-8, in which SQLite names files; nothing was opened.")
         self.confinement = Confinement()
         self._path, self._server = path, server
         self._absolute = os.path.abspath(path)  # a later chdir leaves the queue where it is

@@ -66,6 +66,7 @@ def _target(file: OpenFile, path: str, replace: bool) -> str:
     """Return the absolute path of a backup. Raises `UsageError` when no copy can be put there."""
     try:
         path = os.path.abspath(os.fsdecode(path))
+        path.encode()  # in which SQLite names files
         there = os.lstat(path)
     except FileNotFoundError:
         there = None

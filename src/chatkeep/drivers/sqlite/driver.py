@@ -22,6 +22,7 @@ from ...errors import (
     Conflict,
     Duplicate,
     Misconfigured,
+    is_utf8,
 )
 from ...offload import offload, offload_taking
 from ..base import (
@@ -85,6 +86,10 @@ class SqliteDriver(Openable):
             raise Misconfigured(
                 f"{shown!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
                 "memory:// for no file at all."
+            )
+        if not is_utf8(path):
+            raise Misconfigured(
+                f"{url!a} is not UTF-8, in which SQLite names files; nothing was opened. Name another file."
             )
         if re.search(r"\?\w+=", path):  # it would be a part of the file's name
             raise Misconfigured(
