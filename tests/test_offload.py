@@ -9,8 +9,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +20,10 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.passwords import hash_password, is_password
+from chatkeep.blocking import BlockingChatkeep
 from chatkeep.drivers.sockets import connected
-from chatkeep.errors import Misconfigured
+from chatkeep.drivers.sqlite import file as sqlite_files
+from chatkeep.errors import Misconfigured, Unavailable
 from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire
 from chatkeep.testing.servers import PostgresServer
@@ -29,6 +31,8 @@ from tests.support.tls import self_signed
 from tests.support.waiting import until
 
 LIMIT_S = 60
+TOO_LARGE = 1 << 46
+"""So large a stack the system gives to no thread."""
 
 
 @asynccontextmanager
@@ -49,6 +53,70 @@ async def busy_executor() -> AsyncIterator[None]:
     finally:
         over.set()
         await asyncio.gather(*hanging)
+
+
+@contextmanager
+def few_threads(monkeypatch: pytest.MonkeyPatch, left: int) -> Iterator[None]:
+    """The system starts *left* more threads, and no further one."""
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        nonlocal left
+        left -= 1
+        threading.stack_size(0 if left >= 0 else TOO_LARGE)
+        try:
+            begin(thread)
+        finally:
+            threading.stack_size(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        yield
+
+
+@pytest.mark.parametrize("left", range(4))
+async def test_a_store_for_which_there_are_too_few_threads_is_opened_when_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left: int
+) -> None:
+    """What was begun of it is given back: no thread is left, and the file is nobody's."""
+    keep, before = Chatkeep(f"sqlite:///{tmp_path}/chat.db", background=False), threading.active_count()
+    with few_threads(monkeypatch, left), pytest.raises(Unavailable, match="No thread could be started"):
+        await keep.open()
+    await until(lambda: threading.active_count() == before)
+
+    assert [] == sqlite_files._files
+
+    async with keep:
+        await keep.accept("ada", "hello")
+
+
+async def test_without_a_thread_a_store_answers_and_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What needs one of its own is refused, and done when there is one."""
+    keep, before = Chatkeep(f"sqlite:///{tmp_path}/chat.db", background=False), threading.active_count()
+    await keep.open()
+    with few_threads(monkeypatch, 0):
+        await keep.accept("ada", "hello")
+        for refused in (keep.query("select 1"), keep.backup(tmp_path / "copy.db")):
+            with pytest.raises(Unavailable, match="No thread could be started"):
+                await refused
+        with pytest.raises(OSError, match="localhost could not be looked up"):
+            await connected("localhost", 9)
+        await keep.close()
+
+    assert ([], before) == (sqlite_files._files, threading.active_count())
+    async with keep:
+        assert [(1,)] == await keep.query("select 1")
+
+
+def test_a_blocking_chatkeep_for_which_there_is_no_thread_is_opened_when_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code without an event loop hears of it as everybody does."""
+    chat = BlockingChatkeep(Chatkeep("memory://"))
+    with few_threads(monkeypatch, 0), pytest.raises(Unavailable, match="No thread could be started"):
+        chat.open()
+    with chat:
+        chat.accept("ada", "hello")
 
 
 async def test_a_store_is_opened_and_closed_while_calls_of_the_bot_hang(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ class Core(Generic[State]):
             return moved if engine.store.gateway.moved else "the store was emptied, or another one has taken its place"
         if not engine.is_open:
             return "the Chatkeep is not open; the application has to open it in its lifespan"
+        if engine.store.gateway.refuses_writes:
+            return "the store refuses what is written"
         if not engine.reached:
             return "the store is not reached"
         return "messages wait in the journal"

@@ -23,6 +23,7 @@ Programs act on the class; people read the message, which says what is now true,
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -61,6 +62,35 @@ def presentable(fault: BaseException) -> BaseException:
         pass
     stands_for = RuntimeError(f"{describe_fault(fault)}, an exception that cannot be looked at")
     return stands_for.with_traceback(_TRACEBACK.__get__(fault))
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether *text* can be written in UTF-8: not what Python makes of bytes that are no text to the system."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+WRONG_FILE = frozenset(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    )
+)
+
+
+def may_pass(fault: OSError) -> bool:
+    """Tell whether *fault*, of a file that cannot be had, is the machine's and may pass (no room, too many open files), and not that of
+    who named the file."""
+    return fault.errno not in WRONG_FILE
 
 
 def log_fault(log: Logger, level: int, fault: BaseException | None, text: str, *arguments: object) -> None:

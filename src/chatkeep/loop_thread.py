@@ -13,6 +13,7 @@ from functools import cache, wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from .errors import NotOpen, Uncertain, UsageError
+from .offload import start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,11 +57,13 @@ class LoopThread:
             thread = threading.Thread(target=lambda: asyncio.run(live), name=self._name, daemon=True)
             self._process, self._thread, self._stopping = os.getpid(), thread, stopping
             try:
-                thread.start()
+                start(thread)
                 self._loop = opened.result()
                 _stop_at_exit(self)
             except BaseException:
                 self._loop = self._thread = None
+                if thread.ident is None:  # it was not started
+                    live.close()
                 # After Ctrl-C it is closed as soon as it is open.
                 opened.add_done_callback(
                     lambda done: done.exception() or done.result().call_soon_threadsafe(stopping.set)

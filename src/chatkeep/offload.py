@@ -13,11 +13,35 @@ from functools import partial
 from threading import Thread
 from typing import Generic, ParamSpec, TypeVar
 
+from .errors import Unavailable
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 AT_ONCE = 8
 """So many calls of one event loop run at a time; others wait for their turn."""
+
+LOOK_S = 0.01
+
+
+def start(thread: Thread) -> None:
+    """Start *thread*. Raises `Unavailable` where the system lets this process have no more."""
+    try:
+        thread.start()
+    except RuntimeError as none_left:
+        raise Unavailable(
+            f"No thread could be started ({none_left}); nothing was done. Raise how many this process may have (ulimit -u, the pids limit "
+            "of its container, its memory), or try again later."
+        ) from none_left
+
+
+async def ended(thread: Thread) -> None:
+    """Wait for the end of *thread*, which is near; also where there is no other thread to be had."""
+    try:
+        await offload(thread.join)
+    except Unavailable:
+        while thread.is_alive():  # noqa: ASYNC110 only a thread could wait for another and tell the loop
+            await asyncio.sleep(LOOK_S)
 
 
 async def offload(call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
@@ -39,7 +63,7 @@ async def _offloaded(call: Callable[[], T], give_back: Callable[[T], object] | N
         answered: Future[T] = Future()
         answered.set_running_or_notify_cancel()  # from here on it is not taken back
         thread = Thread(target=_call, args=(answered, call), name="chatkeep call", daemon=True)
-        thread.start()
+        start(thread)
         try:
             return await asyncio.wrap_future(answered)
         except asyncio.CancelledError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from filelock import FileLock, Timeout
 
-from .errors import Misconfigured
+from .errors import Misconfigured, Unavailable, may_pass
 
 
 class OwnFile:
@@ -13,10 +15,12 @@ class OwnFile:
 
     def __init__(self, name: str, path: str) -> None:
         self._name, self._path = name, path
-        self._lock = FileLock(f"{path}.lock", mode=0o600, thread_local=False)  # it may be taken anew in another thread
+        self._lock = FileLock(
+            f"{os.path.abspath(path)}.lock", mode=0o600, thread_local=False
+        )  # it may be taken anew in another thread
 
     def take(self) -> None:
-        """Take the file. Raises `Misconfigured` where another process has it, or it cannot be had."""
+        """Take the file. Raises `Misconfigured` where another process has it, or it cannot be had; `Unavailable` where that may pass."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout as taken:
@@ -24,7 +28,8 @@ class OwnFile:
                 f"{self._name}={self._path} is in use by another process; nothing was opened. Give each process a {self._name} of its own."
             ) from taken
         except OSError as fault:
-            raise Misconfigured(f"{self._name}={self._path} cannot be used ({fault}); nothing was opened.") from fault
+            refusal = Unavailable if may_pass(fault) else Misconfigured
+            raise refusal(f"{self._name}={self._path} cannot be used ({fault}); nothing was opened.") from fault
 
     def leave(self) -> None:
         """Let another process have it; twice is fine."""

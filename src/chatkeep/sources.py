@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
-from .errors import Misconfigured
+from .errors import Misconfigured, is_utf8
 from .secrecy import shown
 
 PREFIX = "CHATKEEP_"
@@ -79,9 +80,13 @@ def _read_variable(name: str) -> tuple[str, str]:
     variable = PREFIX + name.upper()
     path = os.environ.get(f"{variable}_FILE")
     if not path:
-        return variable, os.environ.get(variable, "")
+        text = os.environ.get(variable, "")
+        if not is_utf8(text):
+            told = f"{name} has bytes that are no text in the encoding of this system ({sys.getfilesystemencoding()})"
+            raise Misconfigured(from_source(told, variable))
+        return variable, text
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             return f"{variable}_FILE", file.read().strip()
     except (OSError, UnicodeError) as fault:
         words = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8"
@@ -119,8 +124,8 @@ def file_settings() -> tuple[dict[str, Any], str]:
     import tomllib  # a hundredth of a second is saved where there is no file
 
     try:
-        with open(path) as file:
-            return tomllib.loads(file.read()), path
+        with open(path, "rb") as file:
+            return tomllib.load(file), path
     except OSError as fault:
         raise Misconfigured(f"The settings in {path} cannot be read: {fault.strerror}{NOT_OPENED}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import apsw
 import pytest
 
-from chatkeep import BadMessage, Misconfigured, NotOpen, UsageError
+from chatkeep import BadMessage, Misconfigured, NotOpen, Unavailable, UsageError
 from chatkeep.client.outbox_file import KNOWN_MOST, OutboxFile
 
 ADA = ("credential:1", "ada's")
@@ -160,3 +162,38 @@ async def test_a_file_is_one_process_s_and_one_server_s_until_it_is_closed(tmp_p
     await file.close()
 
     assert [("ada's", "c", 2, 0), ("credential:2", "d", 1, 0)] == held
+
+
+async def test_a_queue_stays_where_it_is_after_a_chdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is one of the folder in which it was named."""
+    monkeypatch.chdir(tmp_path)
+    file = OutboxFile("q.db", "http://host")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    await file.open()
+    with pytest.raises(Misconfigured, match="in use by another process"):
+        await OutboxFile(str(tmp_path / "q.db"), "http://host").open()
+    await file.close()
+
+    assert [] == list(Path().iterdir())
+    assert (tmp_path / "q.db").exists()
+
+
+async def test_too_many_open_files_are_no_wrong_path(tmp_path: Path) -> None:
+    """Where there is none left for the lock, or for the file itself, it is refused as what may pass; then it is opened."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.dup(0) for _ in range(64)]  # what is free below the limit is taken
+    try:
+        for more in (0, 1):
+            file = OutboxFile(str(tmp_path / "q.db"), "http://host")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1 + more, most[1]))
+            try:
+                with pytest.raises(Unavailable, match="cannot be used"):
+                    await file.open()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            await file.open()
+            await file.close()
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)

@@ -1036,6 +1036,21 @@ async def test_another_default_isolation_does_no_harm(chat: str, url: str) -> No
     assert "alter role" in str(refusal)
 
 
+async def test_another_way_to_read_backslashes_does_no_harm(chat: str, url: str) -> None:
+    """Statements and functions are read as they were written, also where the role prefers the way of old; behind a pooler it is refused."""
+    role, schema = re.sub(r".*//(\w+):.*schema=(\w+).*", r"\1 \2", chat).split()
+    await run_sql(url, f"create schema {schema} authorization {role}")
+    await run_sql(url, f"alter role {role} set standard_conforming_strings = off")
+    refusal = await refusal_to_open(f"{chat}&pooler=transaction")
+    driver = await opened_on(chat)
+    answers = await asyncio.gather(*(say(driver, f"{n}") for n in range(50)))
+    await driver.close()
+
+    assert list(range(1, 51)) == sorted(answers)
+    assert isinstance(refusal, Misconfigured)
+    assert "alter role ... set standard_conforming_strings = on" in str(refusal)
+
+
 async def test_closing_leaves_nothing_behind(url: str) -> None:
     """No task, no session on the server."""
     driver = await opened_on(url)

@@ -1699,3 +1699,41 @@ async def test_a_process_ends_while_a_statement_runs(path: str) -> None:
     )
 
     assert (0, "") == (ended.returncode, ended.stderr)
+
+
+FEW_FILES = """
+import asyncio, os, resource, sys
+from chatkeep import Chatkeep
+
+async def main():
+    kinds, most = set(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    for more in range(14):
+        keep = Chatkeep(f"sqlite:///{sys.argv[1]}.{more}", on_outage="journal", journal=f"{sys.argv[1]}.j{more}", background=False)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + more, most[1]))
+        try:
+            await keep.open()
+            kinds.add("open")
+        except Exception as fault:
+            kinds.add(type(fault).__name__)
+            if os.strerror(24) not in str(fault):
+                kinds.add(str(fault))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        if not keep._core.is_open:
+            await keep.open()
+        await keep.accept("ada", "hello")
+        await keep.close()
+    print(sorted(kinds))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="NOT RUN: only Linux tells which files are open")
+def test_too_many_open_files_are_no_wrong_path(tmp_path: Path) -> None:
+    """Wherever there is none left while a journal and a store are opened, that is said, as what may pass, or the journal takes messages."""
+    command = [sys.executable, "-c", FEW_FILES, str(tmp_path / "chat.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert ("['Unavailable', 'open']", 0) == (done.stdout.strip(), done.returncode), done.stderr

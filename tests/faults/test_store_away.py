@@ -14,6 +14,7 @@ import pytest
 
 from chatkeep import Unavailable
 from chatkeep.drivers.sqlite import opening as sqlite
+from chatkeep.server.health import trouble_of
 from chatkeep.testing.proxy import Loss
 from chatkeep.testing.servers import RedisServer
 
@@ -162,6 +163,10 @@ async def test_f23_a_full_server_refuses_and_goes_on(stand: Stand, opening: Any)
         stand.server.ask("CONFIG", "SET", "maxmemory", "1mb")
         full = await keep.conversation("c1")
         refused = [await clients.send(f"c{number}", f"full {number}") for number in range(4)]
+        await until(
+            lambda: trouble_of(keep) == "the store refuses what is written"
+        )  # a poll has read from it meanwhile
+        trouble = keep.trouble
     finally:
         stand.server.ask("CONFIG", "SET", "maxmemory", "0")
     await time_passes(1.0)  # after five refusals the store is left alone for a second
@@ -170,6 +175,7 @@ async def test_f23_a_full_server_refuses_and_goes_on(stand: Stand, opening: Any)
     verdict = await clients.verdict()
 
     assert [False] * 4 == refused
+    assert "Nothing was written" in trouble
     assert full is not None
     assert full.head == 2 * len(full.state["seen"])
     assert [] == verdict.faults

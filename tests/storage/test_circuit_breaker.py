@@ -48,6 +48,44 @@ async def test_a_store_that_fails_in_a_row_is_left_alone_and_asked_again(monkeyp
     assert "" == through.trouble
 
 
+async def test_a_read_that_is_answered_does_not_say_that_writes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is read from: what it refused a write with stands until one is taken, or for as long as nobody has tried lately."""
+    through = StoreCircuitBreaker(patience_s=0.1)
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("full")), writes=True)
+    await through.settle(answers("read"))
+
+    assert ("full", True) == (through.trouble, through.refuses_writes)
+
+    with pytest.raises(Conflict):
+        await through.settle(answers(Conflict("somebody else")), writes=True)
+
+    assert "full" == through.trouble
+
+    await through.settle(answers("written"), writes=True)
+
+    assert ("", False) == (through.trouble, through.refuses_writes)
+
+    monkeypatch.setattr(circuit, "REFUSED_S", 0.0)
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("full")), writes=True)
+    await through.settle(answers("read"))
+
+    assert ("", False) == (through.trouble, through.refuses_writes)
+
+
+async def test_what_is_written_to_a_store_that_is_away_is_not_refused_by_it() -> None:
+    """A store that comes back is well with the first act that it answers, whatever that is."""
+    through = StoreCircuitBreaker(patience_s=0.1)
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("down")))
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("down")), writes=True)
+    await through.settle(answers("read"))
+
+    assert ("", False) == (through.trouble, through.refuses_writes)
+
+
 async def test_too_much_to_do_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process has no room for says nothing of the store, which is left alone for what it has failed in, and asked again."""
     monkeypatch.setattr(circuit, "APART_S", 0.0)

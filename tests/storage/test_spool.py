@@ -323,3 +323,19 @@ async def test_a_journal_that_could_not_be_opened_is_free(tmp_path: Path, monkey
         await first.open()
     await second.open()
     await second.close()
+
+
+async def test_a_journal_and_its_lock_stay_where_they_are_after_a_chdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is one of the folder in which it was named; another process that names the same file is refused."""
+    monkeypatch.chdir(tmp_path)
+    here = Spool("journal.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    await here.open()
+    with pytest.raises(Misconfigured, match="in use by another process"):
+        await journal(tmp_path).open()
+    await here.close()
+
+    assert [] == list(Path().iterdir())

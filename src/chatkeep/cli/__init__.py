@@ -124,7 +124,7 @@ def nobody_need_read() -> Iterator[None]:
 
 def leave(*streams: Any) -> None:
     """Have what is left in *streams*, which Python tries to write once more at the end, go nowhere."""
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "wb") as nowhere:
         for stream in streams:
             os.dup2(nowhere.fileno(), stream.fileno())
 

@@ -16,8 +16,14 @@ class Confinement:
         self._process = 0
 
     def begin(self) -> None:
-        """Confine use to the running loop and this process."""
-        self.loop, self._process = asyncio.get_running_loop(), os.getpid()
+        """Confine use to the running loop and this process. Raises `UsageError` where no loop runs, as under Trio."""
+        try:
+            self.loop, self._process = asyncio.get_running_loop(), os.getpid()
+        except RuntimeError:
+            raise UsageError(
+                "The client needs an event loop of asyncio, and none runs here (Trio has another); nothing was opened. Use asyncio.run, or "
+                'anyio\'s backend "asyncio"; code without an event loop uses `SyncClient`.'
+            ) from None
 
     @property
     def has_ended(self) -> bool:

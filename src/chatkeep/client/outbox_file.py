@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 import msgspec
 
-from ..errors import BadMessage, Misconfigured, NotOpen, Uncertain, UsageError
+from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, is_utf8, may_pass
 from ..own_file import OwnFile
 from .confinement import Confinement
 from .values import Queued
@@ -88,8 +87,11 @@ class OutboxFile:
     """The file at *path*, holding messages for the server at *server*. *confinement*: where it was opened, and may be used."""
 
     def __init__(self, path: str, server: str) -> None:
+        if not is_utf8(path):
+            raise Misconfigured(f"queue={path!a} is not UTF-8, in which SQLite names files; nothing was opened.")
         self.confinement = Confinement()
         self._path, self._server = path, server
+        self._absolute = os.path.abspath(path)  # a later chdir leaves the queue where it is
         self._own = OwnFile("queue", path)
         self._thread: ThreadPoolExecutor | None = None
         self._db: apsw.Connection | None = None
@@ -257,11 +259,14 @@ class OutboxFile:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _connect(self) -> None:
+        passing = False
         try:
             # SQLite itself would make a file that all may read. What is wrong with the path is said below.
-            with suppress(OSError):
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = apsw.Connection(self._path)
+            try:
+                os.close(os.open(self._absolute, os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as fault:
+                passing = may_pass(fault)
+            self._db = apsw.Connection(self._absolute)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]
             self._db.execute(OLDER if columns and "owner" not in columns else SCHEMA).fetchall()
@@ -269,7 +274,8 @@ class OutboxFile:
                 self._db.execute(THERE_ADDED)
             other = self._db.execute("select server from outbox where server <> ? limit 1", (self._server,)).fetchone()
         except apsw.Error as fault:
-            raise Misconfigured(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
+            refusal = Unavailable if passing or isinstance(fault, apsw.FullError) else Misconfigured
+            raise refusal(f"queue={self._path} cannot be used ({fault}); nothing was opened.") from fault
         if other is not None:
             raise Misconfigured(
                 f"queue={self._path} holds messages for {other[0]}; nothing was sent. Give each server a queue of its own; to let go "

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import Unavailable
 from ..offload import offload
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ async def _resolved(host: str, port: int) -> list[str]:
     with suppress(OSError):
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return [host]
-    found = await offload(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await offload(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    except Unavailable as none_left:  # no address, no connection: it is tried again as after any other
+        raise OSError(f"{host} could not be looked up. {none_left}") from none_left
     return list(dict.fromkeys(_address_of(place) for *_, place in found))
 
 

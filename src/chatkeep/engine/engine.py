@@ -24,6 +24,7 @@ from ..errors import Misconfigured, Moved, Unavailable
 from ..kinds import refuse_other
 from ..model import State
 from ..settings import Settings
+from ..storage.confinement import running_loop
 from ..storage.store import Store
 from .backlog import Backlog
 from .changes import Changes
@@ -230,7 +231,7 @@ class Engine(Generic[State]):
 
     def _one_at_a_time(self) -> asyncio.Lock:
         """Give what one who opens or closes holds; each loop has its own, because a lock belongs to the loop that waited for it."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._life is None or self._life[0] is not loop:
             self._life = loop, asyncio.Lock()
         return self._life[1]

@@ -140,7 +140,7 @@ def read_logo(path: Path) -> tuple[bytes, str]:
 @cache
 def palettes() -> tuple[Palette, Palette]:
     """Return the colors of the page itself, light and dark, as its style sheet has them."""
-    found = re.findall(r":root \{(.*?)\}", (files(__package__) / "page" / "chat.css").read_text(), re.S)
+    found = re.findall(r":root \{(.*?)\}", (files(__package__) / "page" / "chat.css").read_text("utf-8"), re.S)
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", rules)) for rules in found[:2])
     return light, dark
 

@@ -114,7 +114,7 @@ def digest(body: bytes) -> str:
 @cache
 def stored(name: str) -> str:
     """Return a file of the page; in a wheel the scripts are shorter than their source (`tools/short_scripts.py`)."""
-    return (files(__package__) / "page" / name).read_text()
+    return (files(__package__) / "page" / name).read_text("utf-8")
 
 
 @cache

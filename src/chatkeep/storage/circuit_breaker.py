@@ -23,6 +23,7 @@ AGAIN_A_S = 1000
 APART_S = 0.2  # failures that are closer than this, of acts that began before, are one
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
+REFUSED_S = 5.0  # so long what a write was refused with stands, where reads are answered
 
 
 class RetryBudget:
@@ -58,6 +59,8 @@ class StoreCircuitBreaker:
         explain: Callable[[Replaced], Awaitable[Replaced]] | None = None,
     ) -> None:
         self._trouble = ""
+        self._refused = ""  # what a write was refused with while the store answered: a full disk is read from as before
+        self._refused_until = 0.0
         self._tell_replaced = replaced
         self._look = look
         self._explain = explain or _as_it_is
@@ -73,8 +76,15 @@ class StoreCircuitBreaker:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
-        return self._trouble if self._replaced is None else str(self._replaced)
+        """What is wrong with the store, as far as the last act has shown, or the last write; "" when it answers."""
+        if self._replaced is not None:
+            return str(self._replaced)
+        return self._trouble or (self._refused if self.refuses_writes else "")
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether the store answers, and has not taken the last write, a moment ago."""
+        return self._refused != "" and self._trouble == "" and time.monotonic() < self._refused_until
 
     @property
     def replaced(self) -> bool:
@@ -91,9 +101,11 @@ class StoreCircuitBreaker:
         self._opening += 1
         self._explaining = asyncio.Lock()  # a lock belongs to the loop that waited for it
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
+        self._refused = ""
 
-    async def settle(self, act: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+    async def settle(self, act: Callable[[], Awaitable[T]], *, writes: bool = False, once: bool = False) -> T:
         """Return the answer of *act*; while nobody can say whether it happened, run the same act again, unless told *once*.
+        *writes*: whether it shows if the store takes writes.
 
         Raises `Unavailable` without trying while the store is left alone.
         """
@@ -121,6 +133,8 @@ class StoreCircuitBreaker:
         except (Unavailable, Uncertain) as fault:
             if opening != self._opening:
                 raise
+            if writes and not self._trouble:
+                self._refused, self._refused_until = str(fault), time.monotonic() + REFUSED_S
             self._trouble = str(fault)
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
             if (now := time.monotonic()) > self._failed_at + APART_S or self._failed_at == failed_at:
@@ -128,12 +142,14 @@ class StoreCircuitBreaker:
                 self._failures += 1
             if once or not isinstance(fault, Uncertain):
                 raise
-            return await self._again(act, fault)
+            return await self._again(act, fault, writes)
         except StoreError:
             self._answered(opening)
             raise
         if self._trouble:
             self._answered(opening)
+        if writes and self._refused and opening == self._opening:
+            self._refused = ""
         return answer
 
     async def _is_back(self, opening: int) -> bool:
@@ -162,12 +178,12 @@ class StoreCircuitBreaker:
         if opening == self._opening:
             self._trouble, self._failures = "", 0
 
-    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain) -> T:
+    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain, writes: bool) -> T:
         """Run *act* again, with growing pauses, until its outcome is known; raises *unknown* if it stays so."""
         deadline, opening, longest = time.monotonic() + self._patience_s, self._opening, FIRST_WAIT_S
         while await self._budget.take(deadline) and opening == self._opening:
             try:
-                return await self.settle(act, once=True)
+                return await self.settle(act, writes=writes, once=True)
             except (Uncertain, Unavailable):
                 # (That the store was not even asked this time does not make the first time undone.)
                 pause = min(random.uniform(0.0, longest), deadline - time.monotonic())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from ..errors import NotOpen, StoreError, Unavailable
+from ..errors import NotOpen, StoreError, Unavailable, UsageError
 
 forks = 0
 """How often this process was forked off another since chatkeep was imported."""
@@ -37,6 +37,17 @@ or, in a web application, in its lifespan (of the parent, where create_app(keep)
 """
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs here. Raises `UsageError` where there is none, as under Trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            "chatkeep needs an event loop of asyncio, and none runs here (Trio has another); nothing was opened. Use asyncio.run, or "
+            'the backend "asyncio" of anyio. Code without an event loop opens it with `chatkeep.blocking.BlockingChatkeep(keep)`.'
+        ) from None
+
+
 class Confinement:
     """Remembers the event loop and process of an opening, and refuses calls from anywhere else."""
 
@@ -48,7 +59,7 @@ class Confinement:
 
     def begin(self) -> None:
         """Confine use to the running loop and this process."""
-        self._loop, self._forks = asyncio.get_running_loop(), forks
+        self._loop, self._forks = running_loop(), forks
 
     def end(self, failed: BaseException | None = None) -> None:
         """End that: closed again, or the opening has *failed*."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ..drivers.base import Driver, Entry, Read, Row, Scan
+from ..drivers.base import Append, Driver, Entry, Erase, Read, Row, Scan, Write
 from ..errors import Corrupt, Replaced, Unavailable
 from .circuit_breaker import StoreCircuitBreaker
 from .relocation import explain, refuse_elsewhere
@@ -24,6 +24,8 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 log = logging.getLogger("chatkeep")
+
+WRITING: frozenset[type] = frozenset((Append, Write, Erase))
 
 
 class Measured(Protocol):
@@ -61,8 +63,13 @@ class Gateway:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the store, as far as the last act has shown; "" when it answers."""
+        """What is wrong with the store, as far as the last act has shown, or the last write; "" when it answers."""
         return self._circuit.trouble
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether the store answers, and has not taken the last write, a moment ago."""
+        return self._circuit.refuses_writes
 
     @property
     def replaced(self) -> bool:
@@ -98,12 +105,14 @@ class Gateway:
         if not self.is_open:
             raise Unavailable("The store is not open; nothing was done. Try again when it is.")
         self.acts[type(act).__name__] += 1
-        return self._timed(verb, act) if self.instruments else self._circuit.settle(partial(verb, act))
+        if self.instruments:
+            return self._timed(verb, act)
+        return self._circuit.settle(partial(verb, act), writes=type(act) in WRITING)
 
     async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
         began = time.perf_counter()
         try:
-            return await self._circuit.settle(partial(verb, act))
+            return await self._circuit.settle(partial(verb, act), writes=type(act) in WRITING)
         finally:
             took = time.perf_counter() - began
             for instrument in self.instruments:

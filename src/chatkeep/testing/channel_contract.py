@@ -147,7 +147,7 @@ class ChannelContract:
     def samples(self) -> list[Sample]:
         """Return what the platform posts: the files of *corpus*, by name."""
         assert self.corpus is not None, "say where the samples are: corpus = Path(__file__).parent / 'corpus'"
-        found = [(path.stem, json.loads(path.read_text())) for path in sorted(self.corpus.glob("*.json"))]
+        found = [(path.stem, json.loads(path.read_text("utf-8"))) for path in sorted(self.corpus.glob("*.json"))]
         assert found, f"there are no samples in {self.corpus}"
         return [
             Sample(

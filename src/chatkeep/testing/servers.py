@@ -64,7 +64,7 @@ class Server:
         while not (self.answers() and self._listens()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+                said = (self.folder / "server.log").read_text("utf-8", errors="replace")[-2000:]
                 # Somebody was quicker, or has the second port of a cluster's server.
                 if self._may_move and "Address already in use" in said:
                     (self.folder / "server.log").unlink()
@@ -319,7 +319,7 @@ class PostgresServer(Server):
         """Start it; the first time it makes its data folder."""
         if not self.data.exists():
             secret = self.folder / "password"
-            secret.write_text(self.password)
+            secret.write_text(self.password, encoding="utf-8")
             initdb = [postgres_binary("initdb"), "-D", str(self.data), "-U", "postgres", "--auth=scram-sha-256"]
             initdb += [f"--pwfile={secret}", "--locale=C", "--encoding=UTF8", "--no-sync"]
             subprocess.run([*unprivileged(), *initdb], check=True, capture_output=True)
@@ -399,8 +399,8 @@ class DurableObjectServer(Server):
         self.data.mkdir(exist_ok=True)
         settings = [f"(name = {json.dumps(name)}, text = {json.dumps(text)})" for name, text in self.settings.items()]
         told = WORKERD_CONFIG.format(data=json.dumps(str(self.data)), port=self.port, settings=",\n    ".join(settings))
-        (self.folder / "config.capnp").write_text(told)
-        (self.folder / "worker.js").write_text(self.worker)
+        (self.folder / "config.capnp").write_text(told, encoding="utf-8")
+        (self.folder / "worker.js").write_text(self.worker, encoding="utf-8")
         limited = ["sh", "-c", f'ulimit -n {self.files} && exec "$0" "$@"']
         return [*limited, workerd_binary(), "serve", str(self.folder / "config.capnp")]
 
@@ -434,7 +434,7 @@ def conversations_within(files: int) -> int:
 
 def worker_module() -> str:
     """Return the source of chatkeep's worker."""
-    return (files("chatkeep.drivers.durable_object") / "worker" / "worker.js").read_text()
+    return (files("chatkeep.drivers.durable_object") / "worker" / "worker.js").read_text("utf-8")
 
 
 def free_port() -> int:
@@ -494,7 +494,8 @@ def redis_sentinel(kind: str, folder: Path, *, name: str = "chat", sentinels: in
             home.mkdir()
             (home / "sentinel.conf").write_text(
                 f"sentinel monitor {name} 127.0.0.1 {servers['primary'].port} {sentinels // 2 + 1}\n"
-                f"sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 3000\n"
+                f"sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 3000\n",
+                encoding="utf-8",
             )
             watcher = RedisServer(kind, home, sentinel=True)
             watcher.start()

@@ -100,6 +100,7 @@ class Opener:
         settings = {
             "application_name": "chatkeep",
             "default_transaction_isolation": "read committed",
+            "standard_conforming_strings": "on",
             "statement_timeout": f"{self.site.timeout * 800:.0f}ms",
             "lock_timeout": f"{self.site.timeout * 50 + 1:.0f}ms",
             "idle_in_transaction_session_timeout": f"{MIGRATION_S:.0f}s",
@@ -121,12 +122,19 @@ class Opener:
             raise self.closed_door(fault) from fault
         keep_alive(_transport_of(connection))
         connection.get_settings().register_data_types(ARRAYS)
-        version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
+        version, told = connection.get_server_version(), connection.get_settings()
+        encoding = told.server_encoding
         if version.major < OLDEST or encoding != "UTF8":
             connection.terminate()
             raise Misconfigured(
                 f"{self.site.store} is PostgreSQL {version.major} with the encoding {encoding}; nothing was changed. chatkeep needs "
                 f"{OLDEST} or newer, and a database with the encoding UTF8."
+            )
+        if told.standard_conforming_strings != "on":
+            connection.terminate()
+            raise Misconfigured(
+                f"{self.site.store} reads backslashes in a way of its own; nothing was changed. chatkeep cannot ask for another one behind "
+                "a pooler. Run: alter role ... set standard_conforming_strings = on."
             )
         return connection
 

@@ -9,13 +9,11 @@ import stat
 
 import apsw
 
-from ...errors import ChatkeepError, Unavailable, UsageError
+from ...errors import ChatkeepError, Unavailable, UsageError, may_pass
 from ..whole_files import COPIED, COPY, make_part, put
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
 from .seam import Transport
 
-# Why a backup cannot be written that its caller can mend.
-NOT_THERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PAGES = 1000  # of a backup, until it notices that it is to stop
 THERE = "is there already; nothing was written. Name another file, or have this one replaced (replace=True, --replace)."
 
@@ -50,7 +48,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
         said = fault.strerror if isinstance(fault, OSError) else fault
         if isinstance(fault, apsw.FullError):
             said = os.strerror(errno.ENOSPC)  # SQLite says "not an error" of a copy that has no room
-        refusal = UsageError if isinstance(fault, OSError) and fault.errno in NOT_THERE else Unavailable
+        refusal = UsageError if isinstance(fault, OSError) and not may_pass(fault) else Unavailable
         raise refusal(
             f"sqlite:///{file.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
         ) from fault
@@ -68,6 +66,7 @@ def _target(file: OpenFile, path: str, replace: bool) -> str:
     """Return the absolute path of a backup. Raises `UsageError` when no copy can be put there."""
     try:
         path = os.path.abspath(os.fsdecode(path))
+        path.encode()  # in which SQLite names files
         there = os.lstat(path)
     except FileNotFoundError:
         there = None

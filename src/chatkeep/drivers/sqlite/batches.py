@@ -15,7 +15,7 @@ import apsw
 from msgspec import Struct
 
 from ...errors import ChatkeepError, Overloaded, Unavailable, Uncertain
-from ...offload import offload
+from ...offload import ended, start
 from ..base import WAITING, settle
 from .file import FilesMoved, OpenFile, Slot
 from .handover import Handover
@@ -68,8 +68,12 @@ class ConnectionThreads:
         self._threads = [
             Thread(target=self._work, args=(slot,), name="chatkeep-sqlite", daemon=True) for slot in self.slots
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                start(thread)
+        except BaseException:
+            self.abandon()
+            raise
 
     @property
     def waiting(self) -> int:
@@ -119,7 +123,15 @@ class ConnectionThreads:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            await offload(thread.join)
+            await ended(thread)
+        self._answered.close()
+
+    def abandon(self) -> None:
+        """Have the threads that were started end, where there is nothing for them to do yet."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for slot in self.slots:
+            self._file.drop(slot)
         self._answered.close()
 
     def _work(self, slot: Slot) -> None:
@@ -224,7 +236,7 @@ def _committed(db: apsw.Connection, batch: list[Job]) -> list[Any]:
         error = (
             translated(fault, "Nothing was written")
             if sure
-            else Uncertain(f"SQLite may or may not have written: {fault}")
+            else Uncertain(f"SQLite may or may not have written ({fault}). Send it again under the same id.")
         )
         error.__cause__ = fault
         return [error] * len(batch)

@@ -22,6 +22,7 @@ from ...errors import (
     Conflict,
     Duplicate,
     Misconfigured,
+    is_utf8,
 )
 from ...offload import offload, offload_taking
 from ..base import (
@@ -86,6 +87,10 @@ class SqliteDriver(Openable):
                 f"{shown!r} names no file: write sqlite:///chat.db for a file here, sqlite:////var/chat.db for an absolute path, "
                 "memory:// for no file at all."
             )
+        if not is_utf8(path):
+            raise Misconfigured(
+                f"{url!a} is not UTF-8, in which SQLite names files; nothing was opened. Name another file."
+            )
         if re.search(r"\?\w+=", path):  # it would be a part of the file's name
             raise Misconfigured(
                 f"{url.partition('?')[0]!r} has an option, and sqlite:// takes none; nothing was opened. Write the path alone."
@@ -101,7 +106,11 @@ class SqliteDriver(Openable):
             raise Misconfigured(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared WAL file; upgrade apsw.")
         file = await offload_taking(lambda: take(self.path, self._absolute), OpenFile.leave)
         self._news = News(file.real)
-        self._connections = connections = Connections(self.path, file)
+        try:
+            self._connections = connections = Connections(self.path, file)
+        except BaseException:
+            file.leave()
+            raise
         return await connections.write(_epoch, None)
 
     async def examine(self) -> list[Finding]:

@@ -8,7 +8,7 @@ import time
 
 import apsw
 
-from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable
+from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, may_pass
 from ..statements import newest, numbered
 from .file import BUSY_MS, FilesMoved, OpenFile, Slot, hold
 
@@ -53,10 +53,15 @@ class Opener:
             db.create_scalar_function("closed_to_versions_before_0_2", lambda *_: None, 0, deterministic=True)
             db.execute("pragma secure_delete = on")  # what was erased, cut or written over stays on no page of the file
         except BaseException as fault:
+            cause = _cause_of(db)
             if db is not None:
                 db.close(force=True)
             if isinstance(fault, ChatkeepError):
                 raise
+            if isinstance(fault, apsw.CantOpenError) and cause is not None and may_pass(cause):
+                raise Unavailable(
+                    f"sqlite:///{self.path} was not opened: {cause.strerror}. Nothing was done; try again when that is mended."
+                ) from fault
             if isinstance(fault, apsw.CantOpenError | apsw.NotADBError | apsw.ReadOnlyError):
                 advice = "Name a file that chatkeep may write, in a folder that it may write"
                 if isinstance(fault, apsw.NotADBError):
@@ -73,6 +78,17 @@ class Opener:
             raise FilesMoved(written=False)
 
 
+def _cause_of(db: apsw.Connection | None) -> OSError | None:
+    """Return what the system has said, of which SQLite tells only that a file cannot be opened; None where it cannot be known."""
+    if db is not None:
+        return OSError(db.system_errno, os.strerror(db.system_errno)) if db.system_errno else None
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as fault:
+        return fault
+    return None
+
+
 def take(path: str, absolute: str) -> OpenFile:
     """Return the file at *absolute*, which is called *path*, for one more store of this process."""
     folder = os.path.dirname(absolute)
@@ -81,7 +97,15 @@ def take(path: str, absolute: str) -> OpenFile:
         raise Unavailable(f"sqlite:///{path} was not opened: there is no folder {folder}. Make or mount it.")
     try:
         return hold(absolute)
-    except (OSError, ValueError) as fault:
+    except OSError as fault:
+        if may_pass(fault):
+            raise Unavailable(
+                f"sqlite:///{path} was not opened: {fault.strerror}. Nothing was done; try again when that is mended."
+            ) from fault
+        raise Misconfigured(
+            f"sqlite:///{path} was not opened: {fault}. Name a file that chatkeep may write."
+        ) from fault
+    except ValueError as fault:
         raise Misconfigured(
             f"sqlite:///{path} was not opened: {fault}. Name a file that chatkeep may write."
         ) from fault

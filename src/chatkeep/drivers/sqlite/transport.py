@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from ...errors import Unavailable
-from ...offload import offload
+from ...offload import offload, start
 from ..base import Pool
 from .batches import ConnectionThreads, Job, answer, commit
 from .file import BUSY_MS, FilesMoved, OpenFile, Slot
@@ -39,7 +39,11 @@ class Connections:
         self._lookers: dict[Slot, asyncio.Future[Any]] = {}
         self._places = asyncio.Semaphore(LOOKERS)
         self.writer = ConnectionThreads(file, self._opener.open_connection, self._committed, threads=1, gathers=True)
-        self.readers = ConnectionThreads(file, self._opener.open_connection, self._answered, threads=READERS)
+        try:
+            self.readers = ConnectionThreads(file, self._opener.open_connection, self._answered, threads=READERS)
+        except BaseException:
+            self.writer.abandon()
+            raise
 
     async def close(self) -> None:
         """Have what is under way answered, break off who looks for long, and give the file back."""
@@ -50,7 +54,11 @@ class Connections:
             await asyncio.wait(list(self._lookers.values()))
         for threads in (self.readers, self.writer):
             await threads.close()
-        await offload(give_back, self.file, [*self.readers.slots, *self.writer.slots])
+        slots = [*self.readers.slots, *self.writer.slots]
+        try:
+            await offload(give_back, self.file, slots)
+        except Unavailable:  # there is no thread to be had
+            give_back(self.file, slots)
 
     def pool(self) -> Pool:
         """Return the connections that acts use."""
@@ -86,7 +94,7 @@ class Connections:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(ended.set_result, found)
 
-            Thread(target=look, name="chatkeep-sqlite", daemon=True).start()
+            start(Thread(target=look, name="chatkeep-sqlite", daemon=True))
             self._lookers[slot] = ended
             ended.add_done_callback(lambda _: self._lookers.pop(slot))
             try:

@@ -54,7 +54,7 @@ class BackupReplaces(Intact):
     """The last backup is gone when the next one begins."""
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
-        Path(path).write_text(secrets.token_hex(8))  # noqa: ASYNC240
+        Path(path).write_text(secrets.token_hex(8), encoding="utf-8")  # noqa: ASYNC240
 
 
 @caught_by("a_backup_is_a_new_file_or_refused")
@@ -62,5 +62,5 @@ class BackupLeavesParts(Intact):
     """It refuses, and leaves what it had begun."""
 
     async def backup(self, path: str, *, replace: bool = False) -> None:
-        Path(f"{path}.part").write_text("half")  # noqa: ASYNC240
+        Path(f"{path}.part").write_text("half", encoding="utf-8")  # noqa: ASYNC240
         await super().backup(path, replace=replace)
