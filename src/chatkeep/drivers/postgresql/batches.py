@@ -136,7 +136,7 @@ class Combiner:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection."""
-        return self._open > 0
+        return any([place is not None and not place.is_closed() for place in self._connections])
 
     def is_free_for(self, statement: Statement) -> bool:
         """Tell whether a connection has nothing to do, or nothing yet but to run *statement* in this tick."""

@@ -70,7 +70,7 @@ class Connections:
         """Run *statement* on *act*, and on what else waits for it."""
         # Where one act follows another, or comes with others like it, as in a function that is started for one message, one connection
         # is enough.
-        reads = self.writer if self.writer.is_free_for(statement) and not self.readers.is_open else self.readers
+        reads = self.readers if self.readers.is_open or not self.writer.is_free_for(statement) else self.writer
         return reads.call(statement, act)
 
     def write(self, statement: Statement, act: Any) -> asyncio.Future[Any]:

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from ...errors import ChatkeepError, Conflict, Corrupt, Duplicate, Replaced, Unavailable, Uncertain
 from ..base import RECENT_GRAIN_S, Append, Appended, Counted, Entries, Entry, Erase, Key, Read, Row, Scan, Write
-from ..packing import unpack
+from ..packing import MARKS, unpack
 from .scripts import Meta, Place, ScriptRun, changed_at, key_of
 
 
@@ -170,7 +170,8 @@ def _entry(number: int, stored: bytes) -> Entry:
     id_size, role_size, rest = stored.split(b":", 2)
     middle = int(id_size)
     end = middle + int(role_size)
-    return Entry(number, rest[:middle].decode(), rest[middle:end].decode(), unpack(rest[end:]))
+    body = rest[end:]
+    return Entry(number, rest[:middle].decode(), rest[middle:end].decode(), unpack(body) if body[:1] in MARKS else body)
 
 
 def _row(key: Key, stored: list[Any]) -> Row:

@@ -14,7 +14,6 @@ The scripts are the files in lua/; common.lua begins each of those that look at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from hashlib import sha1
 from math import ceil, isfinite
 from typing import NamedTuple
@@ -66,13 +65,13 @@ class Script(NamedTuple):
     sha: bytes
 
 
-class Home(Struct, frozen=True, eq=False):  # found again as the object that it is, which takes no time
+class Home(Struct, eq=False, gc=False):
     """Where scripts work: their KEYS, and the ARGV that come first and say the same whenever they work there."""
 
     keys: tuple[bytes, ...]
     names: tuple[Argument, ...] = ()
-    kept: bool = True
-    """Whether scripts will work there again; if not, nothing of it is remembered."""
+    packed: bytes = b""
+    """Both as a transport has packed them, for the next script that works there."""
 
 
 class ScriptRun(NamedTuple):
@@ -127,12 +126,17 @@ class Bucket:
     def __init__(self, prefix: str, number: int) -> None:
         self.start = f"{prefix}:{{{number}}}:".encode()
         self.epoch = self.start + b"epoch"
-        self.erased = self.start + b"erased"
         self.places = {index: self.start + index.encode() for index in PLACES}
+        self._row, self._log, self._ids = (self.start + part for part in (b"row:", b"log:", b"ids:"))
+        self._shared = (self.start + b"erased", *self.places.values())
 
     def row_of(self, member: bytes) -> bytes:
         """Return the name of a conversation's row."""
-        return b"%brow:%b" % (self.start, member)
+        return self._row + member
+
+    def keys_of(self, member: bytes) -> tuple[bytes, ...]:
+        """Return a conversation's KEYS, in the order of the scripts."""
+        return (self.epoch, self._row + member, self._log + member, self._ids + member, *self._shared)
 
 
 PLACES: tuple[Index, ...] = ("due", "key", "owner", "recent")
@@ -145,15 +149,28 @@ class Acts:
 
     def __init__(self, prefix: str, *, buckets: int = BUCKETS, small: Callable[[bytes], bytes] | None = None) -> None:
         self.prefix = prefix
-        self.epoch = ""
+        self._epoch = ""
+        self._homes: dict[Key, Home] = {}
         self.meta = f"{prefix}:meta".encode()
         self.channel = f"{prefix}:changed".encode()
         self.small = small or _small
         self.divide(buckets)
 
+    @property
+    def epoch(self) -> str:
+        """The store's; a server that has another one refuses what is said."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: str) -> None:
+        """Say another one from now on."""
+        self._epoch = epoch
+        self._homes.clear()
+
     def divide(self, count: int) -> None:
         """Look for conversations in so many buckets from now on."""
         self.buckets = [Bucket(self.prefix, number) for number in range(count)]
+        self._homes.clear()
 
     def make(self, seen: str, epoch: str) -> ScriptRun:
         """Make *epoch* the store's, if what was *seen* of it still holds; for `meta_of`."""
@@ -165,17 +182,17 @@ class Acts:
 
     def read(self, act: Read) -> ScriptRun:
         """`Driver.read`."""
-        return ScriptRun(READ, self._home(act.key, READS), [bounded(act.tail)])
+        return ScriptRun(READ, self._part(act.key, READS), [bounded(act.tail)])
 
     def entries(self, act: Entries) -> ScriptRun:
         """`Driver.entries`."""
         after, before, limit = act.after, act.before, bounded(act.limit)
         if act.ids is not None:
             asked = [id.encode() for id in act.ids if id]
-            return ScriptRun(PICKED, self._home(act.key, LOOKS_UP), [limit, *asked])
+            return ScriptRun(PICKED, self._part(act.key, LOOKS_UP), [limit, *asked])
         way = "back" if after is None and before is not None else "on"
         bounds = [bounded(after or 0), bounded(FAR if before is None else before), limit]
-        return ScriptRun(ENTRIES, self._home(act.key, READS), [*bounds, way])
+        return ScriptRun(ENTRIES, self._part(act.key, READS), [*bounds, way])
 
     def append(self, act: Append) -> ScriptRun:
         """`Driver.append`."""
@@ -249,7 +266,7 @@ class Acts:
         found = [(self._bucket(member), member) for _, member in places]
         epochs = tuple(dict.fromkeys(bucket.epoch for bucket, _ in found))
         rows = [bucket.row_of(member) for bucket, member in found]
-        return ScriptRun(ROWS, Home((*epochs, *rows), (self.epoch,), kept=False), [len(epochs), field])
+        return ScriptRun(ROWS, Home((*epochs, *rows), (self.epoch,)), [len(epochs), field])
 
     def _bucket(self, member: bytes) -> Bucket:
         return self.buckets[bucket_of(member, len(self.buckets))]
@@ -260,8 +277,20 @@ class Acts:
         kept_ms = ceil((act.window_s + COUNTERS_KEPT_S) * 1000)
         return ScriptRun(COUNT, home, [_time(act.window_s), _time(act.at), act.cost, kept_ms], writes=True)
 
-    def _home(self, key: Key, count: int | None = None) -> Home:
-        return _home(self.prefix, len(self.buckets), self.epoch, key, count)
+    def _home(self, key: Key) -> Home:
+        """Return where a conversation is kept: of most that are read a turn is written, which works there too."""
+        home = self._homes.get(key)
+        if home is None:
+            if len(self._homes) >= HOMES:
+                self._homes.clear()
+            member = member_of(key)
+            names = (self._epoch, member, mark_of(key))
+            home = self._homes[key] = Home(self._bucket(member).keys_of(member), names)
+        return home
+
+    def _part(self, key: Key, count: int) -> Home:
+        """Return where a script works that only reads: at its first *count* keys."""
+        return Home(self._home(key).keys[:count], (self._epoch,))
 
 
 ROWS_AT_ONCE = 50
@@ -277,17 +306,7 @@ LOOKS_UP = 4
 """As READS, of a script that looks for ids too."""
 
 HOMES = 4096
-"""How many are remembered, packed with the name of a script."""
-
-
-@lru_cache(maxsize=HOMES)
-def _home(prefix: str, buckets: int, epoch: str, key: Key, count: int | None) -> Home:
-    """Return the home of a conversation, or its first *count* keys."""
-    member = member_of(key)
-    bucket = Bucket(prefix, bucket_of(member, buckets))
-    own = (bucket.start + part + member for part in (b"log:", b"ids:"))
-    keys = (bucket.epoch, bucket.row_of(member), *own, bucket.erased, *bucket.places.values())
-    return Home(keys[:count], (epoch,) if count else (epoch, member, mark_of(key)))
+"""How many are remembered."""
 
 
 def _index(buckets: tuple[Bucket, ...], index: Index, epoch: str) -> Home:

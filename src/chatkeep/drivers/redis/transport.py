@@ -22,7 +22,7 @@ from .batches import Call, Link
 from .connection import pack_command, refused_by
 from .opening import PAUSE_S, Opener
 from .replies import refusal
-from .scripts import HOMES, Argument, Home, Script, ScriptRun
+from .scripts import Argument, Home, ScriptRun
 from .seam import Address, Site
 
 with from_extra("redis", "A Redis store (redis://)"):
@@ -40,10 +40,17 @@ def pack_arguments(arguments: Sequence[Argument]) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
-@lru_cache(maxsize=HOMES)
-def _opening(script: Script, home: Home) -> bytes:
-    """Return what an EVALSHA begins with: the same for each act of a kind on one conversation, and half of its words."""
-    return pack_arguments((b"EVALSHA", script.sha, len(home.keys), *home.keys, *home.names))
+@lru_cache(maxsize=64)
+def _opening(sha: bytes, keys: int) -> bytes:
+    """Return what an EVALSHA begins with, up to its keys."""
+    return pack_arguments((b"EVALSHA", sha, keys))
+
+
+def _packed_home(home: Home) -> bytes:
+    """Return the keys and names of *home*: the same for each act that writes to one conversation, and half of its words."""
+    if not home.packed:
+        home.packed = pack_arguments(home.keys + home.names)
+    return home.packed
 
 
 class Servers:
@@ -87,10 +94,11 @@ class Servers:
 
     def act(self, act: ScriptRun) -> asyncio.Future[Any]:
         """Run a script where its keys are."""
-        keys, names = act.home.keys, act.home.names
-        count = 3 + len(keys) + len(names) + len(act.arguments)
-        opening = _opening if act.home.kept else _opening.__wrapped__
-        packed = b"*%d\r\n%b%b" % (count, opening(act.script, act.home), pack_arguments(act.arguments))
+        script, home, arguments, _ = act
+        keys = home.keys
+        count = 3 + len(keys) + len(home.names) + len(arguments)
+        opening, named = _opening(script.sha, len(keys)), home.packed or _packed_home(home)
+        packed = b"*%d\r\n%b%b%b" % (count, opening, named, pack_arguments(arguments))
         return self._put(packed, act, slot_of(keys[0]) if self.site.cluster else None)
 
     def ask(self, *command: Argument, key: bytes = b"", address: Address | None = None) -> asyncio.Future[Any]:
