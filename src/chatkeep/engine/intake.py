@@ -48,7 +48,6 @@ from .lease_keeper import LeaseKeeper
 from .notifier import Notifier
 from .outcomes import Waiter, read_outcome
 from .pauses import Pauses
-from .places import FirstTurn
 from .releases import Releases
 from .run import RUNNING, refuse_own_turn
 from .runner import Runner
@@ -93,7 +92,6 @@ class OneTrip:
         # (With "debounce" a message waits for what comes behind it, however quick the handler is.)
         self._quick_s = 0.0 if shared.policy.overlap == "debounce" else seconds(shared.settings.quick)
         self._contended: Newest[Key, float] = Newest(CONTENDED_MOST)  # others write there too, lately
-        self.first_turn = turns.first_turn = FirstTurn(self._quick_s)
 
     def find_cached(self, key: Key, draft: Draft, only: Condition | None) -> Snapshot | None:
         """Find the cached conversation in which *draft* may be answered so; None where it may not, or nothing is cached."""
@@ -102,17 +100,13 @@ class OneTrip:
         snapshot = self._store.cached(key)
         return snapshot if snapshot is not None and self.fits(snapshot, draft, only) else None
 
-    def claim_first_turn(self, key: Key) -> bool:
-        """Tell whether a message to *key* is the first one: its turn shows whether handlers are quick."""
-        return self._turns.pace_s >= self._quick_s and self.first_turn.claim(key)
-
-    def may_run_first(self, key: Key, *, quick: bool = False) -> bool:
+    def may_run_first(self, key: Key) -> bool:
         """Tell whether the handler may run before a message of *key* is in the log, as far as can be told without the
-        conversation: nobody works on it, nobody else was there lately, and it will not take long, or is taken for *quick*."""
+        conversation: nobody works on it, nobody else was there lately, and it will not take long."""
         turns, runner = self._turns, self._runner
         return (
             key not in self._workers.by_key
-            and (quick or turns.pace_s < self._quick_s)
+            and turns.pace_s < self._quick_s
             and not self._shared.unopened
             and not turns.log_first
             and (self._sender.outlet is None or not self._sender.takes(key))
@@ -262,13 +256,11 @@ class Intake:
         if self._fresh_s is not None:
             await self._pauses.refresh()
             await self._versions.refresh(after_s=self._fresh_s)
-        statistics, first_turn = self._shared.statistics, self._one_trip.first_turn
+        statistics = self._shared.statistics
         statistics.waiting += 1
-        is_first = self._one_trip.claim_first_turn(key)
         try:
             snapshot = None
-            perhaps = first_turn.concerns(key) and not self._runner.awaited
-            if self._one_trip.may_run_first(key, quick=perhaps):
+            if self._one_trip.may_run_first(key):
                 worker = self._workers.hold(key)
                 try:
                     snapshot = self._store.cached(key)
@@ -276,9 +268,6 @@ class Intake:
                         snapshot = await self._find(key, owner, draft.created_at)
                 finally:
                     self._workers.release(worker)
-                if perhaps:
-                    await first_turn.wait()
-                    snapshot = self._store.cached(key) or snapshot
             fits = (
                 snapshot is not None
                 and self._one_trip.may_run_first(key)
@@ -288,8 +277,6 @@ class Intake:
                 return await self._receive_in_two_trips(key, draft, owner, wait_if_duplicate, only)
         finally:
             statistics.waiting -= 1
-            if is_first:
-                first_turn.end()
         return await self._receive_in_one_trip(key, snapshot, draft, owner, wait_if_duplicate, only)
 
     async def _accept(self, key: Key, draft: Draft, owner: str, only: Condition | None) -> Receipt:

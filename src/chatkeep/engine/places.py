@@ -1,4 +1,4 @@
-"""Places: how many handlers run at once in this process, and who may run alone; and what the first of them all shows."""
+"""Places: how many handlers run at once in this process, and who may run alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 
-from ..drivers.base import Key
 from ..errors import Unavailable
 
 SETTLE_S = 0.2
@@ -170,57 +169,3 @@ class Places:
             if not admitted.done():  # (one that was cancelled goes)
                 self._taken = self.most
                 admitted.set_result(True)
-
-
-FIRST_S = 0.5
-"""So long the first handler is waited for until it begins: it may be that another process answers that message, or that the store is
-slow."""
-
-
-class FirstTurn:
-    """Lets what comes with the first turn wait for what that shows: under load that is a great many messages, which would all go the long
-    way. A handler that has run for *quick_s* shows enough, and nobody waits longer than FIRST_S until it begins."""
-
-    def __init__(self, quick_s: float) -> None:
-        self.is_under_way = False
-        """Whether there is anything to wait for."""
-        self._quick_s = quick_s
-        self._key: Key | None = None
-        self._over = asyncio.Event()
-        self._begun = False
-        self._alarm: asyncio.TimerHandle | None = None
-
-    def claim(self, key: Key) -> bool:
-        """Tell whether the message to *key* that asks is the first one, whose turn this is: whoever brings it calls `end` in the end."""
-        if self._key is not None or not self._quick_s:
-            return False
-        self._key, self.is_under_way = key, True
-        self._end_in(FIRST_S)
-        return True
-
-    def begin(self) -> None:
-        """Note that a handler begins."""
-        if not self._begun:
-            self._begun = True
-            self._end_in(self._quick_s)
-
-    def end(self) -> None:
-        """Let nobody wait any more: a handler was timed, or is not quick, or there is none to wait for."""
-        self.is_under_way = False
-        self._over.set()
-        if self._alarm is not None:
-            self._alarm.cancel()
-
-    def concerns(self, key: Key) -> bool:
-        """Tell whether a message to *key* may wait for it: to another conversation, for in its own one messages stay in their order."""
-        return self.is_under_way and key != self._key
-
-    async def wait(self) -> None:
-        """Wait until it is over."""
-        if self.is_under_way:
-            await self._over.wait()
-
-    def _end_in(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self.end)

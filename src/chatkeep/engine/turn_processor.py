@@ -36,7 +36,6 @@ from ..errors import (
 )
 from ..model import Content, Message, State
 from .hooks import Handler, Streamed, Streaming, collect_replies
-from .places import FirstTurn
 from .reply_stream import Ended, ReplyStream, Unaware
 from .run import ABANDONED, ANSWERED, NOT_BEGUN, STOPPED, Run
 from .runner import Runner
@@ -180,8 +179,6 @@ class TurnProcessor(Generic[State]):
         self.on_failure: Handler[State] | None = None
         self.pace_s = seconds(shared.settings.quick)
         """How long handlers have taken lately; at first nobody knows, and none is taken for quick."""
-        self.first_turn = FirstTurn(0.0)
-        """What may be waited for while nobody knows that."""
         self.log_first = False
         """A message has to be in the log before this handler runs: its reply is streamed, or it takes steps."""
         self._shared = shared
@@ -219,8 +216,6 @@ class TurnProcessor(Generic[State]):
             raise await self.fail_attempt(snapshot, messages, fault, admitted=admitted) from fault
         attempt = Attempt(self._shared, self.handler, snapshot, messages, made, record_step)
         attempt.admitted = admitted
-        if self.first_turn.is_under_way:
-            self.first_turn.begin()
         await self._runner.run(attempt, admitted=admitted)
         return self._take_answer(attempt) or await self._end_unanswered(attempt)
 
@@ -253,8 +248,6 @@ class TurnProcessor(Generic[State]):
         self._shared.statistics.turns += 1
         took, work = attempt.took, attempt.work
         self.pace_s = 0.8 * self.pace_s + 0.2 * took
-        if self.first_turn.is_under_way:
-            self.first_turn.end()
         for instrument in attempt.instruments:
             instrument.measured("turn", took)
         if work is not None and work.refused:  # whatever the handler made of being refused a step
