@@ -102,9 +102,7 @@ async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -
 async def _claims_on_the_way_from(driver: Driver, key: Key) -> list[Key]:
     """Return the keys of the claims that lead from the owner of a conversation to whoever has it now; of each the row tells to whom."""
     claims: list[Key] = []
-    with suppress(
-        Corrupt
-    ):  # (of what is damaged nobody knows whose it is; that it is damaged is said where its lines are)
+    with suppress(Corrupt):  # (that something is damaged is said where its lines are)
         found = await do(driver.read, Read(key, tail=0))
         while found is not None and found[0].owner:
             claim = Key(f"{RESERVED}{CLAIMS}{key.tenant}", found[0].owner)
