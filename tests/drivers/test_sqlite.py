@@ -987,7 +987,7 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
 @pytest.mark.parametrize("tenants", [60, 20_100])
 @pytest.mark.each
 async def test_what_is_recent_in_all_tenants_is_paged_in_one_order(driver: SqliteDriver, tenants: int) -> None:
-    """However the rows lie in the tenants, of however many a page is, and on both ways that are gone, for fewer tenants and for very many."""
+    """However the rows lie in the tenants, of however many a page is, and on both ways that are gone, for few tenants and for very many."""
     await pages_are_whole(driver, tenants=tenants)
 
 
