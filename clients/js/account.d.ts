@@ -84,6 +84,7 @@ export interface Lost {
 export interface Device {
   readonly id: string;
   readonly label: string;
+  /** Whether it is the one that asks. */
   readonly current: boolean;
   readonly created_at: number;
   readonly last_used_at: number | null;

@@ -6,11 +6,11 @@ const LATE_MS = 5000; // so late at most a tab reads of what another one has wri
 
 export async function devices(account, { serverTime }) {
   const { tokens } = await account._json("me/tokens");
-  const own = account._read("")?.id;
+  const own = account._read("")?.id; // (servers of before do not say which one asks; of a token that was given alone nobody knows it then)
   const now = serverTime(Date.now());
   const isLive = (one) => !one.revoked && !(one.expires_at < now);
   // One that was refreshed goes on for a while beside its successor.
-  return tokens.map((one) => ({ ...one, current: one.id === own })).filter((one) => isLive(one) && (one.current || !one.rotated));
+  return tokens.map((one) => ({ ...one, current: one.current ?? one.id === own })).filter((one) => isLive(one) && (one.current || !one.rotated));
 }
 
 export async function endDevice(account, tools, id) {
@@ -28,6 +28,8 @@ export async function refresh(account, { locked, pick, request, serverTime }) {
       const fresh = await (await request(`${account._url}me/tokens/current/rotate`, { method: "POST", token: old })).json();
       account._write("", { ...kept, ...pick(fresh, "id", "token", "expires_at"), at: serverTime(Date.now()) });
     } catch (fault) {
+      // The site's own, of which the server has no other: without a beginning it has no half of its time, and is not tried again.
+      if (fault.status === 404 && !old.startsWith("ck_")) account._write("", { ...kept, at: undefined });
       if (fault.status !== 409) throw fault;
       // Another tab has refreshed it: this one may read so later than it gets the lock.
       for (const end = performance.now() + LATE_MS; account._read("")?.token === old; await new Promise((go) => setTimeout(go, 50))) if (performance.now() > end) throw fault;

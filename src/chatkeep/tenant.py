@@ -472,7 +472,8 @@ class Surface(PeopleSurface[State]):
 
     async def resend(self, conversation: str, number: int) -> None:
         """
-        Send a reply once more: one that failed, or of which nobody knows whether it was shown.
+        Send a reply once more: one that failed, or of which nobody knows whether it was shown. One that waits and may be out already
+        goes first.
 
         Raises `UsageError` when message *number* is none that goes out through a channel.
         """

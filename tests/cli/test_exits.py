@@ -16,14 +16,16 @@ from ..support.program import PATIENCE_S, PROGRAM, chatkeep, killed_when_late, p
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT RUN: this system has no disk that is always full")
-@pytest.mark.parametrize("command", ["list", "export"])
+@pytest.mark.parametrize("command", ["list", "export", "--help", "--version", "list --help", "completion"])
+@pytest.mark.each
 def test_output_that_has_no_room_is_told_in_one_line(store: Path, command: str) -> None:
-    """And the next one may say so too: "try again"."""
+    """And the next one may say so too: "try again". Also what asks no store: the help, and what shells complete."""
+    shell = {"_CHATKEEP_COMPLETE": "zsh_source"} if command == "completion" else {}
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
-            [*PROGRAM, command, store.name],
+            [*PROGRAM, *command.split(), *[store.name] * (command in ("list", "export"))],
             cwd=store.parent,
-            env=plain_environment(),
+            env=plain_environment() | shell,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

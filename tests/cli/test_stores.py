@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,34 @@ def test_check_says_whether_a_store_is_fit(tmp_path: Path, valkey: Any, postgres
     assert postgres.password not in fit[2][1]
     assert [] == list(tmp_path.iterdir())
     assert {"level", "subject", "said"} == set(json.loads(named[1].splitlines()[0]))
+
+
+def test_check_reads_what_is_paused_and_the_like(tmp_path: Path) -> None:
+    """A store whose pauses are damaged is not fit: its bot is silent. A sealed one is read with its keys; what is older is not touched."""
+    key = f"k1:{base64.b64encode(bytes(32)).decode()}"
+
+    async def use(name: str, **told: Any) -> None:
+        async with Chatkeep(f"sqlite:///{tmp_path / name}", **told) as keep:
+            await keep.pause_all()
+
+    asyncio.run(use("chat.db"))
+    asyncio.run(use("sealed.db", seal_keys=[key]))
+    whole = chatkeep("check", "chat.db", folder=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "chat.db")) as database, database:
+        database.execute("update conversation set body = x'6a756e6b' where tenant = '~chatkeep' and id = 'switches'")
+    damaged = chatkeep("check", "chat.db", folder=tmp_path)
+    keys: list[dict[str, str]] = [{}, {"CHATKEEP_SEAL_KEYS": key}]
+    sealed = [chatkeep("check", "sealed.db", folder=tmp_path, **named)[1] for named in keys]
+    with closing(sqlite3.connect(tmp_path / "sealed.db")) as database, database:
+        database.execute("pragma user_version = 1")
+    older = chatkeep("check", "sealed.db", folder=tmp_path)[1]
+
+    assert (0, True) == (whole[0], "can be read" in whole[1])
+    assert 7 == damaged[0]
+    assert "~chatkeep/switches: the record is damaged" in damaged[1]
+    assert "`chatkeep resume STORE --everywhere`" in damaged[1]
+    assert [True, False] == ["they were not read: This store is sealed" in said for said in sealed]
+    assert ["own records" in said for said in (sealed[1], older)] == [True, False]
 
 
 @pytest.mark.server

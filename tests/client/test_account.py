@@ -52,6 +52,7 @@ async def test_an_account_has_its_list_saves_and_devices(place: Place) -> None:
     assert {("trip", "To Rome"), ("shop", "")} == set(listed)
     assert (["m"], "To Naples", ["title"]) == (saved.added, saved.title, stale.conflicts)
     assert ({"trip"}, []) == ({one.id for one in changed.conversations}, changed.erased)
+    assert [("phone", True), ("tab", False)] == sorted((one.label, one.current) for one in devices)
     assert ("title", "Florence", ["tea", "milk"]) == (lost.about, lost.value, merged)
     assert {"trip", "shop", visit.id} == ids
     assert ["phone", "tab"] == sorted(one.label for one in then)

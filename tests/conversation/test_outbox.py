@@ -315,6 +315,22 @@ def test_what_is_to_be_sent_again_goes_first() -> None:
     assert None is outbox.next_reply(outgoing(upto=2))
 
 
+def test_a_reply_in_doubt_goes_before_what_is_to_be_sent_again() -> None:
+    """While it is to be sent at all; what is gone from the log is taken out of its place, and nothing else."""
+
+    def next_number(**delivery: Any) -> int:
+        found = outbox.next_reply(outgoing(**delivery))
+        return found if isinstance(found, int) else getattr(found, "number", 0)
+
+    assert 2 == next_number(upto=1, again=(1,), sending=2)
+    assert 8 == next_number(upto=1, again=(7, 8), sending=8)
+    assert 7 == next_number(upto=1, again=(7,), sending=9)
+    assert 7 == next_number(upto=2, again=(7,), sending=2)
+    gone = outbox.note_nothing_to_send(outgoing(upto=1, again=(7, 8), sending=8), 2, POLICY, at=1010.0)
+
+    assert OutboxState(upto=1, again=(7,), sending=8) == delivery_in(gone)
+
+
 @pytest.mark.parametrize(
     ("expected", "after_s", "tries", "counts"),
     [

@@ -66,6 +66,7 @@ from chatkeep.testing.proxy import Loss, Proxy
 from chatkeep.testing.servers import PostgresServer
 
 from ..support.logs import ADA, LOTS, log_of
+from ..support.recent import pages_are_whole
 from ..support.soaking import SOAK, few_or_many
 from ..support.waiting import time_passes, until
 
@@ -1178,6 +1179,15 @@ async def test_the_views_show_what_was_said(url: str) -> None:
         ("salon", "bob", 1, True, "user", "Nice", "array", None, True),
         ("salon", "bob", 2, False, "assistant", "Bonjour Nice", "string", 1, True),
     ] == [tuple(row) for row in messages]
+
+
+@pytest.mark.parametrize("tenants", [60, 2100])
+@pytest.mark.each
+async def test_what_is_recent_in_all_tenants_is_paged_in_one_order(url: str, tenants: int) -> None:
+    """However the rows lie in the tenants, of however many a page is, and on both ways that are gone, for few tenants and for many."""
+    driver = await opened_on(url)
+    await pages_are_whole(driver, tenants=tenants)
+    await driver.close()
 
 
 async def test_the_queries_of_the_docs_run(url: str) -> None:

@@ -28,7 +28,19 @@ import pytest
 from msgspec import structs
 
 from chatkeep.drivers import driver_for, whole_files
-from chatkeep.drivers.base import COUNTERS_KEPT_S, Append, Count, Entries, Entry, Erase, Fence, Key, Read, Row, Write
+from chatkeep.drivers.base import (
+    COUNTERS_KEPT_S,
+    Append,
+    Count,
+    Entries,
+    Entry,
+    Erase,
+    Fence,
+    Key,
+    Read,
+    Row,
+    Write,
+)
 from chatkeep.drivers.sqlite import backup as sqlite_backup
 from chatkeep.drivers.sqlite import batches, opening, transport
 from chatkeep.drivers.sqlite import file as sqlite_file
@@ -46,6 +58,7 @@ from chatkeep.errors import (
     UsageError,
 )
 from tests.support.logs import ADA, log_of
+from tests.support.recent import pages_are_whole
 from tests.support.waiting import until
 
 
@@ -949,8 +962,8 @@ PLACES = {
 
 
 async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDriver) -> None:
-    """None walks a whole table, except the operator's look at what is recent in all tenants; the look for what is newer than a time walks
-    the index alone."""
+    """None walks a whole table; the look for what is newer than a time walks the index alone, and so does that for what is recent in very
+    many tenants."""
     plans: dict[str, list[str]] = {}
 
     def explain(db: apsw.Connection, _: None) -> None:
@@ -961,12 +974,21 @@ async def test_every_statement_finds_what_it_needs_by_an_index(driver: SqliteDri
 
     assert driver._connections is not None
     await driver._connections.writer.call(explain, None)
-    walked = {name for name, plan in plans.items() if any(re.match(r"SCAN (?!CONSTANT)", step) for step in plan)}
+    table = r"SCAN (c|conversation|entry|meta|tombstone|counter)\b"
+    walked = {name for name, plan in plans.items() if any(re.match(table, step) for step in plan)}
 
-    assert {"scan_recent_all", "scan_recent_since"} >= walked
-    assert "SCAN conversation USING COVERING INDEX conversation_recent" in plans["scan_recent_since"]
-    assert "SCAN conversation" not in plans["scan_recent_since"]
+    assert {"scan_recent_all", "scan_recent_since"} == walked
+    for name, index in (("scan_recent_since", "conversation"), ("scan_recent_all", "c")):
+        assert f"SCAN {index} USING COVERING INDEX conversation_recent" in plans[name]
+        assert f"SCAN {index}" not in plans[name]
     assert PLACES == {name: plans[name][0].removeprefix("SEARCH conversation USING INDEX ") for name in PLACES}
+
+
+@pytest.mark.parametrize("tenants", [60, 20_100])
+@pytest.mark.each
+async def test_what_is_recent_in_all_tenants_is_paged_in_one_order(driver: SqliteDriver, tenants: int) -> None:
+    """However the rows lie in the tenants, of however many a page is, and on both ways that are gone, for few tenants and for very many."""
+    await pages_are_whole(driver, tenants=tenants)
 
 
 # The file belongs to one SQLite

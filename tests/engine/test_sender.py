@@ -298,6 +298,24 @@ async def test_a_reply_that_is_half_out_goes_on_there_after_another_was_sent_aga
     assert [("hi-a", 0), ("hi-b", 0), ("hi-a", 0), ("hi-b", 1)] == [(text, skip) for _, text, skip in loft.sent]
 
 
+async def test_a_doubt_outlives_that_another_reply_is_sent_again(sending: Any) -> None:
+    """The one in doubt is settled first: it may have been shown twice, whatever else is sent meanwhile."""
+    loft = Sloppy(Sent(status="delivered"), OSError("odd"))
+    keep = await sending(twice, loft, poll="20ms", retry_after="60s", retry_longest="60s")
+    await keep.accept(ADA, "hi", id="m1")
+
+    async def waits() -> bool:
+        return [False, True] == ["odd" in one.reason for one in await keep.deliveries(ADA)]
+
+    await until(waits)
+    await keep.resend(ADA, 2)
+    await until(lambda: len(loft.sent) == 4)
+    await all_delivered(keep, 2)
+
+    assert ["hi-a", "hi-b", "hi-b", "hi-a"] == loft.texts
+    assert [False, True] == [sending.doubtful for sending in await keep.deliveries(ADA)]
+
+
 async def test_what_the_platform_refuses_is_set_aside_with_its_reason_and_can_be_sent_again(sending: Any) -> None:
     """The next reply goes out; an operator mends the number and sends the first again."""
     loft = Loft(Sent(status="failed", reason="no such number"))

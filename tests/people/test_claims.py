@@ -121,6 +121,32 @@ async def test_a_hold_goes_on_when_its_owner_is_claimed(opened: Any) -> None:
     assert "ada" == (await keep._engine.store.row(Key("", "g"))).owner
 
 
+async def test_a_hold_on_a_name_that_has_nothing_any_more_says_whose_it_is(opened: Any) -> None:
+    """While a claim can be undone the name still has it. A hold of before stands, also where it is put once more."""
+    clock = Clock()
+    keep = await opened(count, clock=clock)
+    core = core_of(keep)
+    for name, owner in (("g", GUEST), ("held", "guest:2")):
+        await keep.receive(name, "hi", owner=owner)
+        await keep.user("ada").claim(owner)
+    await keep.user("eve").claim("ada")
+    await core.hold("", "", "guest:2", reason="case 8")
+
+    assert [GUEST] == [held.owner for held in await core.hold("", "", GUEST, reason="case 7")]
+    await core.lift_hold("", "", GUEST)
+    clock.now += UNDO_S + 1
+    for _ in range(2):  # before and after the rows have their new owner
+        with pytest.raises(UsageError, match=f"'{GUEST}' has become 'eve'.*nothing was put on hold"):
+            await core.hold("", "", GUEST, reason="case 7")
+        await ids(keep.user("eve"))
+    assert "case 8" == (await core.hold("", "", "guest:2", reason="case 9"))[0].reason
+    await core.hold("", "", "eve", reason="case 7")
+    await keep.user("eve").claim(GUEST)
+    for name in ("g", "held"):
+        with pytest.raises(OnHold):
+            await keep.erase(name)
+
+
 async def test_what_somebody_on_hold_claims_is_on_hold(opened: Any) -> None:
     """Under each name that the claimed one has; what was claimed for others is not."""
     keep = await opened(count)

@@ -88,6 +88,34 @@ async def test_what_is_sent_is_bounded_by_its_size(kind: str, url: str) -> None:
     assert (200, 429 if kind == "peer_kb" else 200, 200) == (read.status, other.status, backend.status)
 
 
+@pytest.mark.parametrize("kind", ["conversation", "conversation_kb"])
+async def test_guests_by_shares_use_up_nothing_of_the_owners(kind: str, url: str) -> None:
+    """All of them are one: a guest who shares it on, or whose token is rotated, has no more."""
+    async with limited(url, {kind: "6/day"}) as (keep, client):
+        scopes = ("read", "send", "share")
+        owner = (await issue_token(keep, "", "ada", scopes=scopes)).token
+        client.key = owner
+        shared = await client.ask("POST", "/v1/conversations/ada/shares", b'{"scopes": ["read", "send", "share"]}')
+        client.key = None
+        guest = await client.ask("POST", "/v1/shares/redeem", json.dumps({"share": shared.json["share"]}).encode())
+        client.key = guest.json["token"]
+        on = await client.ask("POST", "/v1/conversations/ada/shares", b'{"scopes": ["read", "send"]}')
+        client.key = None
+        other = await client.ask("POST", "/v1/shares/redeem", json.dumps({"share": on.json["share"]}).encode())
+        client.key = guest.json["token"]
+
+        async def refused() -> bool:
+            return (await client.post("ada", {"content": "x" * 3000})).status == 429
+
+        await until(refused)
+        client.key = other.json["token"]
+        by_other = await client.post("ada", {"content": "hello"})
+        client.key = owner
+        by_owner = await client.post("ada", {"content": "hello"})
+
+    assert (429, 200) == (by_other.status, by_owner.status)
+
+
 async def test_a_header_does_not_make_another_peer_unless_a_trusted_proxy_says_so(tmp_path: Any) -> None:
     """X-Forwarded-For is believed of nobody, and of 127.0.0.1 once it is named as a proxy; then only its last entry."""
     said, warned = {}, {}

@@ -105,6 +105,13 @@ async def test_a_token_ends_in_time(house: House, clock: Clock) -> None:
 
 async def test_a_token_can_end_itself_and_no_other(house: House) -> None:
     """By "current" or its own id; another's id says nothing of whether it exists."""
+    mine, other = await house.token(subject="ada"), await house.token(subject="ada")
+    seen = (await house.ask("GET", f"{ADA}/tokens", token=mine)).json["tokens"]
+    by_key = (await house.ask("GET", f"{ADA}/tokens", token=house.key)).json["tokens"]
+    assert {str(name_of(mine))[:16]: True, str(name_of(other))[:16]: None} == {
+        one["id"]: one.get("current") for one in seen
+    }
+    assert [None, None] == [one.get("current") for one in by_key]
     mine, other = await house.token(), await house.token()
     ids = {found.id: found for found in await list_tokens(house.keep, "salon", "ada")}
     theirs = str(name_of(other))[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import time
 from collections.abc import Sequence
 from contextlib import aclosing, closing
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 from msgspec import structs
 
 from chatkeep import Chatkeep, Tenant, Turn
+from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key
 from chatkeep.drivers.base import Append, Driver, Key, Read, Write
 from chatkeep.errors import BadMessage, ChatkeepError, Conflict
+from chatkeep.people.claims import Claim
 from chatkeep.storage.archive import Exported, Imported, export_lines, import_lines, read_blocks
 from chatkeep.storage.copying import LogWriter
+from chatkeep.storage.records import CLAIMS, Records
 from chatkeep.testing.crash import Wrapped, wrapped
 
 from ..support.moves import LONG, counting_bot, filled, held, said
@@ -130,6 +134,41 @@ async def test_an_export_of_a_tenant_has_what_its_users_said_as_guests(fresh: An
 
     assert ["trip"] == before == after
     assert {"salon", "~people:salon"} == {json.loads(line)["tenant"] for line in lines if b'"conversation"' in line}
+
+
+async def test_an_export_of_one_conversation_has_who_its_owner_has_become(fresh: Any) -> None:
+    """Along the whole way, and nobody else's: the list of who owns it now shows it where it is imported."""
+    (url, ours), (there, theirs) = await fresh("sqlite"), await fresh("sqlite")
+    async with echoing_bot(Chatkeep(url, **FAST)) as keep:
+        salon = keep.tenant("salon")
+        await salon.receive("trip", "hello", owner="guest:1")
+        await salon.receive("else", "hello", owner="guest:2")
+        await salon.user("ada").claim("guest:1")
+        await salon.user("ada").claim("guest:2")
+        await salon.user("eve").claim("ada")
+    lines = await exported(ours, tenant="salon", conversation="trip")
+    await import_lines(theirs, lines)
+    async with Chatkeep(there, **FAST) as keep:
+        listed = [one.id async for one in keep.tenant("salon").user("eve").conversations()]
+
+    assert ["trip"] == listed
+    assert {"trip", "guest:1", "ada"} == {
+        line["conversation"] for line in map(json.loads, lines) if "conversation" in line
+    }
+
+
+async def test_an_export_of_a_conversation_whose_owners_became_each_other_ends(fresh: Any) -> None:
+    """As two merges of the same moment leave it: each claim is there once."""
+    url, ours = await fresh("sqlite")
+    async with echoing_bot(Chatkeep(url, **FAST)) as keep:
+        await keep.receive("trip", "hello", owner="ada")
+        claims = Records(core_of(keep)._opened.store, CLAIMS, Claim, clock=time.time)
+        for one, other in (("ada", "eve"), ("eve", "ada")):
+            await claims.change(one, lambda _, other=other: Claim(moved_to=other, at=time.time()), owner=other)
+    async with asyncio.timeout(30):
+        lines = await exported(ours, conversation="trip")
+
+    assert ["trip", "ada", "eve"] == [line["conversation"] for line in map(json.loads, lines) if "conversation" in line]
 
 
 def echoing_bot(keep: Chatkeep) -> Chatkeep:

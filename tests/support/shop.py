@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import issue_token
-from chatkeep.server import create_app
+from chatkeep.server import KnownUser, create_app
 
 USERS = tuple(f"user{number}" for number in range(40))
 SCOPES = ("read", "send", "share", "state:read", "state:write")
@@ -69,7 +69,12 @@ if __name__ == "__main__":
         history = keep.tenant(asked.get("tenant", "")).history(asked.get("id", "support"))
         return JSONResponse([message.text async for message in history if message.role == "user"])
 
-    people: dict[str, Any] = {"sample_users": USERS, "users": lambda request: request.cookies.get("who")}
+    def known(request: Request) -> str | KnownUser | None:
+        """Who has a session, or a token of the site's own, which says whose it is and until when."""
+        said = request.headers.get("authorization", "").removeprefix("Bearer site.").split(".")
+        return KnownUser(user=said[0], expires_at=float(said[1])) if len(said) == 2 else request.cookies.get("who")
+
+    people: dict[str, Any] = {"sample_users": USERS, "users": known}
     apps = []
     for served in (keep, other):
         served.on_message(bot)

@@ -347,6 +347,7 @@ def test_a_token_without_its_answer_is_refreshed_too(shop: Shop, person: Browser
     )
 
     assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === given.expires_at")
+    assert [True] == page.evaluate("account.devices().then((found) => found.map((one) => one.current))")
 
 
 def test_a_token_without_an_end_is_not_refreshed(shop: Shop, person: BrowserContext, user: str) -> None:
@@ -368,6 +369,25 @@ def test_a_token_without_an_end_is_not_refreshed(shop: Shop, person: BrowserCont
 
     assert page.evaluate("JSON.parse(localStorage.getItem(account._key)).expires_at === null")
     assert page.evaluate("account._refreshed === -Infinity")  # when it was begun last
+
+
+def test_a_token_that_the_server_has_no_other_of_is_refreshed_once(
+    shop: Shop, person: BrowserContext, user: str
+) -> None:
+    """One of the site's own, with an end: there is none to be had in its place, and to ask each minute is in vain."""
+    page = account_of(person, shop.address)
+    tried: list[str] = []
+    page.on("request", lambda request: tried.append(request.url) if request.url.endswith("/rotate") else None)
+    page.evaluate(
+        """async (user) => {
+           await account.signIn({ token: `site.${user}.${Math.floor(Date.now() / 1000) + 3600}` });
+           account._write("", { ...account._read(""), at: 1 });
+           for (let minute = 0; minute < 3; minute++) { account._refreshed = -Infinity; await account.token(); } }""",
+        user,
+    )
+
+    assert user == page.evaluate("account.user")
+    assert 1 == len(tried)
 
 
 @pytest.mark.parametrize("grace", [None, 600])

@@ -1058,6 +1058,32 @@ def test_the_focus_stays_in_the_list_as_it_changes(service: Service, person: Bro
     expect(page.locator("#list a").nth(50)).to_be_focused()
 
 
+def test_a_click_is_not_lost_where_the_desk_is_drawn_anew(service: Service, person: BrowserContext) -> None:
+    """A message that comes while something is pressed changes and moves its line, and a change its slot: the click counts all the same."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    page = opened(person, service)
+    row = page.locator("#list li", has_text="ada")
+    row.hover()
+    page.mouse.down()
+    service.receive("ada", "moves it")
+    service.receive("bob", "and this is the newest")
+    for _ in range(2):  # the first one may have been on its way before
+        with page.expect_response("**/desk/conversations?*", timeout=60_000):
+            pass
+    page.wait_for_timeout(500)  # what is answered is drawn
+    page.mouse.up()
+
+    expect(page.locator("#name")).to_have_text("ada")
+    expect(page.locator("#list li").first).to_contain_text("newest")
+    page.locator("#state .branch", has_text="said").get_by_role("button", name="Edit").hover()
+    page.mouse.down()
+    service.receive("ada", "changes it")
+    expect(page.locator("#log")).to_contain_text("3: changes it")
+    page.mouse.up()
+    expect(page.get_by_label("Value of said, as JSON")).to_have_value(re.compile("changes it"))
+
+
 def test_nothing_of_one_person_is_left_for_the_next(service: Service, person: BrowserContext) -> None:
     """A session that ends takes the palette with it; and filters, which the next one might not even see, are everything again."""
     service.receive("ada", "hello")

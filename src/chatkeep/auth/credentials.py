@@ -105,8 +105,9 @@ class Issued(Struct, frozen=True, kw_only=True):
         return f"Issued(id={self.id!r})"
 
 
-class Listed(Struct, frozen=True, kw_only=True):
-    """A credential as people see it. rotated: another has taken its place, and it only lives out its grace."""
+class Listed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A credential as people see it. rotated: another has taken its place, and it only lives out its grace; current: it is the one by
+    which the list is asked for."""
 
     id: str
     kind: Kind
@@ -119,6 +120,12 @@ class Listed(Struct, frozen=True, kw_only=True):
     last_used_at: float | None
     revoked: bool
     rotated: bool
+    current: bool = False
+
+
+def mark_current(found: list[Listed], id: str) -> list[Listed]:
+    """Return the list as whoever asks by the credential *id* sees it."""
+    return [structs.replace(one, current=True) if one.id == id else one for one in found]
 
 
 def subject_of(stored: StoredCredential) -> str:

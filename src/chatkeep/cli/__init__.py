@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -54,6 +54,11 @@ class TerminalLines(logging.Formatter):
 class Commands(click.Group):
     """The commands; errors are told in one line and become exit codes."""
 
+    def main(self, *args: Any, **told: Any) -> Any:
+        """Run the program: what it shows of itself, such as what shells complete, needs room too."""
+        with output_needs_room():
+            return super().main(*args, **told)
+
     def make_context(self, *args: Any, **told: Any) -> click.Context:
         """Read the command line, and show the help that it asks for."""
         open_closed_streams()
@@ -74,15 +79,6 @@ class Commands(click.Group):
                     "is not there."
                 )
                 return end(ctx, INTERRUPTED, said)
-            except OSError as fault:
-                if fault.errno not in FULL:
-                    raise
-                leave(sys.stdout)
-                said = (
-                    f"chatkeep: What this command writes is not complete: {fault.strerror}. Run it again when there is room; a file that "
-                    "it was to make is not there."
-                )
-                return end(ctx, exit_code(Unavailable()), said)
 
 
 @contextmanager
@@ -109,6 +105,25 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+@contextmanager
+def output_needs_room() -> Iterator[None]:
+    """End the program where there is no room for what it writes, be it its help: one line says so, and the exit code."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno not in FULL:
+            raise
+        leave(sys.stdout)
+        said = (
+            f"chatkeep: What this command writes is not complete: {fault.strerror}. Run it again when there is room; a file that it was "
+            "to make is not there."
+        )
+        with suppress(OSError):  # there may be no room for that either
+            click.echo(said, err=True)
+        leave(sys.stderr)
+        sys.exit(exit_code(Unavailable()))
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def export(
     target, said = open_target(store), Exported()
     with nullcontext(sys.stdout.buffer) if output is None else whole_file(output, replace=replace) as file:
         asyncio.run(write_export(target, file, said, tenant=tenant, conversation=conversation))
-    of = in_all(said.conversations) if conversation is None else amount(said.conversations, "conversation")
+    alone = conversation is not None and said.conversations <= 1  # else its owner's claims are there too
+    of = amount(said.conversations, "conversation") if alone else in_all(said.conversations)
     are = "is" if said.conversations == 1 else "are"
     click.echo(f"{of} with {amount(said.entries, 'entry', 'entries')} {are} exported.", err=True)
     if said.damaged:

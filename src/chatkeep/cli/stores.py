@@ -10,12 +10,17 @@ from msgspec import structs
 
 from ..drivers import driver_for
 from ..drivers.base import Finding
+from ..drivers.statements import newest
 from ..secrecy import without_secret
+from ..storage.own_records import examine_opened
 from ..storage.relocation import judge_epoch
 from .exits import UNFIT
-from .opening import existing, opened, url_of
+from .opening import driver_with_keys, existing, opened, url_of
 from .options import StoreCommand, store_argument
 from .printing import plain, tell
+
+OLDER = tuple(f"{number} of " for number in range(newest("sqlite")))
+"""How a driver begins to say that a file has an older schema, which an opening brings up to date."""
 
 
 @click.command(cls=StoreCommand)
@@ -44,8 +49,9 @@ def backup(store: str, path: str, replace: bool) -> None:
 def check(store: str, as_json: bool, strict: bool) -> None:
     """Say in plain words whether a store is fit to keep conversations.
 
-    Versions, durability, eviction, clock, schema, permissions and the time of a round trip; nothing is changed. Exit code 0
-    when it is fit, 7 when something is wrong with it (with --strict: also when there is a warning).
+    Versions, durability, eviction, clock, schema, permissions and the time of a round trip, and whether chatkeep's own records
+    (what is paused, holds, credentials and so on) can be read; nothing is changed. Exit code 0 when it is fit, 7 when something
+    is wrong with it (with --strict: also when there is a warning).
 
     \b
     Examples:
@@ -54,11 +60,22 @@ def check(store: str, as_json: bool, strict: bool) -> None:
       chatkeep check postgresql://bot@db.example/chat --strict
     """
     report(
-        asyncio.run(driver_for(url_of(store)).examine()),
+        asyncio.run(examined(url_of(store))),
         what=without_secret(url_of(store)),
         as_json=as_json,
         strict=strict,
     )
+
+
+async def examined(url: str) -> list[Finding]:
+    """Return what the driver says of a store and, where opening it changes nothing, what is to be said of chatkeep's own records."""
+    found = [judge_epoch(finding) for finding in await driver_for(url).examine()]
+    said = {finding.subject: finding for finding in found}
+    schema = said.get("schema")
+    older = schema is not None and (schema.level != "ok" or schema.said.startswith(OLDER))
+    if older or "epoch" not in said or any(finding.level == "fail" for finding in found):
+        return found
+    return found + await examine_opened(driver_with_keys(url))
 
 
 def report(findings: list[Finding], *, what: str, as_json: bool = False, strict: bool = False) -> None:

@@ -129,7 +129,7 @@ class Redeemed(Struct, frozen=True, kw_only=True, rename={"conversation": "id"})
 
 class Credential(Struct, frozen=True, kw_only=True):
     """A token or share as the server lists it; the secret itself is not kept anywhere. rotated: another has taken its place, and it only
-    lives out its grace."""
+    lives out its grace; current: it is the client's own, of servers that tell."""
 
     id: str
     kind: Literal["token", "share", "user"]
@@ -140,6 +140,7 @@ class Credential(Struct, frozen=True, kw_only=True):
     last_used_at: float | None = None
     revoked: bool = False
     rotated: bool = False
+    current: bool = False
 
 
 class Queued(Struct, frozen=True, kw_only=True):

@@ -118,12 +118,22 @@ def _take_apart(key: str) -> tuple[str, int | None]:
 
 def next_reply(snapshot: Snapshot, found: Iterable[Message] = ()) -> Message | int | None:
     """Return the message to send next, *found* being those behind the cursor that the window has not; its number alone if it is to be
-    sent again and is not at hand."""
+    sent again and is not at hand.
+
+    What is to be sent again goes first, but for a reply in doubt: the record has room for one doubt, and another sending would take it.
+    """
     delivery = snapshots.delivery_of(snapshot)
     at_hand = {message.number: message for message in (*found, *snapshot.messages)}
-    if delivery.again:
-        return at_hand.get(delivery.again[0], delivery.again[0])
-    return next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and snapshots.is_outbound(m)), None)
+    waits = next((m for _, m in sorted(at_hand.items()) if m.number > delivery.upto and snapshots.is_outbound(m)), None)
+    if not delivery.again or (waits is not None and waits.number == delivery.sending):
+        return waits
+    again = _first_again(delivery)
+    return at_hand.get(again, again)
+
+
+def _first_again(delivery: OutboxState) -> int:
+    """Return which of the replies that are to be sent again is next."""
+    return delivery.sending if delivery.sending in delivery.again else delivery.again[0]
 
 
 def parts_done(delivery: OutboxState, number: int) -> int:
@@ -168,7 +178,11 @@ def note_nothing_to_send(snapshot: Snapshot, head: int, policy: Policy, *, at: f
     row, old = snapshot.row, snapshots.delivery_of(snapshot)
     if not old.again and row.head != head:
         return None
-    delivery = structs.replace(old, again=old.again[1:]) if old.again else OutboxState(upto=head)
+    if old.again:
+        gone = _first_again(old)
+        delivery = structs.replace(old, again=tuple(other for other in old.again if other != gone))
+    else:
+        delivery = OutboxState(upto=head)
     record = structs.replace(snapshot.record, delivery=delivery)
     return commits.next_commit(snapshot, record, policy, at=at, lease=row.lease, until=row.leased_until)
 

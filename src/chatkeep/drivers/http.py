@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 READ_MOST = 1 << 18
+LONGEST_ANSWER = 512 << 20
+"""Bytes of an answer; more than whole batches of the largest conversations take, and less than what ends a process."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line of an answer that goes on and on, and of what is no body, such as headers: these are small, and there is no end by which
+they are read."""
 LOOKS = 3  # ticks of the loop until it has read what has arrived, at most
 
 
@@ -40,19 +45,26 @@ class _Reading:
         self.parts: list[bytes] = []
         self.complete = self.keeps = False
         self.status = 0
+        self._size = self._beside = 0  # bytes of the body that are kept here, and of what has come behind it
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, arrived: bytes) -> None:
-        """Read what has *arrived*. Raises ConnectionError where it is no HTTP."""
+        """Read what has *arrived*. Raises ConnectionError where it is no HTTP, or longer than anything that is asked for."""
+        self._beside += len(arrived)
         try:
             self._parser.feed_data(arrived)
         except httptools.HttpParserError as fault:
             raise ConnectionError(f"what answered is no HTTP server ({fault})") from fault
+        if self._beside > LONGEST_LINE:
+            raise ConnectionError(f"the headers of its answer are longer than {LONGEST_LINE:,} bytes")
+        if self._size > LONGEST_ANSWER:
+            raise ConnectionError(f"its answer is longer than {LONGEST_ANSWER:,} bytes")
 
     def taken(self) -> bytes:
         """Return what came of the body since the last time."""
         taken = b"".join(self.parts)
         self.parts.clear()
+        self._size = 0
         return taken
 
     # What the parser calls
@@ -64,6 +76,8 @@ class _Reading:
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
         self.parts.append(body)
+        self._size += len(body)
+        self._beside = 0
 
     def on_message_complete(self) -> None:
         """Note the end. (Only here the parser knows what the answer was: it is ready for the next one afterwards.)"""
@@ -126,6 +140,8 @@ class HttpConnection:
             while not reading.complete:
                 await self._receive(reading)
                 *whole, rest = (rest + reading.taken()).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    raise ConnectionError(f"a line of its answer is longer than {LONGEST_LINE:,} bytes")
                 for line in whole:
                     yield line
             raise ConnectionError(f"the stream ended: HTTP {reading.status} {rest[:80]!r}")

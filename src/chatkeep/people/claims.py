@@ -104,11 +104,36 @@ class Claims:
         person = await self._claim(user, subject, by)
         # (After the claim: who puts a hold meanwhile looks at the names once more.)
         if (held := await self._holds.find_of_owner(user)) is not None:
-            await self.hold(subject, reason=held.reason)
+            await self._hold_all(subject, reason=held.reason)
         return person
 
     async def hold(self, user: str, *, reason: str) -> list[Hold]:
-        """Put all that is *user*'s on legal hold, under each of its names; return the holds."""
+        """
+        Put all that is *user*'s on legal hold, under each of its names; return the holds.
+
+        Raises `UsageError` where *user* was claimed longer than UNDO_S ago and is not on hold: what it had is another's by then.
+        """
+        with suppress(
+            Corrupt, Unsupported
+        ):  # (whose it is nobody can tell then; what still has the name is on hold at least)
+            claim = await self._records.get(user)
+            if (
+                claim is not None
+                and claim.moved_to
+                and self._is_final(claim)
+                and await self._holds.find_of_owner(user) is None
+            ):
+                raise UsageError(
+                    f"{user!r:.60} has become {await self.find_user(user)!r:.60}, and so has what it had; nothing was put on hold. Put "
+                    "the hold on that name: it covers all the names of that person."
+                )
+        return await self._hold_all(user, reason=reason)
+
+    def _is_final(self, claim: Claim) -> bool:
+        """Tell whether a claim can be undone no more: conversations are given their new owner then."""
+        return claim.settled or claim.at + UNDO_S <= self._clock()
+
+    async def _hold_all(self, user: str, *, reason: str) -> list[Hold]:
         made: dict[str, Hold] = {}
         # Until there is no other name: one that is claimed meanwhile is among those that are looked up after the hold is there.
         while names := [name for name in await self.find_owners(user) if name not in made]:
@@ -149,7 +174,7 @@ class Claims:
         snapshot, claim = await self._store.load(key), await self._records.get(subject)
         if snapshot is None or claim is None or user == subject or subject not in await self.find_owners(user):
             return False
-        if claim.settled or claim.at + UNDO_S <= self._clock():
+        if self._is_final(claim):
             raise UsageError(f"{user!r:.60} claimed {subject!r:.60} too long ago to undo it; nothing was changed.")
         with suppress(Conflict):  # undone by somebody else meanwhile, or settled
             await self._store.erase(key, at=self._clock(), revision=snapshot.row.revision)

@@ -48,7 +48,7 @@ class MyTokens(wire.Resource):
         """Return the user's tokens, which are its devices, without what they are."""
         principal = principal_of(request)
         found = await credentials.list_user_tokens(keep_of(request), principal.tenant, principal.user)
-        return wire.as_json(Devices(found))
+        return wire.as_json(Devices(credentials.mark_current(found, principal.id)))
 
 
 class MyToken(wire.Resource):

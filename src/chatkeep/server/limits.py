@@ -133,7 +133,9 @@ class Limits:
             if request.method == "POST" and begins:
                 named["begin"] = named["begin_day"] = peer
         if request.method not in SAFE and (conversation := request.path_params.get("id")):
-            named["conversation"] = f"{len(principal.tenant)}:{principal.tenant}{conversation}"
+            # (What guests send must not shut out those whose conversation it is; all guests are one, for each could share it on.)
+            whose = "shared:" if principal.is_guest else ""
+            named["conversation"] = f"{whose}{len(principal.tenant)}:{principal.tenant}{conversation}"
         request.scope["chatkeep.counted"] = True
         if request.method not in SAFE and principal.kind != "service":
             weighed = {"peer_kb": peer} | (

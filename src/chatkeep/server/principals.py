@@ -56,6 +56,11 @@ class Principal(Struct, frozen=True, kw_only=True):
         return self.kind in ("service", "operator")
 
     @property
+    def is_guest(self) -> bool:
+        """Whether it has come to its conversation by a share."""
+        return self.stored is not None and bool(self.stored.ancestors)
+
+    @property
     def label(self) -> str:
         """What people call it: the label of a credential, the name of a person that customers see."""
         return self.operator.shown if self.operator else self.stored.label if self.stored else ""

@@ -96,7 +96,7 @@ class Tokens(wire.Resource):
             found = await credentials.list_tokens(keep, principal.tenant, conversation_asked(request))
             if not found:
                 await conversation(request, messages=0)  # an empty list of what is not there would hide that
-        return wire.as_json(answers.Tokens(found))
+        return wire.as_json(answers.Tokens(credentials.mark_current(found, principal.id)))
 
 
 class Token(wire.Resource):

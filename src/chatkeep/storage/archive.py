@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from hashlib import blake2b
 from tempfile import SpooledTemporaryFile
 from typing import IO, Literal
@@ -64,8 +64,8 @@ async def export_lines(
     Yield the lines of one conversation, of a tenant's, or of all there is, in the order of keys; *said* is filled in.
 
     Each conversation is of one instant; those that change meanwhile are of different ones. A tenant's come with the claims of its
-    users, by which their lists find what they said as guests; chatkeep's other records (credentials, audit, holds) stay out of what is
-    not all.
+    users, by which their lists find what they said as guests, and one conversation with those that say who its owner has become;
+    chatkeep's other records (credentials, audit, holds) stay out of what is not all.
     """
     sums = blake2b(digest_size=16)
 
@@ -88,12 +88,28 @@ async def export_lines(
 
 async def _pages(driver: Driver, tenant: str | None, conversation: str | None) -> AsyncIterator[list[Key]]:
     if conversation is not None:
-        yield [Key(tenant or "", conversation)]
+        key = Key(tenant or "", conversation)
+        yield [key]
+        if claims := await _claims_on_the_way_from(driver, key):
+            yield claims
         return
     for name in (tenant,) if tenant is None else (tenant, f"{RESERVED}{CLAIMS}{tenant}"):
         pages = Pages(driver, Scan("key", tenant=name, limit=PAGE))
         while rows := await pages.next():
             yield [row.key for row in rows if row.key != NOTE]
+
+
+async def _claims_on_the_way_from(driver: Driver, key: Key) -> list[Key]:
+    """Return the keys of the claims that lead from the owner of a conversation to whoever has it now; of each the row tells to whom."""
+    claims: list[Key] = []
+    with suppress(Corrupt):  # (that something is damaged is said where its lines are)
+        found = await do(driver.read, Read(key, tail=0))
+        while found is not None and found[0].owner:
+            claim = Key(f"{RESERVED}{CLAIMS}{key.tenant}", found[0].owner)
+            if claim in claims or (found := await do(driver.read, Read(claim, tail=0))) is None:
+                break
+            claims.append(claim)
+    return claims
 
 
 async def _write_block(driver: Driver, key: Key, block: IO[bytes], said: Exported) -> None:

@@ -16,6 +16,9 @@ TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 """Kinds of WebSocket frames (RFC 6455, 5.2)."""
 LAST = 0x80
 
+LONGEST_MESSAGE = 1 << 20
+"""Bytes of a message; announcements are names, and a frame may say that it has any number of bytes."""
+
 
 async def messages(connection: HttpConnection, head: bytes, silent_s: float) -> AsyncGenerator[bytes]:
     """Ask with *head* for a WebSocket, and return its messages. Raises OSError when it ends, or is silent, also to a ping, for so long."""
@@ -52,12 +55,14 @@ async def messages(connection: HttpConnection, head: bytes, silent_s: float) -> 
 
 
 async def _frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return a message, put together from its frames, or a control frame."""
-    kind, parts = 0, []
+    """Return a message, put together from its frames, or a control frame. Raises ConnectionError for a longer one than there is."""
+    kind, parts, left = 0, [], LONGEST_MESSAGE
     while True:
         first, size = await reader.readexactly(2)
         if size in (126, 127):
             size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8))
+        if (left := left - size) < 0:
+            raise ConnectionError(f"a message of the WebSocket is longer than {LONGEST_MESSAGE:,} bytes")
         part = await reader.readexactly(size)
         if first & 0x08:  # control frames come whole, also within a message
             return first & 0x0F, part

@@ -107,7 +107,12 @@ class PostgresqlDriver(Openable):
         self._acts = Statement(site.sql("commit_acts"), _act_arguments, _act_answers, writes=True)
         self._pages = Statement(site.sql("read_logs"), _page_arguments, _page_answers)
         self._picks = Statement(site.sql("pick_entries"), _pick_arguments, _pick_answers, alone=True)
-        arguments = {"scan": _scan_arguments, "scan_recent": _recent_arguments, "scan_recent_since": _since_arguments}
+        arguments = {
+            "scan": _scan_arguments,
+            "scan_recent": _recent_arguments,
+            "scan_recent_all": _recent_arguments,
+            "scan_recent_since": _since_arguments,
+        }
         self._scans = {
             name: Statement(site.sql(name), arguments_of, _scan_answers, alone=True)
             for name, arguments_of in arguments.items()
@@ -179,7 +184,8 @@ class PostgresqlDriver(Openable):
         return list(entries)
 
     async def scan(self, act: Scan) -> list[Row]:
-        recent = "scan_recent" if act.since is None else "scan_recent_since"
+        everywhere = "scan_recent_all" if act.tenant is None else "scan_recent"
+        recent = everywhere if act.since is None else "scan_recent_since"
         name = recent if act.index == "recent" else "scan"
         rows: list[Row] = await self._opened("read").read(self._scans[name], act)
         return rows

@@ -4,7 +4,7 @@ import { offer, offerMore } from "./operator-acts.js";
 import { age, calledOf, colleagues, element, isHandle, json, may, me, nameOf, words } from "./operator-ask.js";
 import { onPresence, othersAt } from "./operator-here.js";
 import { spansOf } from "./markdown.js";
-import { create, visible } from "./shown.js";
+import { create, unlessPressed, visible } from "./shown.js";
 
 const REFRESH_MS = 5000;
 const SHARE = 20; // a list is asked for again after so many times as long as it has taken: few conversations may be what is looked for
@@ -23,6 +23,7 @@ const WHOSE = { all: "Everybody's", mine: "Mine", nobody: "Nobody's" };
 
 const [list, none, more, find, owner, channel, shows, status, whoses] = "list none more find owner channel shows status whoses".split(" ").map(element);
 
+const inList = unlessPressed(list);
 const rows = new Map(); // where a conversation is -> its line
 let show = "all";
 let whose = "all";
@@ -129,8 +130,10 @@ export function empty() {
   all = false;
   for (const pick of [pickShow, pickWhose]) pick("all");
   asked++;
-  rows.clear();
-  list.replaceChildren();
+  inList(() => {
+    rows.clear();
+    list.replaceChildren();
+  });
 }
 
 // j and k: the conversation after or before the one that is open.
@@ -166,7 +169,7 @@ export async function refresh() {
       if (page > 1) status.textContent = `Looked at ${looked.toLocaleString("en")} conversations…`;
     }
     const reached = more === document.activeElement && list.children.length;
-    showList(found);
+    inList(() => showList(found));
     status.textContent = indexNote(index, next && shown < pages);
     more.hidden = !next;
     if (reached && more.hidden) (list.children[reached] ?? list.lastChild)?.firstChild.focus();
@@ -287,7 +290,7 @@ function showRow(row, item, place) {
   link.replaceChildren(head, said, marks);
 }
 
-onPresence(() => rows.forEach((row, place) => showRow(row, row.item, place)));
+onPresence(() => inList(() => rows.forEach((row, place) => showRow(row, row.item, place))));
 
 let typed;
 const soon = () => {

@@ -7,7 +7,7 @@ import { refresh } from "./operator-list.js";
 import { fill, pick } from "./operator-canned.js";
 import { clearWhy, showFacts, showState, showWhy } from "./operator-why.js";
 import { draw, each, offersOf } from "./parts.js";
-import { create, visible } from "./shown.js";
+import { create, unlessPressed, visible } from "./shown.js";
 
 const PAGE = 50;
 const PARTS = 50; // parts of a message whose choices are shown, and choices of each
@@ -18,6 +18,7 @@ const WHO = { user: "Customer", assistant: "Bot", operator: "Person", event: "Ev
 
 const [name, about, others, why, taking, trouble, room, earlier, log, making, form, text, effect, inside, unchosen] =
   "name about others why taking trouble room earlier log making form text effect inside unchosen".split(" ").map(element);
+const inTaking = unlessPressed(taking);
 const talk = document.querySelector("main");
 
 const KEPT = "chatkeep-drafts"; // in this tab, until whoever has written them signs out
@@ -229,10 +230,11 @@ function showHead(found) {
   about.replaceChildren(...visible(told.filter(Boolean).join(" · ")));
   if (found.stale) about.append(create("span", "mark bad", "The store is away; this is what the server has seen last."));
   const shown = JSON.stringify([found.off_by, found.unread, place.id, place.assignee, place.people]);
-  if (taking.shown !== shown || !taking.firstChild) {
+  inTaking(() => {
+    if (place.end.signal.aborted || (taking.shown === shown && taking.firstChild)) return;
     taking.shown = shown;
     taking.replaceChildren(...takingParts(found));
-  }
+  });
   effect.textContent = place.paused ? "The bot is off here." : "Sending takes over: the bot is paused.";
   showFacts(place, found);
   if ("state" in found) showState(place, found.state);

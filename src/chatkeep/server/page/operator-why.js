@@ -1,11 +1,13 @@
 // Why a conversation is as it is: what is done next, its state as a tree that can be changed, its turns, and who did what.
 
 import { ask, at, button, element, json, may, nameOf, pretty, random, say, span, timeOf } from "./operator-ask.js";
-import { create } from "./shown.js";
+import { create, unlessPressed } from "./shown.js";
 
 const DEEP = 6;
 const MANY = 200; // members of one value that are shown
 const [facts, state, turns, story] = "facts state turns story".split(" ").map(element);
+
+const [inState, inStory] = [state, story].map(unlessPressed);
 
 let editing = ""; // the slot that somebody edits: its text must not go away under them
 
@@ -57,7 +59,7 @@ export async function showWhy(place) {
   place.next = next;
   tell(facts, { ...place.facts, ...next });
   showTurns(told.turns);
-  showStory(place, told);
+  inStory(() => place.end.signal.aborted || showStory(place, told));
 }
 
 function showTurns(found) {
@@ -138,7 +140,9 @@ function actLine({ act, by, label, at: when, address }) {
 
 // -- the state --------------------------------------------------------------------------------------------------------
 
-export function showState(place, value) {
+export const showState = (place, value) => inState(() => place.end.signal.aborted || drawState(place, value));
+
+function drawState(place, value) {
   const shown = JSON.stringify(value);
   if (editing || state.shown === shown) return;
   const before = place.state;
@@ -176,6 +180,7 @@ function branch(name, value, depth) {
 // Replaces the slot only if it is still what was read: a turn that has changed it meanwhile is not overwritten.
 async function edit(place, slot, made) {
   if (editing) return;
+  editing = slot; // from now on: what comes meanwhile would put another line in the place of this one
   const path = `${at(place.id)}/state/${encodeURIComponent(slot)}`;
   const fault = create("p", "fault");
   fault.setAttribute("role", "alert");
@@ -184,10 +189,10 @@ async function edit(place, slot, made) {
     const answer = await ask(path, { tenant: place.tenant });
     [tag, value] = [answer.headers.get("etag"), await answer.json()];
   } catch (found) {
+    editing = "";
     say(fault, found);
     return void made.append(fault);
   }
-  editing = slot;
   const field = create("textarea");
   Object.assign(field, { value: pretty(value), rows: 8, spellcheck: false, ariaLabel: `Value of ${slot}, as JSON` });
   const end = () => {

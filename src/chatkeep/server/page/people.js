@@ -1,7 +1,7 @@
 // Whose chats are on the page: the list, signing in and out, the devices, and notices as toasts.
 
 import { openAccount } from "./account.js";
-import { create } from "./shown.js";
+import { create, unlessPressed } from "./shown.js";
 
 const element = (id) => document.getElementById(id);
 const names = document.body.dataset.users.split(" ").filter(Boolean);
@@ -61,21 +61,10 @@ function turn(open) {
 const drawn = new Map(); // id -> [what its line says, the line]
 const touched = (line) => [...line.querySelectorAll("a, summary, button")];
 
-// While something in the list is being pressed nothing is put in its place: the click would be lost.
-let isPressed = false;
-let drawLater;
-element("list").addEventListener("pointerdown", () => (isPressed = true));
-for (const end of ["pointerup", "pointercancel"])
-  addEventListener(end, () =>
-    setTimeout(() => {
-      isPressed = false;
-      drawLater?.();
-    }),
-  );
+const inList = unlessPressed(element("list"));
+const drawList = (chat, own) => inList(() => drawNow(chat, own));
 
-function drawList(chat, own) {
-  drawLater = isPressed ? () => drawList(chat, own) : undefined;
-  if (isPressed) return;
+function drawNow(chat, own) {
   const shown = account.conversations.filter((one) => !one.archived || element("archived").checked);
   const held = document.activeElement?.closest?.("#list li");
   const at = held ? touched(held).indexOf(document.activeElement) : -1;

@@ -27,6 +27,21 @@ export function create(tag, className, words, options) {
   return made;
 }
 
+// Returns what draws in *place*, and waits while something there is being pressed: what is put in its place would take the click with it.
+export function unlessPressed(place) {
+  const waiting = [];
+  let pressed = false;
+  place.addEventListener("pointerdown", ({ button }) => (pressed ||= !button));
+  for (const end of ["pointerup", "pointercancel"])
+    addEventListener(end, () =>
+      setTimeout(() => {
+        pressed = false;
+        for (const draw of waiting.splice(0)) draw();
+      }),
+    );
+  return (draw) => (pressed ? waiting.push(draw) : draw());
+}
+
 const point = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
 function token(words) {

@@ -15,6 +15,46 @@ select * from chatkeep.scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 -- name: scan_recent
 select * from chatkeep.scan_recent($1, $2, $3, $4, $5, $6, $7);
 
+-- name: scan_recent_all
+-- (The index begins with the tenant. So each tenant's newest step is looked up, and from these a step behind which a whole page stands
+-- for certain: that of the last of so many tenants, or of the last of so many rows of one. No row of before is read. "offset 0" has
+-- the planner look into the index for each tenant. Of so many tenants that this would take longer than all rows, all are read.)
+with recursive tenants(tenant, place) as (
+    (select c.tenant || '', 1 from chatkeep.conversation c order by c.tenant || '' limit 1)
+    union all
+    select (select c.tenant || '' from chatkeep.conversation c where c.tenant || '' > t.tenant order by c.tenant || '' limit 1),
+           t.place + 1
+    from tenants t where t.tenant is not null and t.place < 2000
+), newest as materialized (
+    select t.tenant, (
+        select c.recent from chatkeep.conversation c where c.tenant || '' = t.tenant and c.recent < $5::bigint order by c.recent desc limit 1
+    ) as recent
+    from tenants t where t.tenant is not null
+), first as materialized (
+    select greatest(
+        (select n.recent from newest n where n.recent is not null order by n.recent desc limit 1 offset $7::bigint - 1),
+        (select max((
+            select c.recent from chatkeep.conversation c where c.tenant || '' = n.tenant and c.recent < $5::bigint
+            order by c.recent desc limit 1 offset $7::bigint - 1
+        )) from (select m.tenant from newest m where m.recent is not null order by m.recent desc limit $7::bigint) n),
+        -9223372036854775808
+    ) as recent
+)
+(
+    select c.* from newest n cross join lateral (
+        select c.* from chatkeep.conversation c
+        where c.tenant || '' = n.tenant and c.recent <= $5::bigint and c.recent >= (select f.recent from first f) offset 0
+    ) c
+    where $2::text is null and (select max(t.place) from tenants t) < 2000 and not chatkeep.is_replaced($1::text)
+      and (c.recent < $5::bigint or c.updated_at < $6::float8
+           or (c.updated_at = $6::float8 and (c.tenant, c.id) > ($3::text, $4::text)))
+    order by c.recent desc, c.updated_at desc, c.tenant, c.id limit $7::bigint
+)
+union all
+select c.* from chatkeep.scan_recent($1, null, $3, $4, $5, $6, $7) c where (select max(t.place) from tenants t) >= 2000
+union all
+select (null::chatkeep.conversation).* where chatkeep.is_replaced($1::text);
+
 -- name: scan_recent_since
 -- No more are looked for than have changed since: mostly none, and the index tells that by itself.
 select * from chatkeep.scan_recent(

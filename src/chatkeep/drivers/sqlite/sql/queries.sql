@@ -116,8 +116,41 @@ where tenant = :within and recent <= :recent and recent >= :first and updated_at
 order by recent desc, updated_at desc, id limit :limit;
 
 -- name: scan_recent_all
+-- (The index begins with the tenant. So each tenant's newest step is looked up, and from these a step behind which a whole page stands
+-- for certain: that of the last of so many tenants, or of the last of so many rows of one. No row of before is read.
+-- Of very many tenants the index is walked instead, and it alone.)
+with recursive tenants(tenant) as (
+    select min(tenant) from conversation
+    union all
+    select (select min(c.tenant) from conversation c where c.tenant > tenants.tenant) from tenants where tenants.tenant is not null
+    limit 20000
+),
+many(yes) as materialized (select count(*) = 20000 from tenants),
+newest(tenant, recent) as materialized (
+    select tenant, (select max(c.recent) from conversation c where c.tenant = tenants.tenant and c.recent < :recent)
+    from tenants where tenant is not null and not (select yes from many)
+),
+first(recent) as materialized (
+    select case when (select yes from many) then coalesce(
+        (select c.recent from conversation c where c.recent < :recent order by c.recent desc limit 1 offset :limit - 1), :first
+    ) else max(
+        coalesce((select recent from newest where recent is not null order by recent desc limit 1 offset :limit - 1), :first),
+        coalesce((
+            select max((
+                select c.recent from conversation c where c.tenant = n.tenant and c.recent < :recent
+                order by c.recent desc limit 1 offset :limit - 1
+            )) from (select tenant from newest where recent is not null order by recent desc limit :limit) n
+        ), :first)
+    ) end
+)
 select tenant, id, revision, born, head, cast(body as blob), owner, updated_at, due_at, claim, claimed_until from conversation
-where recent <= :recent
+where number in (
+    select c.number from newest cross join conversation c
+    where c.tenant = newest.tenant and c.recent <= :recent and c.recent >= (select recent from first)
+    union all
+    select c.number from many cross join conversation c
+    where many.yes and c.recent <= :recent and c.recent >= (select recent from first)
+  )
   and (recent < :recent or updated_at < :updated_at or (updated_at = :updated_at and (tenant, id) > (:tenant, :id)))
 order by recent desc, updated_at desc, tenant, id limit :limit;
 
