@@ -1,7 +1,7 @@
 """Turns of conversations that are not in memory: `python -m benchmarks.uncached`, on each engine beside the same turn of those that are.
 
-Sixty-four at once, each in a log of 30 messages: *warm* conversations that go on, *cold* ones that this process, which has answered others, has not seen, *random* ones of a
-number of which the cache holds a tenth, and *new* ones. A line for each: the processor's time of chatkeep's process for a turn, the least of
+Sixty-four at once, each in a log of 30 messages: *warm* conversations that go on, *cold* ones that this process has not seen, though it has answered others,
+*random* ones of a number of which the cache holds a tenth, and *new* ones. A line for each: the processor's time of chatkeep's process for a turn, the least of
 several rounds, and how often the store was asked to read and to write for it. `--record` puts all of it into results.json and RESULTS.md.
 """
 
@@ -79,7 +79,8 @@ async def measure(url: str, conversations: int) -> dict[str, Cost]:
             if kind == "cold":
                 await subject.close()  # nothing is known of any of them
                 await subject.open(url)
-                await cost_of(subject, kinds["new"](n), 4 * AT_ONCE, steps)  # a process that has just begun knows no pace yet
+                # A process that has just begun does not know yet how quick its handlers are.
+                await cost_of(subject, kinds["new"](n), 4 * AT_ONCE, steps)
             found[kind] = await cost_of(subject, drawn(n), turns, steps)
         rounds.append(found)
     await subject.close()
