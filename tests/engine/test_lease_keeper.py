@@ -94,10 +94,10 @@ def test_a_lease_is_held_as_long_as_it_lasts_by_the_clock_of_who_looks(
     seen = []
     for after_s, row in ((0.0, first), (9.9, first), (0.1, first), (0.0, renewed), (9.9, renewed), (0.1, another)):
         watch[0] += after_s
-        seen.append(keeper.is_held(row))
+        seen.append(keeper.observe_holder(row))
 
     assert [True, True, False, True, True, True] == seen
-    assert not keeper.is_held(ROW)
+    assert not keeper.observe_holder(ROW)
 
 
 def test_a_lease_that_ran_out_by_any_clock_is_not_waited_for(keeper: LeaseKeeper) -> None:
@@ -105,7 +105,7 @@ def test_a_lease_that_ran_out_by_any_clock_is_not_waited_for(keeper: LeaseKeeper
     now = keeper._clock()
 
     assert [True, False, False] == [
-        keeper.is_held(row)
+        keeper.observe_holder(row)
         for row in (
             leased("elsewhere:7:n:e", now - SKEW_S + 60),
             leased("elsewhere:7:n:e", now - SKEW_S),

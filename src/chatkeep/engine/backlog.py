@@ -239,7 +239,7 @@ class Backlog:
             row = await self._urgent.step(now, ahead=self._shared.policy.lease_s if self._orphans else 0.0)
             if row is None:
                 self._looked_at, self._urgent = self._urgent.asked_at, None
-            elif self._is_due(row, now):
+            elif self._observe(row, now):
                 if self._may_wait(row, now):
                     self._untidy = True
                 else:
@@ -253,7 +253,9 @@ class Backlog:
         now = self._shared.clock()
         for row in await self._ahead.step(now):
             rests = row.wake is None or row.key.tenant.startswith(RESERVED)
-            begun = row.key in self._workers.by_key or self._shared.left_alone.skip(row) or self._leases.is_held(row)
+            begun = (
+                row.key in self._workers.by_key or self._shared.left_alone.skip(row) or self._leases.observe_holder(row)
+            )
             if not (rests or begun or self._may_wait(row, now)):
                 self._start(row.key)
 
@@ -268,7 +270,7 @@ class Backlog:
             row = await walk.step(now)
             if row is None:
                 self._tidy = None
-            elif self._is_due(row, now) and self._may_wait(row, now):
+            elif self._observe(row, now) and self._may_wait(row, now):
                 rows.append(row)
         if left := await self._end_sessions(rows, now):
             walk.put_back(left)
@@ -296,9 +298,10 @@ class Backlog:
         self.started += 1
         self._workers.begin(key)
 
-    def _is_due(self, row: Row, now: float) -> bool:
+    def _observe(self, row: Row, now: float) -> bool:
+        """Note what stands on *row*, and tell whether work on it is to be started."""
         # (What is looked at ahead is only noted, so that it is known how long its lease has stood when that runs out.)
-        held = self._leases.is_held(row)
+        held = self._leases.observe_holder(row)
         due = not held and ((row.wake or 0.0) <= now or (row.lease and (row.due_at or 0.0) <= now))
         begun = row.key in self._workers.by_key or row.key == PAUSES
         return bool(due) and not begun and not self._shared.left_alone.skip(row)

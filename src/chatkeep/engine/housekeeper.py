@@ -78,7 +78,7 @@ class Housekeeper:
                 return None  # another instance was quicker
             if paused and there.row.revision != row.revision:
                 return None  # a resume, perhaps: it is looked at again
-            if self._leases.is_held(there.row):
+            if self._leases.observe_holder(there.row):
                 return None  # somebody is at work here
             sends = self._sender.takes(there.row.key)
             return housekeeping.do_housekeeping(
@@ -111,7 +111,7 @@ class Housekeeper:
         """End the session in a conversation of which only *row* was read, if that is all that is due there; False: it is to be looked
         at as a whole."""
         policy, clock = self._shared.policy, self._shared.clock
-        if policy.retention_s is not None or self._leases.is_held(row):
+        if policy.retention_s is not None or self._leases.observe_holder(row):
             return False
 
         def decide(there: Snapshot) -> Commit | None:
@@ -151,7 +151,7 @@ class Housekeeper:
     async def _forget(self, snapshot: Snapshot, ends: float) -> bool:
         """Erase a conversation in which nothing has happened for long by *ends*; tell whether something has happened just now."""
         row = snapshot.row
-        if self._leases.is_held(row):
+        if self._leases.observe_holder(row):
             return False
         await note_erasure(self._store, row, clock=self._shared.clock)
         try:

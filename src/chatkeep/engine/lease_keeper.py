@@ -100,8 +100,8 @@ class LeaseKeeper:
         """Tell whether nobody works under *lease* any more, for certain: its process is dead, or it is a lost one of ours."""
         return self.is_ours(lease) or is_holder_gone(lease)
 
-    def is_held(self, row: Row) -> bool:
-        """Tell whether somebody may still work under the lease of *row*.
+    def observe_holder(self, row: Row) -> bool:
+        """Note which lease *row* has, and tell whether somebody may still work under it.
 
         Judged by how long this process has seen the same lease, not renewed, by a measure of its own: the time in it is of its
         holder's clock, which need not agree with the one here. Only one that ran out long ago by any clock is not waited for.

@@ -62,19 +62,18 @@ class Unreadable:
         self._met: Newest[Key, Met] = Newest(UNREADABLE_MOST)
 
     def __len__(self) -> int:
-        """Tell how many there are; one that nobody has met for a while is answered elsewhere, or erased."""
-        now = self._clock()  # (which may have been set back)
-        for key in [key for key, met in self._met.items() if not now - 2 * AGAIN_S <= met.at <= now]:
-            del self._met[key]
-        return len(self._met)
+        """Tell how many there are."""
+        return sum(map(self.__contains__, self._met))
 
     def __contains__(self, key: Key) -> bool:
-        """Tell whether *key* could not be read when it was last looked at."""
-        return key in self._met
+        """Tell whether *key* could not be read when it was last looked at; one that nobody has met for a while is answered elsewhere,
+        or erased."""
+        met = self._met.get(key)
+        return met is not None and 0.0 <= self._clock() - met.at <= 2 * AGAIN_S  # (the clock may have been set back)
 
     def add(self, key: Key, revision: str, fault: str) -> bool:
         """Note that *key* cannot be read at *revision* ("": not known); tell whether that is news."""
-        news = key not in self._met
+        news = key not in self
         self._met[key] = Met(self._clock(), fault)
         self._left_alone.add(key, revision, AGAIN_S)
         return news
@@ -87,7 +86,7 @@ class Unreadable:
     @property
     def trouble(self) -> str:
         """What is wrong with them; "" when there are none."""
-        if not self._met or not (count := len(self)):
+        if not (count := len(self)):
             return ""
         last = next(reversed(self._met.values())).fault
         waits = "1 conversation waits" if count == 1 else f"{count:,} conversations wait"

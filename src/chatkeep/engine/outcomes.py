@@ -76,7 +76,7 @@ async def read_answering(store: Store, key: Key, *, pauses: Pauses, leases: Leas
     if pauses.is_paused(snapshot):
         return Answering("paused", number, reply)
     if waiting:
-        works = here if leases.is_ours(row.lease) else leases.is_held(row)
+        works = here if leases.is_ours(row.lease) else leases.observe_holder(row)
         return Answering("running" if works else "waiting", number, reply, snapshots.find_failing(snapshot))
     asked = [message.number for message in snapshot.messages if snapshots.asks(message)]
     if asked and asked[-1] in snapshot.record.dead:

@@ -100,7 +100,7 @@ class Sender:
         assert self.outlet is not None
         row, delivery, now = snapshot.row, snapshots.delivery_of(snapshot), self._clock()
         ours = row.lease == worker.lease
-        if not ours and self._leases.is_held(row):
+        if not ours and self._leases.observe_holder(row):
             return None
         message = await self._next_out(snapshot)
         if message is None:  # what the record said was to go is not there, or needs no sending

@@ -131,7 +131,7 @@ class WorkLoop:
         if self._pauses.is_paused(snapshot):
             return await self._rest(snapshot, worker, now)
         row = snapshot.row
-        if row.lease != worker.lease and self._leases.is_held(row):
+        if row.lease != worker.lease and self._leases.observe_holder(row):
             return None
         if not releases.may_answer(snapshot, self._policy, self._shared.plan):
             await self.give_back(worker)
@@ -193,7 +193,7 @@ class WorkLoop:
             if ended is not None:
                 return 0.0 if ended else None
             held = True
-        gone = not self._leases.is_held(row)
+        gone = not self._leases.observe_holder(row)
         died, sends = self._leases.may_have_died(row.lease), self._sender.takes(worker.key)
 
         def rest(there: Snapshot) -> Commit | None:
