@@ -80,6 +80,7 @@ WRONG_FILE = frozenset(
         errno.EROFS,
         errno.ENOENT,
         errno.ENOTDIR,
+        errno.EEXIST,  # a file where a folder is to be made
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ELOOP,
@@ -87,7 +88,7 @@ WRONG_FILE = frozenset(
 )
 
 
-def may_pass(fault: OSError) -> bool:
+def is_transient(fault: OSError) -> bool:
     """Tell whether *fault*, of a file that cannot be had, is the machine's and may pass (no room, too many open files), and not that of
     who named the file."""
     return fault.errno not in WRONG_FILE

@@ -6,7 +6,7 @@ import os
 
 from filelock import FileLock, Timeout
 
-from .errors import Misconfigured, Unavailable, may_pass
+from .errors import Misconfigured, Unavailable, is_transient
 
 
 class OwnFile:
@@ -28,7 +28,7 @@ class OwnFile:
                 f"{self._name}={self._path} is in use by another process; nothing was opened. Give each process a {self._name} of its own."
             ) from taken
         except OSError as fault:
-            refusal = Unavailable if may_pass(fault) else Misconfigured
+            refusal = Unavailable if is_transient(fault) else Misconfigured
             raise refusal(f"{self._name}={self._path} cannot be used ({fault}); nothing was opened.") from fault
 
     def leave(self) -> None:

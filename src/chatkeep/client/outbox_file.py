@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 import msgspec
 
-from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, is_utf8, may_pass
+from ..errors import BadMessage, Misconfigured, NotOpen, Unavailable, Uncertain, UsageError, is_transient, is_utf8
 from ..own_file import OwnFile
 from .confinement import Confinement
 from .values import Queued
@@ -265,7 +265,7 @@ class OutboxFile:
             try:
                 os.close(os.open(self._absolute, os.O_RDWR | os.O_CREAT, 0o600))
             except OSError as fault:
-                passing = may_pass(fault)
+                passing = is_transient(fault)
             self._db = apsw.Connection(self._absolute)
             self._db.execute(PRAGMAS).fetchall()  # it stops at each row that a pragma answers
             columns = [row[1] for row in self._db.execute("pragma table_info(outbox)")]

@@ -9,7 +9,7 @@ import stat
 
 import apsw
 
-from ...errors import ChatkeepError, Unavailable, UsageError, may_pass
+from ...errors import ChatkeepError, Unavailable, UsageError, is_transient
 from ..whole_files import COPIED, COPY, make_part, put
 from .file import ASIDE, OpenFile, Slot, beside, replacing, sync_folder
 from .seam import Transport
@@ -48,7 +48,7 @@ def back_up(connections: Transport, slot: Slot, path: str, replace: bool) -> Non
         said = fault.strerror if isinstance(fault, OSError) else fault
         if isinstance(fault, apsw.FullError):
             said = os.strerror(errno.ENOSPC)  # SQLite says "not an error" of a copy that has no room
-        refusal = UsageError if isinstance(fault, OSError) and not may_pass(fault) else Unavailable
+        refusal = UsageError if isinstance(fault, OSError) and not is_transient(fault) else Unavailable
         raise refusal(
             f"sqlite:///{file.path} was not copied to {path}: {said}. Nothing is there; try again when that is mended."
         ) from fault

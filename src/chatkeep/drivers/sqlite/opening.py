@@ -8,7 +8,7 @@ import time
 
 import apsw
 
-from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, may_pass
+from ...errors import ChatkeepError, Corrupt, Misconfigured, Replaced, Unavailable, is_transient
 from ..statements import newest, numbered
 from .file import BUSY_MS, FilesMoved, OpenFile, Slot, hold
 
@@ -58,7 +58,7 @@ class Opener:
                 db.close(force=True)
             if isinstance(fault, ChatkeepError):
                 raise
-            if isinstance(fault, apsw.CantOpenError) and cause is not None and may_pass(cause):
+            if isinstance(fault, apsw.CantOpenError) and cause is not None and is_transient(cause):
                 raise Unavailable(
                     f"sqlite:///{self.path} was not opened: {cause.strerror}. Nothing was done; try again when that is mended."
                 ) from fault
@@ -98,7 +98,7 @@ def take(path: str, absolute: str) -> OpenFile:
     try:
         return hold(absolute)
     except OSError as fault:
-        if may_pass(fault):
+        if is_transient(fault):
             raise Unavailable(
                 f"sqlite:///{path} was not opened: {fault.strerror}. Nothing was done; try again when that is mended."
             ) from fault
