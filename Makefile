@@ -45,7 +45,7 @@ demo: $(DEMO)/.ready  ## the main job: a restaurant bot with a chat page, on SQL
 	@$(DEMO)/bin/chatkeep demo $(BOT)
 
 quick: $(READY)  ## what needs no server, no browser and no other program: rules, drivers on memory and SQLite, the engine on memory
-	CHATKEEP_STORES=memory $(BIN)/python -m pytest $(WORKERS) --dist worksteal --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
+	TEST_STORES=memory $(BIN)/python -m pytest $(WORKERS) --dist worksteal --hypothesis-profile quick -m "not server and not slow and not long" $(QUICK)
 
 test: $(READY)  ## every test but the long ones and those of `make check`; what fails beside others has to pass alone
 	$(call tested,not long)

@@ -12,7 +12,7 @@ import pytest
 
 from chatkeep.testing.servers import RedisServer
 
-STORES = tuple(os.environ.get("CHATKEEP_STORES", "memory sqlite redis postgresql upstash").split())
+STORES = tuple(os.environ.get("TEST_STORES", "memory sqlite redis postgresql upstash").split())
 EVERY_STORE = (*STORES, *({"durable-object"} - {*STORES}))
 """Where what is promised is tried; what the engine makes of that is tried on STORES, for workerd takes its time."""
 LASTING = ("sqlite", "redis", "postgresql")
