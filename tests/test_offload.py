@@ -82,7 +82,7 @@ async def test_a_store_for_which_there_are_too_few_threads_is_opened_when_there_
     keep, before = Chatkeep(f"sqlite:///{tmp_path}/chat.db", background=False), threading.active_count()
     with few_threads(monkeypatch, left), pytest.raises(Unavailable, match="No thread could be started"):
         await keep.open()
-    await until(lambda: threading.active_count() == before)
+    await until(lambda: threading.active_count() <= before)
 
     assert [] == sqlite_files._files
 
@@ -103,7 +103,8 @@ async def test_without_a_thread_a_store_answers_and_is_closed(monkeypatch: pytes
             await connected("localhost", 9)
         await keep.close()
 
-    assert ([], before) == (sqlite_files._files, threading.active_count())
+    assert [] == sqlite_files._files
+    assert threading.active_count() <= before
     async with keep:
         assert [(1,)] == await keep.query("select 1")
 

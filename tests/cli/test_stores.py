@@ -49,8 +49,8 @@ def test_check_reads_what_is_paused_and_the_like(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "chat.db")) as database, database:
         database.execute("update conversation set body = x'6a756e6b' where tenant = '~chatkeep' and id = 'switches'")
     damaged = chatkeep("check", "chat.db", folder=tmp_path)
-    keys: list[dict[str, str]] = [{}, {"CHATKEEP_SEAL_KEYS": key}]
-    sealed = [chatkeep("check", "sealed.db", folder=tmp_path, **named)[1] for named in keys]
+    keys: list[dict[str, str]] = [{}, {"CHATKEEP_SEAL_KEYS": "another key than that"}, {"CHATKEEP_SEAL_KEYS": key}]
+    sealed = [chatkeep("check", "sealed.db", folder=tmp_path, **named) for named in keys]
     with closing(sqlite3.connect(tmp_path / "sealed.db")) as database, database:
         database.execute("pragma user_version = 1")
     older = chatkeep("check", "sealed.db", folder=tmp_path)[1]
@@ -59,8 +59,10 @@ def test_check_reads_what_is_paused_and_the_like(tmp_path: Path) -> None:
     assert 7 == damaged[0]
     assert "~chatkeep/switches: the record is damaged" in damaged[1]
     assert "`chatkeep resume STORE --everywhere`" in damaged[1]
-    assert [True, False] == ["they were not read: This store is sealed" in said for said in sealed]
-    assert ["own records" in said for said in (sealed[1], older)] == [True, False]
+    assert [(0, True), (0, True), (0, False)] == [
+        (code, "they were not read: This store is sealed" in said) for code, said, _ in sealed
+    ]
+    assert ["own records" in said for said in (sealed[2][1], older)] == [True, False]
 
 
 @pytest.mark.server

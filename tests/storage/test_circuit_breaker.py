@@ -86,6 +86,26 @@ async def test_what_is_written_to_a_store_that_is_away_is_not_refused_by_it() ->
     assert ("", False) == (through.trouble, through.refuses_writes)
 
 
+async def test_a_refusal_stands_from_the_last_write_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody has read from the store between them; unless a read fails too, for then it is away."""
+    through = StoreCircuitBreaker(patience_s=0.1)
+    for stands_s in (0.0, 1000.0):
+        monkeypatch.setattr(circuit, "REFUSED_S", stands_s)
+        with pytest.raises(Unavailable):
+            await through.settle(answers(Unavailable("full")), writes=True)
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("full for the index")), writes=None)
+    await through.settle(answers("read"))
+
+    assert ("full", True) == (through.trouble, through.refuses_writes)
+
+    with pytest.raises(Unavailable):
+        await through.settle(answers(Unavailable("down")))
+    await through.settle(answers("read"))
+
+    assert ("", False) == (through.trouble, through.refuses_writes)
+
+
 async def test_too_much_to_do_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process has no room for says nothing of the store, which is left alone for what it has failed in, and asked again."""
     monkeypatch.setattr(circuit, "APART_S", 0.0)

@@ -103,9 +103,9 @@ class StoreCircuitBreaker:
         self._replaced, self._trouble, self._failures, self._failed_at = None, "", 0, 0.0
         self._refused = ""
 
-    async def settle(self, act: Callable[[], Awaitable[T]], *, writes: bool = False, once: bool = False) -> T:
+    async def settle(self, act: Callable[[], Awaitable[T]], *, writes: bool | None = False, once: bool = False) -> T:
         """Return the answer of *act*; while nobody can say whether it happened, run the same act again, unless told *once*.
-        *writes*: whether it shows if the store takes writes.
+        *writes*: whether it shows if the store takes writes; None where it may write, or not.
 
         Raises `Unavailable` without trying while the store is left alone.
         """
@@ -133,7 +133,9 @@ class StoreCircuitBreaker:
         except (Unavailable, Uncertain) as fault:
             if opening != self._opening:
                 raise
-            if writes and not self._trouble:
+            if writes is False:
+                self._refused = ""  # it is away
+            elif writes and (self._refused or not self._trouble):
                 self._refused, self._refused_until = str(fault), time.monotonic() + REFUSED_S
             self._trouble = str(fault)
             # A connection that breaks fails all that was on it: that is one failure, and not fifty.
@@ -178,7 +180,7 @@ class StoreCircuitBreaker:
         if opening == self._opening:
             self._trouble, self._failures = "", 0
 
-    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain, writes: bool) -> T:
+    async def _again(self, act: Callable[[], Awaitable[T]], unknown: Uncertain, writes: bool | None) -> T:
         """Run *act* again, with growing pauses, until its outcome is known; raises *unknown* if it stays so."""
         deadline, opening, longest = time.monotonic() + self._patience_s, self._opening, FIRST_WAIT_S
         while await self._budget.take(deadline) and opening == self._opening:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ..drivers.base import Append, Driver, Entry, Erase, Read, Row, Scan, Write
+from ..drivers.base import Append, Driver, Entry, Erase, IndexText, Read, Row, Scan, Write
 from ..errors import Corrupt, Replaced, Unavailable
 from .circuit_breaker import StoreCircuitBreaker
 from .relocation import explain, refuse_elsewhere
@@ -25,7 +25,8 @@ A = TypeVar("A")
 
 log = logging.getLogger("chatkeep")
 
-WRITING: frozenset[type] = frozenset((Append, Write, Erase))
+WRITES: dict[type, bool | None] = {Append: True, Write: True, Erase: True, IndexText: None}
+"""Whether acts write, of which others only read; None: some do."""
 
 
 class Measured(Protocol):
@@ -107,12 +108,12 @@ class Gateway:
         self.acts[type(act).__name__] += 1
         if self.instruments:
             return self._timed(verb, act)
-        return self._circuit.settle(partial(verb, act), writes=type(act) in WRITING)
+        return self._circuit.settle(partial(verb, act), writes=WRITES.get(type(act), False))
 
     async def _timed(self, verb: Callable[[A], Awaitable[T]], act: A) -> T:
         began = time.perf_counter()
         try:
-            return await self._circuit.settle(partial(verb, act), writes=type(act) in WRITING)
+            return await self._circuit.settle(partial(verb, act), writes=WRITES.get(type(act), False))
         finally:
             took = time.perf_counter() - began
             for instrument in self.instruments:
