@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -197,3 +198,10 @@ async def test_too_many_open_files_are_no_wrong_path(tmp_path: Path) -> None:
     finally:
         for descriptor in spare:
             os.close(descriptor)
+
+
+def test_a_queue_is_named_by_text(tmp_path: Path) -> None:
+    """As the stores and journals of the library are."""
+    path: Any = tmp_path / "q.db"
+    with pytest.raises(Misconfigured, match=r"^queue is text, not PosixPath\(.*; nothing was opened\.$"):
+        OutboxFile(path, "http://host")

@@ -87,6 +87,8 @@ class OutboxFile:
     """The file at *path*, holding messages for the server at *server*. *confinement*: where it was opened, and may be used."""
 
     def __init__(self, path: str, server: str) -> None:
+        if not isinstance(path, str):
+            raise Misconfigured(f"queue is text, not {path!r:.80}; nothing was opened.")
         if not is_utf8(path):
             raise Misconfigured(f"queue={path!a} is not UTF-8, in which SQLite names files; nothing was opened.")
         self.confinement = Confinement()
