@@ -90,5 +90,9 @@ class Orders:
 
     def _connected(self) -> sqlite3.Connection:
         orders = sqlite3.connect(self.path, timeout=5)
-        orders.execute(SCHEMA)
+        try:
+            orders.execute(SCHEMA)
+        except BaseException:
+            orders.close()
+            raise
         return orders
