@@ -10,7 +10,7 @@ import pytest
 
 from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.engine.outcomes import Outcome
+from chatkeep.conversation.snapshots import Outcome
 from chatkeep.errors import Unavailable
 from chatkeep.server.protocols.answer_stream import AnswerStream, BlockGrew, Ended
 

@@ -371,7 +371,7 @@ async def test_an_answer_of_which_nothing_is_known_now_is_not_said_to_be_short(q
     bot = Bot()
     async with mounted(bot, durable_streams.routes(bot.keep)) as client:
         await bot.keep.receive("c1", "ada", id="m1")
-        core_of(bot.keep).find_outcome = away  # type: ignore[method-assign]
+        core_of(bot.keep).find_outcome = away  # type: ignore[method-assign, assignment]
         found = await client.ask("GET", "/streams/c1/answers/1" + query)
 
     assert 503 == found.status

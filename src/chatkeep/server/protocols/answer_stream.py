@@ -313,8 +313,8 @@ class AnswerStream:
 
     async def _is_answered_by(self, turn: str, reply: str) -> bool:
         """Tell whether *turn*, which says something just now, answers the message: by itself, or with later ones. Else it was answered, or
-        set aside, before that turn began, though nothing of it may have been seen here. (After a failure a burst is taken apart: a turn may go
-        by the same id again, for less.)"""
+        set aside, before that turn began, though nothing of it may have been seen here. (After a failure a burst is taken apart, and
+        another turn may go by the id of the one that had all of it.)"""
         while turn != self._own and (turn, reply) != self._shown:
             if self._stopped:
                 return False
