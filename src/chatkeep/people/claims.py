@@ -118,8 +118,8 @@ class Claims:
             moved = claim is not None and person != user and self._is_final(claim)
             if moved and await self._holds.find_of_owner(user) is None:
                 raise UsageError(
-                    f"{user!r:.60} has become {person!r:.60}, and so has what it had; nothing was put on hold. Put the hold on that name: it "
-                    "covers all the names of that person."
+                    f"{user!r:.60} has become {person!r:.60}, and so has what it had; nothing was put on hold. Put the hold on that name: "
+                    "it covers all the names of that person."
                 )
         return await self._hold_all(user, reason=reason)
 
