@@ -9,8 +9,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,12 +27,11 @@ from chatkeep.errors import Misconfigured, Unavailable
 from chatkeep.offload import AT_ONCE, _call, offload
 from chatkeep.server import wire
 from chatkeep.testing.servers import PostgresServer
+from tests.support.few_threads import few_threads
 from tests.support.tls import self_signed
 from tests.support.waiting import until
 
 LIMIT_S = 60
-TOO_LARGE = 1 << 46
-"""So large a stack the system gives to no thread."""
 
 
 @asynccontextmanager
@@ -53,25 +52,6 @@ async def busy_executor() -> AsyncIterator[None]:
     finally:
         over.set()
         await asyncio.gather(*hanging)
-
-
-@contextmanager
-def few_threads(monkeypatch: pytest.MonkeyPatch, left: int) -> Iterator[None]:
-    """The system starts *left* more threads, and no further one."""
-    begin = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        nonlocal left
-        left -= 1
-        threading.stack_size(0 if left >= 0 else TOO_LARGE)
-        try:
-            begin(thread)
-        finally:
-            threading.stack_size(0)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        yield
 
 
 @pytest.mark.parametrize("left", range(4))

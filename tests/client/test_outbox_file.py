@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from chatkeep import BadMessage, Misconfigured, NotOpen, Unavailable, UsageError
 from chatkeep.client.outbox_file import KNOWN_MOST, OutboxFile
+
+from ..support.few_threads import few_threads
 
 ADA = ("credential:1", "ada's")
 BEN = ("credential:2", "credential:2")
@@ -205,3 +208,29 @@ def test_a_queue_is_named_by_text(tmp_path: Path) -> None:
     path: Any = tmp_path / "q.db"
     with pytest.raises(Misconfigured, match=r"^queue is text, not PosixPath\(.*; nothing was opened\.$"):
         OutboxFile(path, "http://host")
+
+
+async def test_a_queue_for_which_there_is_no_thread_is_opened_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused as what may pass, and the file is nobody's meanwhile."""
+    path = str(tmp_path / "q.db")
+    with few_threads(monkeypatch, 0), pytest.raises(Unavailable, match="none could be started"):
+        await OutboxFile(path, "http://host").open()
+    file = OutboxFile(path, "http://host")
+    await file.open()
+    await file.close()
+
+
+def test_a_queue_that_is_opened_without_a_loop_is_nobodys(tmp_path: Path) -> None:
+    """As under Trio: it is refused, and opened by whoever has a loop of asyncio."""
+    path = str(tmp_path / "q.db")
+    first, second = OutboxFile(path, "http://host"), OutboxFile(path, "http://host")
+    with pytest.raises(UsageError, match="needs an event loop of asyncio"):
+        first.open().send(None)
+
+    async def opens() -> None:
+        await second.open()
+        await second.close()
+
+    asyncio.run(opens())

@@ -206,6 +206,9 @@ async def test_accounts_are_merged_in_chains_and_never_in_circles(opened: Any) -
 
     assert ["eve"] * 3 == [await claims_of(keep).find_user(name) for name in (GUEST, "ada", "eve")]
     assert {f"of {name}" for name in (GUEST, "ada", "eve")} == set(await ids(keep.user("ada")))
+    clock.now += UNDO_S + 1
+    held = await core_of(keep).hold("", "", "eve", reason="case 7")
+    assert {GUEST, "ada", "eve"} == {one.owner for one in held}
 
 
 async def test_what_one_account_has_claimed_is_the_others_too(opened: Any) -> None:

@@ -120,3 +120,17 @@ async def test_a_wrong_kind_is_refused_in_words_and_spoils_nothing(of: type, ver
                     one.fault for one in [one async for one in other.user("ada").conversations()] if one.fault
                 ]
                 assert all([message.number async for message in other.history("trip")])
+
+
+@pytest.mark.parametrize("by", ["人" * 200, None])
+async def test_whoever_may_have_a_label_may_make_a_change(by: Any) -> None:
+    """Labels of credentials have up to 200 characters, which are more bytes; a backend may say None of nobody."""
+    async with made_keep(f"memory://by-{by is None}") as keep:
+        await keep.save("trip", owner="ada", title="To Rome")
+        changed = await keep.change("trip", lambda state: state.update(seats=2), by=by)
+        if by:
+            await keep.undo("trip", (await keep.conversation("trip")).messages[-1].number, by=by)
+        merged = await keep.merge("trip", "cart", value=["tea"], by=by)
+
+    assert 2 == changed.state["seats"]
+    assert ["tea"] == merged.value

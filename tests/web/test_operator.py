@@ -1084,6 +1084,49 @@ def test_a_click_is_not_lost_where_the_desk_is_drawn_anew(service: Service, pers
     expect(page.get_by_label("Value of said, as JSON")).to_have_value(re.compile("changes it"))
 
 
+def test_a_slot_that_cannot_be_read_to_be_edited_is_shown_as_it_is(service: Service, person: BrowserContext) -> None:
+    """What has changed while it was asked for is drawn when that has failed, with the reason beneath."""
+    service.receive("ada", "hello")
+    page = opened(person, service)
+    page.locator("#list li", has_text="ada").click()
+    asked: list[Route] = []
+    page.route("**/state/said", lambda route: asked.append(route))
+    page.locator("#state .branch", has_text="said").get_by_role("button", name="Edit").click()
+    service.receive("ada", "changes it")
+    expect(page.locator("#log")).to_contain_text("2: changes it")
+    asked[0].fulfill(status=503, json={"title": "Away", "status": 503, "detail": "The store is away."})
+
+    expect(page.locator("#state")).to_contain_text("changes it")
+    expect(page.locator("#state [role=alert]")).to_contain_text("The store is away.")
+
+
+def test_a_late_answer_of_one_conversation_ends_no_editing_in_another(service: Service, person: BrowserContext) -> None:
+    """What is being typed there stays when its state changes."""
+    for name in ("ada", "bob"):
+        service.receive(name, "hello")
+    page = opened(person, service)
+    page.locator("#list li", has_text="ada").click()
+    asked: list[Route] = []
+    page.route(
+        "**/ada/state/said", lambda route: asked.append(route) if route.request.method == "PUT" else route.continue_()
+    )
+    page.locator("#state .branch", has_text="said").get_by_role("button", name="Edit").click()
+    page.get_by_label("Value of said, as JSON").fill("[]")
+    page.get_by_role("button", name="Save").click()
+    page.locator("#list li", has_text="bob").click()
+    expect(page.locator("#name")).to_have_text("bob")
+    page.locator("#state .branch", has_text="said").get_by_role("button", name="Edit").click()
+    field = page.get_by_label("Value of said, as JSON")
+    field.fill('["typed"]')
+    with page.expect_response("**/ada/state/said"):
+        asked[0].continue_()
+    page.wait_for_timeout(300)  # what has to be done with that is done
+    service.receive("bob", "changes it")
+    expect(page.locator("#log")).to_contain_text("2: changes it")
+
+    expect(field).to_have_value('["typed"]')
+
+
 def test_nothing_of_one_person_is_left_for_the_next(service: Service, person: BrowserContext) -> None:
     """A session that ends takes the palette with it; and filters, which the next one might not even see, are everything again."""
     service.receive("ada", "hello")

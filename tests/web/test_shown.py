@@ -225,3 +225,67 @@ def test_all_of_a_conversation_is_printed(service: Service, person: BrowserConte
         assert len(pages) >= 3
         expect(page.locator("#form")).to_be_hidden()
     expect(chat.locator("#log > li.user").first).to_have_css("color", "rgb(0, 0, 0)")
+
+
+PRESSED = """async () => {
+  const { create, unlessPressed } = await import("/shown.js");
+  const place = document.body.appendChild(create("div"));
+  const inPlace = unlessPressed(place);
+  const put = (words) => {
+    const button = create("button", "", words);
+    button.addEventListener("click", () => (window.clicked = words));
+    place.replaceChildren(button);
+  };
+  put("before");
+  window.drawAnew = () => inPlace(() => put("after"));
+  document.querySelectorAll("header, main, footer").forEach((other) => other.remove());
+}"""
+"""A place with a button, in whose place `drawAnew` puts another one."""
+
+
+@pytest.mark.parametrize("way", ["mouse", "finger", "key"])
+def test_a_click_reaches_what_was_pressed(service: Service, person: BrowserContext, way: str) -> None:
+    """What is drawn meanwhile comes behind it. A browser may make a click of a lifted finger later than what waits is done."""
+    page = opened(person, service.address)
+    page.evaluate(PRESSED)
+    button = page.get_by_role("button", name="before")
+    finger = {"pointerType": "touch", "pointerId": 7, "bubbles": True}
+    if way == "mouse":
+        button.hover()
+        page.mouse.down()
+        page.evaluate("drawAnew()")
+        page.mouse.up()
+    elif way == "key":
+        button.focus()
+        page.keyboard.down("Space")
+        page.evaluate("drawAnew()")
+        page.keyboard.up("Space")
+    else:
+        button.dispatch_event("pointerdown", finger)
+        page.evaluate("drawAnew()")
+        late = "new Promise((go) => setTimeout(() => go(document.querySelector('body > div:last-child button').click()), 30))"
+        page.evaluate(
+            f"""(finger) => {{
+              document.querySelector('body > div:last-child button').dispatchEvent(new PointerEvent('pointerup', finger));
+              return {late}; }}""",
+            finger,
+        )
+
+    page.wait_for_function("window.clicked")
+    assert "before" == page.evaluate("window.clicked")
+    expect(page.get_by_role("button", name="after")).to_be_visible()
+
+
+def test_what_waits_for_a_release_is_drawn_though_nobody_tells_of_it(service: Service, person: BrowserContext) -> None:
+    """A menu of the system may keep it; the next move shows that nothing is pressed any more."""
+    page = opened(person, service.address)
+    page.evaluate(PRESSED)
+    page.get_by_role("button", name="before").hover()
+    page.mouse.down()
+    page.evaluate("drawAnew()")
+    page.evaluate("addEventListener('pointerup', (event) => event.stopImmediatePropagation(), { capture: true })")
+    page.evaluate("addEventListener('click', (event) => event.stopImmediatePropagation(), { capture: true })")
+    page.mouse.up()
+    page.mouse.move(5, 5)
+
+    expect(page.get_by_role("button", name="after")).to_be_visible()

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
@@ -99,15 +99,31 @@ class OutboxFile:
         self._db: apsw.Connection | None = None
 
     async def open(self) -> None:
-        """Open the file, or make it. Raises `Misconfigured` where another process has it, or it is for another server."""
-        self._own.take()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
+        """
+        Open the file, or make it.
+
+        Raises `Misconfigured` where another process has it, or it is for another server, and `Unavailable` where that may pass.
+        """
         self.confinement.begin()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+            self._own.take()
+            await asyncio.wrap_future(self._begin_thread())
         except BaseException:
             await self.close()
             raise
+
+    def _begin_thread(self) -> Future[None]:
+        """Have a thread connect, which is the only one to touch the file. Raises `Unavailable` where none is to be had."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="chatkeep-outbox")
+        try:
+            connected = thread.submit(self._connect)
+        except RuntimeError as none_left:
+            raise Unavailable(
+                f"queue={self._path} needs a thread, and none could be started ({none_left}); nothing was opened. Raise how many this "
+                "process may have, or try again later."
+            ) from none_left
+        self._thread = thread
+        return connected
 
     async def close(self) -> None:
         """Close the file and let another process have it; what it holds stays."""

@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 LONGEST_ID = 512
 
+LONGEST_BY = 4 * LONGEST_ID
+"""A name of who has made a change is no key: it is a label of 200 characters, say, of up to 800 bytes."""
+
 RESERVED = "~"
 """Tenants and message ids that start with it are chatkeep's own."""
 
@@ -63,18 +66,21 @@ def check_user(name: str) -> str:
     return str.__str__(name)  # (a class of text is not stored everywhere)
 
 
-def _refuse_unfit(what: str, text: str) -> None:
+def _refuse_unfit(what: str, text: str, longest: int = LONGEST_ID) -> None:
     if not isinstance(text, str):
         raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
-    if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > LONGEST_ID:
+    if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > longest:
         raise BadKey(
-            f"The {what} {text[:40]!r} must be UTF-8 of at most {LONGEST_ID} bytes without NUL; nothing was touched."
+            f"The {what} {text[:40]!r} must be UTF-8 of at most {longest} bytes without NUL; nothing was touched."
         )
 
 
-def check_by(by: str) -> str:
-    """Return the name of who, or which device, has made a change, if it can be stored everywhere; "" is nobody's. Raises `BadKey`."""
-    _refuse_unfit("name of a person or device (by)", by)
+def check_by(by: str | None) -> str:
+    """Return the name of who, or which device, has made a change, if it can be stored everywhere; "" and None are nobody's. Raises
+    `BadKey`."""
+    if by is None:
+        return ""
+    _refuse_unfit("name of a person or device (by)", by, LONGEST_BY)
     return str.__str__(by)
 
 

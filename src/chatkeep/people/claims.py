@@ -113,19 +113,13 @@ class Claims:
 
         Raises `UsageError` where *user* was claimed longer than UNDO_S ago and is not on hold: what it had is another's by then.
         """
-        with suppress(
-            Corrupt, Unsupported
-        ):  # (whose it is nobody can tell then; what still has the name is on hold at least)
-            claim = await self._records.get(user)
-            if (
-                claim is not None
-                and claim.moved_to
-                and self._is_final(claim)
-                and await self._holds.find_of_owner(user) is None
-            ):
+        with suppress(Corrupt, Unsupported):  # nobody can tell whose it is then; what has the name is on hold
+            claim, person = await self._records.get(user), await self.find_user(user)
+            moved = claim is not None and person != user and self._is_final(claim)
+            if moved and await self._holds.find_of_owner(user) is None:
                 raise UsageError(
-                    f"{user!r:.60} has become {await self.find_user(user)!r:.60}, and so has what it had; nothing was put on hold. Put "
-                    "the hold on that name: it covers all the names of that person."
+                    f"{user!r:.60} has become {person!r:.60}, and so has what it had; nothing was put on hold. Put the hold on that name: "
+                    "it covers all the names of that person."
                 )
         return await self._hold_all(user, reason=reason)
 

@@ -50,7 +50,7 @@ class Appearance(Struct, frozen=True, kw_only=True):
         light, dark = (
             "".join(f"--{name}:{value};" for name, value in colors.items()) for colors in (self.light, self.dark)
         )
-        return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}" if light else ""
+        return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}" if light else ""
 
     @property
     def words(self) -> dict[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from chatkeep import Chatkeep, Turn
 from chatkeep.app import core_of
-from chatkeep.engine.outcomes import Outcome
+from chatkeep.conversation.snapshots import Outcome
 from chatkeep.errors import Unavailable
 from chatkeep.server.protocols.answer_stream import AnswerStream, BlockGrew, Ended
 
 from ...support.protocols import Bot
+from ...support.stores import FAST
 from ...support.waiting import until
 
 
@@ -77,3 +80,40 @@ async def answered(keep: Any) -> bool:
 async def is_shown(keep: Any) -> bool:
     """Whether something of the answer under way can be seen."""
     return bool((await keep.answering("c1")).reply)
+
+
+async def test_a_burst_that_is_taken_apart_is_not_one_answer() -> None:
+    """Both were in one turn, which failed in the middle, and each had one of its own then; the second goes by the id of the first one."""
+    asked, goes, fails = list[str](), asyncio.Event(), asyncio.Event()
+    keep: Chatkeep[Any] = Chatkeep("memory://", **(FAST | {"overlap": "debounce", "quiet": "100ms"}))
+
+    @keep.on_message
+    async def bot(turn: Turn[Any]) -> AsyncIterator[str]:
+        asked.append(turn.id)
+        if not turn.said:
+            yield "Hello "
+        if len(asked) == 1:
+            await fails.wait()
+            raise RuntimeError("the model is away")
+        if len(asked) == 3:
+            await goes.wait()
+        yield turn.text
+
+    async with keep:
+        await keep.accept("c1", "ada", id="m1")
+        await keep.accept("c1", "bob", id="m2")
+        text = ""
+        async for step in AnswerStream(core_of(keep), "", "c1", 1).steps():
+            if isinstance(step, BlockGrew):
+                text += step.text
+                fails.set()
+                await until(lambda: is_second(keep, asked))
+        goes.set()
+
+    assert ["m2", "m1", "m2"] == asked
+    assert "Hello ada" == text
+
+
+async def is_second(keep: Any, asked: list[str]) -> bool:
+    """Whether something of the answer to the second one can be seen."""
+    return len(asked) == 3 and await is_shown(keep)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from chatkeep import Chatkeep, Turn
+from chatkeep.app import core_of
 from chatkeep.auth.credentials import create_key, issue_token
+from chatkeep.errors import Unavailable
 from chatkeep.server import create_app
 from chatkeep.server.protocols import durable_streams, sse
 
@@ -361,3 +363,20 @@ def told_by(lines: list[str | None]) -> tuple[str, int]:
 async def is_said(keep: Chatkeep[Any]) -> bool:
     """Whether something of the answer can be seen."""
     return bool((await keep.answering("c1")).reply)
+
+
+@pytest.mark.parametrize("query", ["?offset=0000000000000016", "?offset=-1", "?offset=now"])
+async def test_an_answer_of_which_nothing_is_known_now_is_not_said_to_be_short(query: str) -> None:
+    """While the store is away: 503, to be asked again, and not that the stream has not come as far."""
+    bot = Bot()
+    async with mounted(bot, durable_streams.routes(bot.keep)) as client:
+        await bot.keep.receive("c1", "ada", id="m1")
+        core_of(bot.keep).find_outcome = away  # type: ignore[method-assign, assignment]
+        found = await client.ask("GET", "/streams/c1/answers/1" + query)
+
+    assert 503 == found.status
+
+
+async def away(*_: object) -> None:
+    """What the store says."""
+    raise Unavailable("The store is away for a moment.")

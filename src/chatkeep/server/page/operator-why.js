@@ -144,6 +144,7 @@ export const showState = (place, value) => inState(() => place.end.signal.aborte
 
 function drawState(place, value) {
   const shown = JSON.stringify(value);
+  if (editing) place.missed = value;
   if (editing || state.shown === shown) return;
   const before = place.state;
   place.state = value;
@@ -181,6 +182,7 @@ function branch(name, value, depth) {
 async function edit(place, slot, made) {
   if (editing) return;
   editing = slot; // from now on: what comes meanwhile would put another line in the place of this one
+  place.missed = undefined;
   const path = `${at(place.id)}/state/${encodeURIComponent(slot)}`;
   const fault = create("p", "fault");
   fault.setAttribute("role", "alert");
@@ -189,13 +191,17 @@ async function edit(place, slot, made) {
     const answer = await ask(path, { tenant: place.tenant });
     [tag, value] = [answer.headers.get("etag"), await answer.json()];
   } catch (found) {
+    if (place.end.signal.aborted) return;
     editing = "";
+    if (place.missed !== undefined) drawState(place, place.missed);
     say(fault, found);
-    return void made.append(fault);
+    return void (made.isConnected ? made : state).append(fault);
   }
+  if (place.end.signal.aborted) return;
   const field = create("textarea");
   Object.assign(field, { value: pretty(value), rows: 8, spellcheck: false, ariaLabel: `Value of ${slot}, as JSON` });
   const end = () => {
+    if (place.end.signal.aborted) return; // another conversation is shown, and may be edited
     editing = "";
     state.shown = "";
     json(`${at(place.id)}?messages=0`, { tenant: place.tenant }).then((found) => place.end.signal.aborted || showState(place, found.state));

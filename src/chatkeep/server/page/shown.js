@@ -27,18 +27,33 @@ export function create(tag, className, words, options) {
   return made;
 }
 
+const TAP_MS = 400; // so late at most a finger that was lifted becomes a click
+
 // Returns what draws in *place*, and waits while something there is being pressed: what is put in its place would take the click with it.
 export function unlessPressed(place) {
   const waiting = [];
   let pressed = false;
-  place.addEventListener("pointerdown", ({ button }) => (pressed ||= !button));
-  for (const end of ["pointerup", "pointercancel"])
-    addEventListener(end, () =>
-      setTimeout(() => {
-        pressed = false;
-        for (const draw of waiting.splice(0)) draw();
-      }),
-    );
+  let pointer; // what it is pressed with
+  let timer;
+  const press = (by) => {
+    clearTimeout(timer);
+    [pressed, pointer, timer] = [true, by, undefined];
+  };
+  const release = (ms) => {
+    if (!pressed) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      [pressed, timer] = [false, undefined];
+      for (const draw of waiting.splice(0)) draw();
+    }, ms);
+  };
+  place.addEventListener("pointerdown", ({ button, pointerId }) => button || press(pointerId));
+  place.addEventListener("keydown", ({ key }) => key === " " && press());
+  addEventListener("pointerup", ({ pointerType }) => release(pointerType === "mouse" ? 0 : TAP_MS));
+  addEventListener("click", () => timer && release(0), true);
+  // A release that this page is not told of is seen by the next move.
+  addEventListener("pointermove", ({ pointerId, buttons }) => pointerId === pointer && !buttons && !timer && release(0));
+  for (const end of ["pointercancel", "keyup", "blur"]) addEventListener(end, () => release(0));
   return (draw) => (pressed ? waiting.push(draw) : draw());
 }
 

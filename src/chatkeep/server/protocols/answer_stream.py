@@ -252,8 +252,8 @@ class AnswerStream:
         self._blocks = Blocks()
         self._mine: set[str] = set()  # ids by which a turn that answers the message may go
         self._own = ""  # that of the message itself, by which no other turn goes
-        self._turn = ""
-        self._stopped = False
+        self._shown = ("", "")  # the turn and the reply that are known to answer it
+        self._waits = self._stopped = False
 
     def stop(self) -> None:
         """End it: nobody listens any more, or this process stops."""
@@ -261,7 +261,12 @@ class AnswerStream:
         self._watch.wake.set()
 
     async def steps(self, *, waits: bool = True) -> AsyncIterator[Step]:
-        """Give what happens, as it happens, and `Ended` at last; if it does not wait, what there is now, and `Ended` if that is all."""
+        """
+        Give what happens, as it happens, and `Ended` at last; if it does not wait, what there is now, and `Ended` if that is all.
+
+        Raises `StoreError` if it does not wait: what there is now, nobody knows then.
+        """
+        self._waits = waits
         loop = asyncio.get_running_loop()
         look_at, patient_until = 0.0, loop.time() + PATIENCE_S
         if not self._number:  # it is in the journal of this host, without a number yet
@@ -278,7 +283,7 @@ class AnswerStream:
                         if look_at:
                             yield None
                         look_at = loop.time() + LOOK_S
-                if ended is None and not (self._turn or self._core.has_handler) and loop.time() > patient_until:
+                if ended is None and not (any(self._shown) or self._core.has_handler) and loop.time() > patient_until:
                     ended = Ended("unattended")
                 if ended is not None:
                     for step in self._blocks.record(ended.replies) if ended.replies else self._blocks.close():
@@ -291,10 +296,10 @@ class AnswerStream:
                 look_at = 0.0 if looks else look_at
                 for event in events:
                     if isinstance(event, Delta | PartSaid) and event.turn in self._mine:
-                        if not await self._is_answered_by(event.turn):
+                        if not await self._is_answered_by(event.turn, event.reply):
                             look_at = 0.0
                             break
-                        self._turn = event.turn
+                        self._shown = (event.turn, event.reply)
                         said = event.content if isinstance(event, PartSaid) else {"type": "text", "text": event.text}
                         for step in self._blocks.show(event.reply, event.part, said):
                             yield step
@@ -306,15 +311,18 @@ class AnswerStream:
                         yield Ended("erased")
                         return
 
-    async def _is_answered_by(self, turn: str) -> bool:
+    async def _is_answered_by(self, turn: str, reply: str) -> bool:
         """Tell whether *turn*, which says something just now, answers the message: by itself, or with later ones. Else it was answered, or
-        set aside, before that turn began, though nothing of it may have been seen here."""
-        while turn not in (self._turn, self._own):
+        set aside, before that turn began, though nothing of it may have been seen here. (After a failure a burst is taken apart, and
+        another turn may go by the id of the one that had all of it.)"""
+        while turn != self._own and (turn, reply) != self._shown:
             if self._stopped:
                 return False
             try:
                 found = await self._core.find_outcome(self._tenant, self._conversation, self._number)
             except StoreError:  # what is not known is not shown
+                if not self._waits:
+                    raise
                 await asyncio.sleep(1.0)
                 continue
             return found is not None and found.status == "accepted"
@@ -325,6 +333,8 @@ class AnswerStream:
         try:
             events = await self._watch.next(max(within_s, 0.0))
         except StoreError:  # nothing is left out: it goes on from there
+            if not self._waits:
+                raise
             await asyncio.sleep(1.0)
             return (), False
         if events is None:
@@ -345,6 +355,8 @@ class AnswerStream:
             try:
                 found = await self._core.find_outcome(self._tenant, self._conversation, self._number)
             except StoreError:
+                if not self._waits:
+                    raise
                 return None
             if found is None:
                 return Ended("erased")
