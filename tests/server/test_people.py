@@ -408,6 +408,27 @@ async def test_a_guest_signs_in(house: House) -> None:
         assert 404 == (await house.ask("POST", "/v1/me/claim", {"guest": useless}, token=eve)).status
 
 
+async def test_a_token_that_may_not_send_begins_and_claims_nothing(house: House) -> None:
+    """A device that was given the right to read changes nothing of what the user has: neither by a new conversation nor by a guest's."""
+    ada, reader = await house.token("ada"), await house.token("ada", scopes=["read"])
+    earlier, guest = await house.token("guest:earlier"), await house.token("guest:7f3a")
+    for token, id in ((earlier, "e"), (guest, "g")):
+        await house.ask("POST", f"/v1/conversations/{id}/messages", {"content": "hi"}, token=token)
+    assert 200 == (await house.ask("POST", "/v1/me/claim", {"guest": earlier}, token=ada)).status
+    refused = [
+        await house.ask("POST", "/v1/conversations", {"id": "new"}, token=reader),
+        await house.ask("POST", "/v1/me/claim", {"guest": guest}, token=reader),
+        await house.ask("DELETE", "/v1/me/claim/guest:earlier", token=reader),
+    ]
+
+    assert [403] * 3 == [answer.status for answer in refused]
+    assert ["'send'" in answer.json["detail"] for answer in refused] == [True] * 3
+    assert ["e"] == [one["id"] for one in (await house.list(reader))["conversations"]]
+    sender = await house.token("ada", scopes=["send"])
+    assert 201 == (await house.ask("POST", "/v1/conversations", {"id": "new"}, token=sender)).status
+    assert 403 == (await house.ask("GET", "/v1/me/conversations", token=sender)).status
+
+
 async def test_a_guests_own_token_ends_with_the_claim(house: House) -> None:
     """And what it had is the user's."""
     guest, ada = await house.token("guest:7f3a"), await house.token("ada")

@@ -19,7 +19,8 @@ The policies:
     allows(own=True, right="tokens")            # the same; keys and people need the right
     allows("read", masks=True)                  # also people who may not see what is personal; the answer is masked
     allows(user=True)                           # users' tokens, and whom `create_app(users=...)` knows
-    allows(right="send", user=True)             # and service keys
+    allows("read", user=True)                   # the same, with this scope
+    allows("send", right="send", user=True)     # and service keys with that right
     allows(anyone=True)                         # no credentials are looked at
 
 A user is admitted wherever a conversation's token is, for the conversations that are the user's: what is somebody else's reads as if
@@ -124,7 +125,7 @@ def allows(
 
         own: Any token of the conversation is admitted.
 
-        user: Users are admitted, who need no conversation for it; without *right* nobody else is.
+        user: Users are admitted, who need no conversation for it, with the *scope* if one is named; without *right* nobody else is.
 
         visitor: Somebody without credentials is admitted, where the server admits visitors.
 
@@ -138,7 +139,7 @@ def allows(
     """
     told = {"visitor": visitor, "anyone": anyone, "counted": counted, "creates": creates, "masks": masks}
     policy = AccessPolicy(scope=scope, right=right, own=own, user=user, **told)
-    if sum([bool(scope), policy.rulers_only or user, own, anyone]) != 1:
+    if sum([bool(scope) and not user, policy.rulers_only or user, own, anyone]) != 1:
         raise Misconfigured("An endpoint allows a scope, a right, a conversation's own tokens or anyone: one of these.")
 
     reads = not (policy.anyone or policy.rulers_only)

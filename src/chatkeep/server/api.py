@@ -45,7 +45,7 @@ class Conversations(Resource):
     """/v1/conversations"""
 
     @audited("create", daily=True)
-    @allows(right="send", user=True, visitor=True)
+    @allows("send", right="send", user=True, visitor=True)
     async def post(self, request: Request) -> Response:
         """Begin a conversation; a visitor is given a token for it."""
         asked = await wire.body(request, wire.NewConversation, limit=SMALL, needed=False)

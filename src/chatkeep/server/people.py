@@ -24,7 +24,7 @@ from ..people.user import CHANGED_MOST, User
 from . import wire
 from .access import access_of, allows, keep_of, principal_of, tenant_of
 from .audit import audited
-from .refusals import forbidden, not_found
+from .refusals import not_found
 from .streams import BEAT_S, RETRY, Stream, event
 from .wire import Refused
 
@@ -89,10 +89,9 @@ def user_of(request: Request) -> User[Any]:
 class MyConversations(wire.Resource):
     """/v1/me/conversations"""
 
-    @allows(user=True)
+    @allows("read", user=True)
     async def get(self, request: Request) -> Response:
         """Return the user's conversations: a page of the list, or what has changed `since` a cursor."""
-        readable(request)
         asked = wire.query(request, ListingQuery)
         with wire.refusing(400, "bad-request"):
             if asked.since is not None:
@@ -105,10 +104,9 @@ class MyConversations(wire.Resource):
 class MyEvents(wire.Resource):
     """/v1/me/events"""
 
-    @allows(user=True)
+    @allows("read", user=True)
     async def get(self, request: Request) -> Response:
         """Stream what changes in the user's list, from `Last-Event-ID` or `since` on."""
-        readable(request)
         cursor = request.headers.get("last-event-id") or wire.query(request, SinceQuery).since
         user = user_of(request)
         with wire.refusing(400, "bad-request"):
@@ -185,7 +183,7 @@ class MyClaims(wire.Resource):
     """/v1/me/claim"""
 
     @audited("claim")
-    @allows(user=True)
+    @allows("send", user=True)
     async def post(self, request: Request) -> Response:
         """Make what a guest has the user's, who shows the guest's token for it."""
         asked = await wire.body(request, Claiming, limit=wire.SHORT_BODY)
@@ -207,7 +205,7 @@ class MyClaim(wire.Resource):
     """/v1/me/claim/{guest}"""
 
     @audited("claim:undo")
-    @allows(user=True)
+    @allows("send", user=True)
     async def delete(self, request: Request) -> Response:
         """Undo a claim, within a day."""
         with wire.refusing(409, "too-late"):
@@ -240,12 +238,6 @@ def compressed(request: Request, answer: Response) -> Response:
         answer.headers["content-encoding"] = "gzip"
         answer.headers["content-length"] = str(len(answer.body))
     return answer
-
-
-def readable(request: Request) -> None:
-    """Refuse a token that may not read."""
-    if "read" not in principal_of(request).scopes:
-        raise forbidden("This token has not the scope 'read', which this takes.")
 
 
 ROUTES: list[BaseRoute] = [
