@@ -17,7 +17,7 @@ from .. import errors
 from ..app import core_of
 from ..conversation import commits
 from ..conversation.merge import MISSING
-from ..conversation.saves import TITLE_MOST
+from ..conversation.saves import SLOT, TITLE, TITLE_MOST, is_loss
 from ..conversation.snapshots import Snapshot
 from ..conversation.versions import find_checksum, is_checksum
 from ..model import Content
@@ -75,7 +75,8 @@ class Merging(Struct, forbid_unknown_fields=True):
 
 
 class SavedConversation(Struct, frozen=True, kw_only=True):
-    """What a save has left. *conflicts*: "title", and ids under which the log has another text; the log keeps what gave way."""
+    """What a save has left. *title*: "" for who may not read, unless it is the one that was sent. *conflicts*: "title", and ids under
+    which the log has another text; the log keeps what gave way."""
 
     id: str
     title: str
@@ -114,8 +115,11 @@ class ConversationLosses(wire.Resource):
 
     @allows("state:read")
     async def get(self, request: Request) -> Response:
-        """Return what gave way in merges and saves, the newest first."""
-        return wire.as_json(Losses(await tenant_of(request).losses(conversation_asked(request))))
+        """Return what gave way in merges and saves, the newest first; titles and messages to who may `read`."""
+        found = await tenant_of(request).losses(conversation_asked(request))
+        if "read" not in principal_of(request).scopes:  # titles and messages are nothing of the state
+            found = [lost for lost in found if lost.about == SLOT]
+        return wire.as_json(Losses(found))
 
 
 class ConversationLoss(wire.Resource):
@@ -124,13 +128,25 @@ class ConversationLoss(wire.Resource):
     @audited("restore")
     @allows("state:write")
     async def post(self, request: Request) -> Response:
-        """Put back what gave way, as a change of now."""
+        """Put back what gave way, as a change of now; a title takes the scope `send`."""
         number = request.path_params["number"]
         if not (number.isascii() and number.isdecimal() and len(number) < 16):
             raise not_found()
+        await refuse_title(request, int(number))
         with wire.refusing(409, "no-loss"):
             await tenant_of(request).restore(conversation_asked(request), int(number), by=principal_of(request).id)
         return Response(status_code=204)
+
+
+async def refuse_title(request: Request, number: int) -> None:
+    """Refuse a credential that may not name a conversation where what gave way as *number* is a title."""
+    if principal_of(request).kind == "operator" or "send" in principal_of(request).scopes:
+        return
+    page = tenant_of(request).history(conversation_asked(request), after=number - 1, limit=1)
+    if any(is_loss(entry) and entry.metadata.get("about") == TITLE for entry in [entry async for entry in page]):
+        raise forbidden(
+            "This credential has not the scope 'send', which it takes to give a title; nothing was changed."
+        )
 
 
 async def save(request: Request, *, creates: bool) -> Response:
@@ -163,6 +179,8 @@ async def save(request: Request, *, creates: bool) -> Response:
             raise
         raise not_found() from None
     shown = msgspec.convert(saved, SavedConversation, from_attributes=True)
+    if "read" not in principal.scopes and shown.title != asked.title:
+        shown = structs.replace(shown, title="")
     return wire.as_json(shown, headers={"etag": f'"{saved.checksum}"'})
 
 
