@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ..support.program import PATIENCE_S, PROGRAM, Demo, chatkeep, free_port, killed_when_late, plain_environment, post
+from chatkeep.testing.servers import free_port
+
+from ..support.program import PATIENCE_S, PROGRAM, Demo, chatkeep, killed_when_late, plain_environment, post
 
 
 def test_an_order_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def test_a_store_whose_pauses_are_damaged_is_mended_by_a_command(
             db.execute("update conversation set body = x'01' where id = 'switches'")
     else:
         server = request.getfixturevalue("valkey")
-        (row,) = [name for name in server.ask("KEYS", "*row:*").split(b"\r\n") if name.endswith(b"chatkeep\0switches")]
+        names = server.ask("KEYS", f"{url.rpartition('=')[2]}:*row:*").split(b"\r\n")
+        (row,) = [name for name in names if name.endswith(b"chatkeep\0switches")]
         server.ask("SET", row.decode(), "garbage")
     listed = chatkeep("list", url, folder=tmp_path)
     asked = chatkeep("paused", url, folder=tmp_path)

@@ -50,9 +50,9 @@ from chatkeep.client import (
     link,
 )
 from chatkeep.testing.proxy import Loss, Proxy
+from chatkeep.testing.servers import free_port
 
 from ..support.client_server import Place, Running, answering_pages
-from ..support.program import free_port
 from ..support.waiting import time_passes, until
 
 

@@ -28,9 +28,9 @@ from chatkeep.drivers.memory import MemoryDriver
 from chatkeep.server import create_app
 from chatkeep.testing.crash import Wrapped, wrapped
 from chatkeep.testing.proxy import Loss, Proxy
+from chatkeep.testing.servers import free_port
 
 from ..support.client_server import Place, Running, answering_pages, counting
-from ..support.program import free_port
 from ..support.serving import serving
 from ..support.waiting import time_passes, until
 

@@ -19,8 +19,8 @@ from chatkeep.auth.credentials import create_key
 from chatkeep.server.application import application_of
 from chatkeep.server.serving import configured
 from chatkeep.server.settings import ServerSettings
+from chatkeep.testing.servers import free_port
 
-from ..support.program import free_port
 from ..support.service import Service, service
 from ..support.serving import Client, served, serving
 from ..support.waiting import time_passes, until

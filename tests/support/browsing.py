@@ -19,8 +19,10 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from chatkeep.testing.servers import free_port
+
 from .fork_server import NOWHERE, ROOT, Program
-from .program import PATIENCE_S, free_port, plain_environment
+from .program import PATIENCE_S, plain_environment
 
 PLACES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -95,6 +97,7 @@ class Shop:
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}healthz", timeout=1).close()
+                assert self.process.poll() is None, "another program has its port"
                 return
             except OSError:
                 assert self.process.poll() is None, (self.folder / "shop.err").read_text()

@@ -21,9 +21,10 @@ from chatkeep import Chatkeep, Turn
 from chatkeep.auth.credentials import create_key
 from chatkeep.client import Client
 from chatkeep.server import create_app
+from chatkeep.testing.servers import free_port
 
 from .fork_server import NOWHERE, ROOT, Program
-from .program import PATIENCE_S, free_port, killed_when_late
+from .program import PATIENCE_S, killed_when_late
 from .waiting import until
 
 SLOW_S = 0.4

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -39,14 +38,6 @@ def chatkeep(
 def plain_environment() -> dict[str, str]:
     """An environment in which output is UTF-8 and warnings are shown."""
     return {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "default", "NO_COLOR": "1"}
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -22,10 +22,10 @@ import pytest
 
 from chatkeep.demos import BOTS
 from chatkeep.durations import seconds
+from chatkeep.testing.servers import free_port
 
 from .fork_server import NOWHERE, Program
 from .platform import SECRET, Platform, post_whatsapp, whatsapp_message
-from .program import free_port
 from .service import environment, run
 from .serving import Answer, Client
 from .stores import LASTING

@@ -17,9 +17,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from chatkeep.cookie import CookieChat
+from chatkeep.testing.servers import free_port
 
 from ..support.browsing import profile
-from ..support.program import free_port
 from ..support.visitor import KEY, counting
 
 SAY = "async (text) => { const r = await fetch('/say', {method: 'POST', body: text}); return [r.status, await r.text()]; }"

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import socket
@@ -438,12 +439,12 @@ def worker_module() -> str:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on; below 55536, so that a cluster's bus port above it exists too."""
+    """Return a port nobody listens on: one below those that systems give to whoever goes out, which could take it before it is used, and so
+    far below that a cluster's bus port, 10,000 above, is one too."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
+        port = 10_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 
