@@ -110,9 +110,9 @@ def uncached_section(found: Found) -> list[str]:
     ]
     return [
         "Conversations that are not in memory",
-        f"{found['conversations']:,} conversations of 30 messages, 64 turns at once. Warm: those that go on; cold: those that a process which was "
-        f"just started has not seen; random: any of them, where the cache holds one in {found['held']}; new: those that nobody has begun. The "
-        "processor's time of chatkeep's process for a turn, in microseconds, and how often the store was asked to read and to write for it.\n",
+        f"{found['conversations']:,} conversations of 30 messages, 64 turns at once. Warm: those that go on; cold: those that a process has "
+        f"not seen that was started anew and has answered others; random: any of them, where the cache holds one in {found['held']}; new: those "
+        "that nobody has begun. The processor's time of chatkeep's process for a turn, in microseconds, and how often the store was asked to read and to write for it.\n",
         "| | CPU us | | reads | writes |\n|---|---|---|---|---|",
         *lines,
     ]
