@@ -15,9 +15,8 @@ class OwnFile:
 
     def __init__(self, name: str, path: str) -> None:
         self._name, self._path = name, path
-        self._lock = FileLock(
-            f"{os.path.abspath(path)}.lock", mode=0o600, thread_local=False
-        )  # it may be taken anew in another thread
+        # It may be taken anew in another thread.
+        self._lock = FileLock(f"{os.path.abspath(path)}.lock", mode=0o600, thread_local=False)
 
     def take(self) -> None:
         """Take the file. Raises `Misconfigured` where another process has it, or it cannot be had; `Unavailable` where that may pass."""

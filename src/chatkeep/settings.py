@@ -331,9 +331,8 @@ def settings_given(options: Mapping[str, object]) -> tuple[dict[str, GivenValue]
         faults += [from_source(fault, source) for fault in faults_of(name, value, source)]
     if value_of(found, "on_outage") == "journal" and not value_of(found, "journal"):
         faults.append('on_outage="journal" needs journal="/path/to/journal.db", a file on this host')
-    if (
-        value_of(found, "journal") and value_of(found, "on_outage") != "journal"
-    ):  # what waits in it would never be handed over
+    if value_of(found, "journal") and value_of(found, "on_outage") != "journal":
+        # What waits in it would never be handed over.
         faults.append(
             'journal names a file that is used with on_outage="journal" alone: set that too, or leave journal out when nothing waits in it'
         )

@@ -7,7 +7,7 @@ from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar, cast
 
 from ..drivers.base import Key
-from ..errors import BadKey, BadMessage, UsageError
+from ..errors import BadKey, BadMessage, UsageError, is_utf8
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def check_user(name: str) -> str:
 def _refuse_unfit(what: str, text: str, longest: int = LONGEST_ID) -> None:
     if not isinstance(text, str):
         raise BadKey(f"The {what} must be text, not {type(text).__name__}; nothing was touched.")
-    if "\0" in text or (not text.isascii() and not _is_unicode(text)) or len(text.encode()) > longest:
+    if "\0" in text or (not text.isascii() and not is_utf8(text)) or len(text.encode()) > longest:
         raise BadKey(
             f"The {what} {text[:40]!r} must be UTF-8 of at most {longest} bytes without NUL; nothing was touched."
         )
@@ -86,7 +86,7 @@ def check_by(by: str | None) -> str:
 
 def check_slot(key: Key, slot: str) -> str:
     """Return the name of a member of the state, if a state can have it. Raises `BadMessage`."""
-    if not isinstance(slot, str) or not _is_unicode(slot):
+    if not isinstance(slot, str) or not is_utf8(slot):
         raise BadMessage(f"{key}: a slot is named by text, not {slot!r:.40}; nothing was touched.")
     return slot
 
@@ -120,7 +120,7 @@ def message_id(key: Key, given: str) -> str:
         not isinstance(given, str)
         or not given
         or "\0" in given
-        or not _is_unicode(given)
+        or not is_utf8(given)
         or len(given.encode()) > LONGEST_ID
     ):
         raise BadMessage(
@@ -156,11 +156,3 @@ _WAYS_OUT = {
     "replies": "delete the canned reply at the desk and write it again",
 }
 """What writes a record of chatkeep's own anew, or removes it, by its name or its space."""
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
