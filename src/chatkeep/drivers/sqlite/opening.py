@@ -59,9 +59,7 @@ class Opener:
             if isinstance(fault, ChatkeepError):
                 raise
             if isinstance(fault, apsw.CantOpenError) and cause is not None and is_transient(cause):
-                raise Unavailable(
-                    f"sqlite:///{self.path} was not opened: {cause.strerror}. Nothing was done; try again when that is mended."
-                ) from fault
+                raise _not_now(self.path, cause) from fault
             if isinstance(fault, apsw.CantOpenError | apsw.NotADBError | apsw.ReadOnlyError):
                 advice = "Name a file that chatkeep may write, in a folder that it may write"
                 if isinstance(fault, apsw.NotADBError):
@@ -76,6 +74,12 @@ class Opener:
             if self.file.made_way and self.file.replaced():
                 raise replaced(self.path, "was removed, or is another file")
             raise FilesMoved(written=False)
+
+
+def _not_now(path: str, cause: OSError) -> Unavailable:
+    return Unavailable(
+        f"sqlite:///{path} was not opened: {cause.strerror}. Nothing was done; try again when that is mended."
+    )
 
 
 def _cause_of(db: apsw.Connection | None) -> OSError | None:
@@ -99,9 +103,7 @@ def take(path: str, absolute: str) -> OpenFile:
         return hold(absolute)
     except OSError as fault:
         if is_transient(fault):
-            raise Unavailable(
-                f"sqlite:///{path} was not opened: {fault.strerror}. Nothing was done; try again when that is mended."
-            ) from fault
+            raise _not_now(path, fault) from fault
         raise Misconfigured(
             f"sqlite:///{path} was not opened: {fault}. Name a file that chatkeep may write."
         ) from fault
